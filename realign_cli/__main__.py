@@ -1,0 +1,3 @@
+from realign_cli.app import app
+
+app(prog_name="realign")

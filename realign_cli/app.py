@@ -1,0 +1,88 @@
+"""The `realign` program: its commands, and how errors become one line and an exit code."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from realign_cli import __version__
+from realign_cli.commands import caption_reward, demo, eval, generate, refine, score, segment, tag
+from realign_cli.errors import RealignError
+from realign_cli.options import spread
+
+app = typer.Typer(
+    name="realign",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"realign {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    """Make text-to-image diffusion models do what the prompt says.
+
+    Start with: [bold]realign demo[/bold]
+
+    Stages read and write records (JSON lines and PNGs) and chain through pipes:
+
+    realign generate --prompts prompts.txt --out coarse/
+
+    realign tag --in coarse/ | realign score | realign segment | realign refine --out final/
+
+    realign eval --in final/ --baseline coarse/
+    """
+
+
+def _guarded(function: Callable[..., None], name: str) -> Callable[..., None]:
+    """One line and an exit code for what a user can cause; a traceback only for our own mistakes."""
+
+    @functools.wraps(function)
+    def command(**options: object) -> None:
+        try:
+            function(**options)
+        except RealignError as error:
+            _say(f"realign {name}: {error}")
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            _say(f"realign {name}: interrupted; what is finished is kept, and the same command continues")
+            raise typer.Exit(130) from None
+        except BrokenPipeError:
+            # The reader has what it wanted. Point stdout elsewhere so that Python's flush at exit stays silent too.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(141) from None
+
+    return command
+
+
+def _say(line: str) -> None:
+    from realign_cli.plumbing.console import console, plain
+
+    console.print(plain(line), style="red", soft_wrap=True)
+
+
+for _name, _function in {
+    "demo": demo.demo,
+    "generate": generate.generate,
+    "caption-reward": caption_reward.caption_reward,
+    "tag": tag.tag,
+    "score": score.score,
+    "segment": segment.segment,
+    "refine": refine.refine,
+    "eval": eval.eval_,
+}.items():
+    app.command(_name)(_guarded(spread(_function), _name))

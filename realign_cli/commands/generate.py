@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from realign_cli.commands import _map
+from realign_cli.options import Run
+
+
+def generate(
+    options: Run,
+    prompts: Annotated[Path, typer.Option(metavar="FILE", help="A .txt or .jsonl file of prompts.")],
+    seed: Annotated[int, typer.Option(help="With a prompt's id it decides the noise of its image.")] = 42,
+) -> None:
+    """Generate one coarse image per prompt.
+
+    A .txt file holds one prompt a line; a .jsonl file holds objects with 'prompt', 'text' or 'caption', and may give
+    each an 'id' and a 'seed'. The folder that comes out is a Hugging Face imagefolder.
+
+    Examples:
+
+    realign generate --prompts prompts.txt --out coarse/
+
+    realign generate --prompts prompts.txt --out coarse/ | realign tag | realign score
+    """
+    from realign_cli.errors import UsageError
+    from realign_cli.plumbing.source import read_prompts
+    from realign_cli.stages.generate import Generate
+
+    if options.out is None:
+        raise UsageError("images need a folder: give --out DIR")
+    entries = list(read_prompts(prompts, seed))
+    _map.run(
+        options,
+        lambda models: [Generate(models)],
+        entries=entries,
+        total=len(entries),
+        next_command="realign refine --in {out} --out final/",
+        seed=seed,
+    )

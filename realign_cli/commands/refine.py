@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from realign_cli.commands import _map
+from realign_cli.options import Map
+
+
+class Keep(StrEnum):
+    best = "best"
+    final = "final"
+
+
+def refine(
+    options: Map,
+    keep: Annotated[
+        Keep, typer.Option(help="The image with the better caption reward, or always the final one.")
+    ] = Keep.final,
+) -> None:
+    """Generate each image again from the same noise with re-weighted attention (Eq. 7-9).
+
+    Stages that a record has not been through (tag, score, segment) are run first. The folder gets, besides the
+    images, a strip per prompt (coarse, masks, final, phrases) in pictures/ and one contact_sheet.png of them.
+
+    Examples:
+
+    realign refine --in coarse/ --out final/
+
+    realign tag --in coarse/ | realign score | realign segment | realign refine --keep best --out final/
+    """
+    from realign_cli.errors import UsageError
+    from realign_cli.plumbing.sheet import write_contact_sheet
+    from realign_cli.registry import Models
+    from realign_cli.roles import Modulation
+    from realign_cli.stages.refine import Refine
+    from realign_cli.stages.score import Score
+    from realign_cli.stages.segment import Segment
+    from realign_cli.stages.tag import Tag
+
+    if options.out is None:
+        raise UsageError("images need a folder: give --out DIR")
+
+    def stages(models: Models) -> list[Tag | Score | Segment | Refine]:
+        modulation = Modulation(**models.preset.section("refine"))
+        return [Tag(models), Score(models), Segment(models), Refine(models, modulation, keep.value)]
+
+    next_command = "realign eval --in {out}"
+    if options.source != "-":
+        next_command += f" --baseline {options.source}"
+    _map.run(options, stages, next_command=next_command, finish=write_contact_sheet, keep=keep.value)

@@ -1,0 +1,21 @@
+from __future__ import annotations
+
+from realign_cli.commands import _map
+from realign_cli.options import Map
+
+
+def segment(options: Map) -> None:
+    """Find each object in the image and cut it out.
+
+    Completes 'objects' with boxes (x0, y0, x1, y1 in pixels) and a mask (COCO run lengths). With --out, the folder
+    pictures/ gets a PNG of each mask and an overlay of all.
+
+    Examples:
+
+    realign tag --in coarse/ | realign score | realign segment --out segmented/
+
+    realign segment --in scored/ --set detector.threshold=0.4
+    """
+    from realign_cli.stages.segment import Segment
+
+    _map.run(options, lambda models: [Segment(models)], next_command="realign refine --in {out} --out final/")

@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+from realign_cli.commands import _map
+from realign_cli.options import Map
+
+
+def tag(options: Map) -> None:
+    """Recognise what is in each image.
+
+    Adds 'tags': labels with confidences, most confident first.
+
+    Examples:
+
+    realign tag --in coarse/ | realign score
+
+    realign tag --in coarse/ --set tagger.threshold=0.8 --out tagged/
+    """
+    from realign_cli.stages.tag import Tag
+
+    _map.run(options, lambda models: [Tag(models)], next_command="realign score --in {out} --out scored/")

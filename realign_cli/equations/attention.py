@@ -1,0 +1,158 @@
+"""Eq. 7-9: re-weighting attention modulation.
+
+Symbols: N queries (pixels), T keys (tokens, or pixels again), n objects. S is the likelihood score of Eq. 6, B the
+area fraction, R ("match") says which keys a query should look at, lambda_t is `strength`. The paper adds S * M to
+QK^T and then divides by sqrt(d); M grows in proportion to QK^T, so here the logits QK^T / sqrt(d) are modulated.
+
+The schedule of lambda_t, the area factor and the shared-segment rule of self-attention follow DenseDiffusion
+(Kim et al., 2023), on which the paper builds.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_FUSED_WIDTH = 8  # fused kernels want head widths that are multiples of this
+_ROWS_AT_ONCE = 512
+
+
+def logits(query: Tensor, key: Tensor) -> Tensor:
+    """Eq. 7 before its softmax: QK^T / sqrt(d), (..., N, T) of queries (..., N, d) and keys (..., T, d)."""
+    return query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
+
+
+def headroom(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Eq. 9: M_pos = max - QK^T and M_neg = QK^T - min, both >= 0; max and min over the keys of each query and head."""
+    low, high = torch.aminmax(logits, dim=-1, keepdim=True)
+    return high - logits, logits - low
+
+
+def strength(timestep: float, weight: float, power: float) -> float:
+    """lambda_t = w * (t / 1000)^power: strongest in the first steps, which settle the layout."""
+    return weight * (timestep / 1000) ** power
+
+
+def modulation_weight(strength: float, area: Tensor, score: Tensor | float = 1.0, *, clamp: bool) -> Tensor:
+    """lambda_t * S * (1 - B), with `area` = B and `score` = S broadcast against each other.
+
+    A query with B = 0 lies in no mask and gets weight 0. Above 1 the order of the logits that are pushed down would be
+    inverted; `clamp` keeps the weight at or below 1.
+    """
+    weight = strength * score * (1 - area) * (area > 0)
+    return weight.clamp(max=1) if clamp else weight
+
+
+def modulate(logits: Tensor, match: Tensor, weight: Tensor) -> Tensor:
+    """Eq. 8 before its softmax: QK^T + S * M.
+
+    Args:
+        logits: (..., N, T).
+        match: R, bool (N, T). Matching keys are raised towards the row's max, all others lowered towards its min.
+        weight: `modulation_weight`, (N, T) or (N, 1). At 1 a logit arrives at the max or the min.
+    """
+    m_pos, m_neg = headroom(logits)
+    return logits + weight * torch.where(match, m_pos, -m_neg)
+
+
+def modulated_attention(query: Tensor, key: Tensor, value: Tensor, match: Tensor, weight: Tensor) -> Tensor:
+    """Eq. 8: A'V, with A' written out in float32; for few keys. Shapes as in `logits` and `modulate`."""
+    attention = modulate(logits(query.float(), key.float()), match, weight).softmax(-1)
+    return attention.to(value.dtype) @ value
+
+
+# Where the objects are
+
+
+def shrink(masks: Tensor, height: int, width: int) -> Tensor:
+    """Bring bool masks (n, H, W) to (n, height, width): cells covered by half or more.
+
+    A mask that covers no cell by half keeps the cells that it covers most, so no object is lost at low resolution.
+    """
+    covered = F.adaptive_avg_pool2d(masks.float(), (height, width))
+    most = covered.amax((-2, -1), keepdim=True)
+    return (covered >= most.clamp(max=0.5)) & (covered > 0)
+
+
+class Segments(NamedTuple):
+    """The pixels of an image grouped by the set of masks that hold them; C groups, pixels in no mask left out.
+
+    `same @ onehot.T` is 1 where query and key share a mask: R of self-attention.
+    """
+
+    onehot: Tensor  # float (N, C): the group of each pixel
+    same: Tensor  # float (N, C): the groups that share a mask with the pixel
+    area: Tensor  # float (N,): B, the share of the image covered by the masks that hold the pixel together
+
+
+def segments(masks: Tensor) -> Segments:
+    """Group the pixels of possibly overlapping masks, bool (n, N) with n >= 1."""
+    sets, group = torch.unique(masks.T, dim=0, return_inverse=True)
+    onehot = F.one_hot(group, len(sets)).float()
+    same = (masks.T.float() @ sets.T.float() > 0).float()
+    held = sets.any(-1)
+    return Segments(onehot[:, held], same[:, held], same @ onehot.mean(0))
+
+
+def token_match(masks: Tensor, tokens: Tensor) -> Tensor:
+    """R of cross-attention, bool (N, T): token k is in the phrase of an object whose mask holds query q.
+
+    Args:
+        masks: bool (n, N).
+        tokens: bool (n, T), the tokens of each object's phrase.
+    """
+    return masks.T.float() @ tokens.float() > 0
+
+
+def token_score(tokens: Tensor, likelihoods: Tensor, elsewhere: float) -> Tensor:
+    """S, one per token, float (T,): the object's likelihood over its phrase, `elsewhere` over all other tokens.
+
+    Where phrases (bool (n, T)) overlap, the highest of their likelihoods (n,) holds.
+    """
+    scores = torch.where(tokens, likelihoods[:, None].float(), -torch.inf).amax(0)
+    return torch.where(tokens.any(0), scores, elsewhere)
+
+
+# Self-attention without an N x N matrix
+
+
+def row_range(query: Tensor, key: Tensor) -> Tensor:
+    """max - min over the keys of each query's logits, float32 (..., N), a block of rows at a time."""
+    ranges = []
+    for rows in query.split(_ROWS_AT_ONCE, dim=-2):
+        low, high = torch.aminmax(logits(rows, key), dim=-1)
+        ranges.append(high.float() - low.float())
+    return torch.cat(ranges, dim=-1)
+
+
+def folded_self_attention(query: Tensor, key: Tensor, value: Tensor, where: Segments, weight: Tensor) -> Tensor:
+    """Eq. 8 on self-attention as one plain fused attention over widened queries and keys.
+
+    With a the query's weight, R as in `Segments`, and s the logits, modulation gives s + a (max - s) where R = 1 and
+    s - a (s - min) elsewhere, that is (1 - a) s + a (max - min) R + a min. The last term is constant along the row and
+    drops out of the softmax; R = same . onehot^T has low rank, so the rest is the product of the queries
+    [(1 - a) q / sqrt(d), a (max - min) same] and the keys [k, onehot].
+
+    Args:
+        query, key, value: (heads, N, d).
+        where: the segments of the N pixels.
+        weight: `modulation_weight` per query, (N,).
+
+    Returns:
+        A'V, (heads, N, d).
+    """
+    width = query.shape[-1]
+    rows = weight > 0
+    reach = torch.zeros(query.shape[:-1], device=query.device)
+    reach[..., rows] = weight[rows] * row_range(query[..., rows, :], key)
+    a = weight[:, None]
+    queries = torch.cat([(1 - a) * query.float() / math.sqrt(width), reach[..., None] * where.same], -1).to(query.dtype)
+    keys = torch.cat([key, where.onehot.to(key.dtype).expand(*key.shape[:-1], -1)], -1)
+    # All three must be equally wide for the fused kernels; the fallback would write out the N x N matrix.
+    wide = -(-queries.shape[-1] // _FUSED_WIDTH) * _FUSED_WIDTH
+    queries, keys, values = (F.pad(x, (0, wide - x.shape[-1])) for x in (queries, keys, value))
+    return F.scaled_dot_product_attention(queries[None], keys[None], values[None], scale=1.0)[0, ..., :width]

@@ -1,0 +1,144 @@
+"""Apply Eq. 7-9 inside a diffusers UNet: `with modulated(unet, layouts, modulation, timesteps): ...`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.attention_processor import Attention
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from torch import Tensor, nn
+
+from realign_cli.equations import attention as eq
+from realign_cli.roles import Modulation
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What to modulate in one image of n >= 1 objects."""
+
+    masks: Tensor  # bool (n, H, W), none empty
+    tokens: Tensor  # bool (n, T): the object's phrase among the T tokens of the prompt
+    likelihoods: Tensor  # float (n,), Eq. 6
+
+
+@contextmanager
+def modulated(
+    unet: UNet2DConditionModel, layouts: Sequence[Layout | None], modulation: Modulation, timesteps: Tensor
+) -> Iterator[None]:
+    """Modulate the attention of `unet` (square latents) until the block is left, however it is left.
+
+    Args:
+        layouts: one per image of the batch, None for images to leave alone. The UNet may be called with the batch
+            alone or with the unconditional half before it, which is left alone.
+        modulation: strengths, see `roles.Modulation`.
+        timesteps: those of the whole run, first to last; the first `modulation.share` of them are modulated, at all
+            others the UNet computes exactly what it computes without this.
+    """
+    control = _Control(layouts, modulation, timesteps)
+    stock: dict[str, Any] = unet.attn_processors
+    processors: dict[str, Any] = {name: _Modulated(control, processor) for name, processor in stock.items()}
+    hook = unet.register_forward_pre_hook(control.observe, with_kwargs=True)
+    try:
+        unet.set_attn_processor(processors)
+        yield
+    finally:
+        hook.remove()
+        unet.set_attn_processor(dict(stock))  # the call empties the dictionary it is given
+
+
+class _Maps(NamedTuple):
+    """A layout at the resolution of one attention layer."""
+
+    segments: eq.Segments
+    match: Tensor  # R of cross-attention, bool (N, T)
+    score: Tensor  # S of cross-attention, float (T,)
+
+
+class _Control:
+    """What the processors of all layers share: the layouts, and lambda_t of the step under way."""
+
+    def __init__(self, layouts: Sequence[Layout | None], modulation: Modulation, timesteps: Tensor) -> None:
+        self.batch = len(layouts)
+        self.layouts = {image: layout for image, layout in enumerate(layouts) if layout is not None}
+        self.modulation = modulation
+        self._steps = set(timesteps[: round(modulation.share * len(timesteps))].tolist())
+        self._timestep: float | None = None
+        self._maps: dict[tuple[int, int], _Maps] = {}
+
+    def observe(self, _unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Before each call of the UNet, take note of its timestep (a number, the same for the whole batch)."""
+        timestep = float(kwargs["timestep"] if "timestep" in kwargs else args[1])
+        self._timestep = timestep if timestep in self._steps else None
+
+    def strength(self, *, cross: bool) -> float:
+        """lambda_t, 0 where nothing is to be done."""
+        if self._timestep is None or not self.layouts:
+            return 0.0
+        weight = self.modulation.cross if cross else self.modulation.self_
+        return eq.strength(self._timestep, weight, self.modulation.power)
+
+    def maps(self, image: int, queries: int, device: torch.device) -> _Maps:
+        """The maps of one image for a layer with `queries` pixels, computed once."""
+        if (image, queries) not in self._maps:
+            self._maps[image, queries] = self._compute(self.layouts[image], math.isqrt(queries), device)
+        return self._maps[image, queries]
+
+    def _compute(self, layout: Layout, side: int, device: torch.device) -> _Maps:
+        masks = eq.shrink(layout.masks.to(device), side, side).flatten(1)
+        tokens = layout.tokens.to(device)
+        likelihoods = layout.likelihoods.to(device) if self.modulation.score else torch.ones(len(tokens), device=device)
+        elsewhere = 0.0 if self.modulation.only_phrase_tokens else 1.0
+        return _Maps(eq.segments(masks), eq.token_match(masks, tokens), eq.token_score(tokens, likelihoods, elsewhere))
+
+
+class _Modulated:
+    """The processor of one layer of a transformer block; `stock` is the one it stands in for.
+
+    Such blocks pass (B, N, C) and no attention mask, and have none of the norms and residuals of other blocks.
+    """
+
+    def __init__(self, control: _Control, stock: Callable[..., Tensor]) -> None:
+        self._control = control
+        self._stock = stock
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+    ) -> Tensor:
+        cross = encoder_hidden_states is not None
+        strength = self._control.strength(cross=cross)
+        if strength == 0:
+            return self._stock(attn, hidden_states, encoder_hidden_states, attention_mask)
+        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        query, key, value = (
+            x.unflatten(-1, (attn.heads, -1)).transpose(1, 2)  # (B, heads, N or T, d)
+            for x in (attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context))
+        )
+        first = len(query) - self._control.batch  # the rows before it are the unconditional half
+        images = {first + image: image for image in self._control.layouts}
+        out = torch.empty_like(query)
+        rest = [row for row in range(len(query)) if row not in images]
+        out[rest] = F.scaled_dot_product_attention(query[rest], key[rest], value[rest])
+        for row, image in images.items():  # one by one, so that no image depends on the batch it is in
+            maps = self._control.maps(image, query.shape[-2], query.device)
+            modulate = self._cross if cross else self._self
+            out[row] = modulate(query[row], key[row], value[row], maps, strength)
+        return attn.to_out[1](attn.to_out[0](out.transpose(1, 2).flatten(2)))
+
+    def _cross(self, query: Tensor, key: Tensor, value: Tensor, maps: _Maps, strength: float) -> Tensor:
+        clamp = self._control.modulation.clamp
+        weight = eq.modulation_weight(strength, maps.segments.area[:, None], maps.score, clamp=clamp)
+        return eq.modulated_attention(query, key, value, maps.match, weight)
+
+    def _self(self, query: Tensor, key: Tensor, value: Tensor, maps: _Maps, strength: float) -> Tensor:
+        weight = eq.modulation_weight(strength, maps.segments.area, clamp=self._control.modulation.clamp)
+        return eq.folded_self_attention(query, key, value, maps.segments, weight)

@@ -1,0 +1,224 @@
+"""BLIP-2 (Li et al., 2023): captions, the text encoder of Eq. 4, and the image-text scores of the evaluation.
+
+The text side of BLIP-2's first stage and its captioner are two checkpoints, because the captioning Q-Former carries no
+text layers. The functions at the end of the module take tensors and are differentiable in the pixels.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import (
+    AutoTokenizer,
+    Blip2Config,
+    Blip2ForConditionalGeneration,
+    Blip2ForImageTextRetrieval,
+    Blip2TextModelWithProjection,
+    PreTrainedModel,
+)
+from transformers.utils import logging as transformers_logging
+
+from realign_cli.errors import RealignError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from transformers import PreTrainedTokenizerBase
+
+_MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP's training images, used by BLIP-2 as well
+_STD = (0.26862954, 0.26130258, 0.27577711)
+_MAX_TEXT_TOKENS = 32  # as BLIP-2 was trained
+
+Checkpoint = str | os.PathLike[str]
+M = TypeVar("M", bound=PreTrainedModel)
+
+
+class Blip2Captioner:
+    """`roles.Captioner`: greedy or beam search, no sampling."""
+
+    def __init__(self, checkpoint: Checkpoint, *, device: str, max_new_tokens: int = 30, num_beams: int = 1) -> None:
+        # The language model holds most of the weights; half precision lets the published ones fit a common GPU.
+        dtype = torch.float32 if torch.device(device).type == "cpu" else torch.float16
+        self.model = load(Blip2ForConditionalGeneration, checkpoint, device, dtype)
+        self.tokenizer = load_tokenizer(checkpoint)
+        self.max_new_tokens = max_new_tokens
+        self.num_beams = num_beams
+
+    @torch.no_grad()
+    def caption(self, images: Sequence[Image]) -> list[str]:
+        if not images:
+            return []
+        config = self.model.config
+        ids = self.model.generate(
+            images_to_input(images, config.vision_config.image_size).to(self.model.device, self.model.dtype),
+            do_sample=False,
+            num_beams=self.num_beams,
+            max_new_tokens=self.max_new_tokens,
+            eos_token_id=config.text_config.eos_token_id,
+            pad_token_id=config.text_config.pad_token_id,
+        )
+        words = ids[:, config.num_query_tokens + 1 :]  # the output repeats the image tokens and the start token
+        return [text.strip() for text in self.tokenizer.batch_decode(words, skip_special_tokens=True)]
+
+
+class Blip2TextEncoder:
+    """`roles.TextEncoder`, f_enc of Eq. 4: the projected first token of BLIP-2's text branch."""
+
+    def __init__(self, checkpoint: Checkpoint, *, device: str) -> None:
+        self.model = load(Blip2TextModelWithProjection, checkpoint, device)
+        self.tokenizer = load_tokenizer(checkpoint)
+
+    @torch.no_grad()
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        if not texts:
+            return torch.empty(0, self.model.config.image_text_hidden_size)
+        return self.model(**tokenize(self.tokenizer, texts).to(self.model.device)).text_embeds[:, 0].float()
+
+
+class Blip2Judge:
+    """`roles.Judge` with two columns.
+
+    `blip_itc` is the cosine, in [-1, 1], of the text and the nearest image query; `blip_itm` is the probability that
+    image and text match.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, *, device: str) -> None:
+        self.model = load(Blip2ForImageTextRetrieval, checkpoint, device)
+        self.tokenizer = load_tokenizer(checkpoint)
+
+    @torch.no_grad()
+    def judge(self, images: Sequence[Image], prompts: Sequence[str]) -> dict[str, list[float | None]]:
+        if not images:
+            return {"blip_itc": [], "blip_itm": []}
+        model = self.model
+        inputs = images_to_input(images, model.config.vision_config.image_size).to(model.device)
+        text = tokenize(self.tokenizer, prompts).to(model.device)
+        patches = model.vision_model(inputs).last_hidden_state
+        similarity = torch.einsum("bqd,bd->bq", query_embeddings(model, patches), text_embeddings(model, text))
+        matching = match_logits(model, patches, text).softmax(-1)[:, 1]
+        return {"blip_itc": similarity.amax(1).tolist(), "blip_itm": matching.tolist()}
+
+
+def pixels_to_input(pixels: Tensor, size: int) -> Tensor:
+    """Resize and normalise float pixels in [0, 1], (B, 3, H, W), to what the vision model reads, (B, 3, size, size).
+
+    Bicubic with antialiasing, as published BLIP-2 and CLIP preprocess, but on tensors, so that gradients reach the
+    pixels. The aspect ratio is not kept.
+    """
+    pixels = F.interpolate(pixels, (size, size), mode="bicubic", antialias=True)
+    mean, std = (pixels.new_tensor(values)[:, None, None] for values in (_MEAN, _STD))
+    return (pixels.clamp(0, 1) - mean) / std  # bicubic overshoots at edges
+
+
+def images_to_input(images: Sequence[Image], size: int) -> Tensor:
+    """`pixels_to_input` of PIL images of any mode and any mix of sizes."""
+    arrays = [np.array(image.convert("RGB"), dtype=np.float32) / 255 for image in images]
+    return torch.cat([pixels_to_input(torch.from_numpy(a).permute(2, 0, 1)[None], size) for a in arrays])
+
+
+def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Any:
+    """`input_ids` and `attention_mask`, (B, L) with L at most 32, for the Q-Former's text branch.
+
+    `Blip2Processor` is no use here: it takes the number of image tokens off the length of a text without an image.
+    """
+    return tokenizer(
+        list(texts),
+        padding=True,
+        truncation=True,
+        max_length=_MAX_TEXT_TOKENS,
+        return_token_type_ids=False,
+        return_tensors="pt",
+    )
+
+
+def caption_targets(
+    tokenizer: PreTrainedTokenizerBase, config: Blip2Config, captions: Sequence[str]
+) -> dict[str, Tensor]:
+    """`input_ids`, `attention_mask` and `labels`, (B, L), for teacher forcing `Blip2ForConditionalGeneration`.
+
+    A row is the image tokens, the start token, the caption and the end token; only caption and end carry labels.
+    """
+    text = config.text_config
+    prompt = [config.image_token_index] * config.num_query_tokens + [text.bos_token_id]
+    bodies = [[*ids, text.eos_token_id] for ids in tokenizer(list(captions), add_special_tokens=False).input_ids]
+    width = max(map(len, bodies))
+
+    def rows(head: Sequence[int], pad: int) -> Tensor:
+        return torch.tensor([[*head, *body, *[pad] * (width - len(body))] for body in bodies])
+
+    input_ids = rows(prompt, text.pad_token_id)
+    labels = rows([-100] * len(prompt), -100)
+    mask = (labels != -100).long()
+    mask[:, : len(prompt)] = 1
+    return {"input_ids": input_ids, "attention_mask": mask, "labels": labels}
+
+
+def query_embeddings(model: Blip2ForImageTextRetrieval, patches: Tensor) -> Tensor:
+    """Unit rows (B, Q, D) of the image queries that have read `patches`, the vision model's (B, N, C)."""
+    queries = model.qformer(
+        query_embeds=model.query_tokens.expand(len(patches), -1, -1), encoder_hidden_states=patches
+    ).last_hidden_state
+    return F.normalize(model.vision_projection(queries), dim=-1)
+
+
+def text_embeddings(model: Blip2ForImageTextRetrieval, text: Mapping[str, Tensor]) -> Tensor:
+    """Unit rows (B, D) of texts; equal to `Blip2TextEncoder` on the same checkpoint."""
+    hidden = model.qformer(
+        query_embeds=model.embeddings(input_ids=text["input_ids"]),
+        query_length=0,
+        attention_mask=text["attention_mask"],
+    ).last_hidden_state
+    return F.normalize(model.text_projection(hidden[:, 0]), dim=-1)
+
+
+def match_logits(model: Blip2ForImageTextRetrieval, patches: Tensor, text: Mapping[str, Tensor]) -> Tensor:
+    """Logits (B, 2), no match and match, of each image's patches with its own text."""
+    queries = model.query_tokens.expand(len(patches), -1, -1)
+    length = queries.shape[1]
+    hidden = model.qformer(
+        query_embeds=model.embeddings(input_ids=text["input_ids"], query_embeds=queries),
+        query_length=length,
+        # Without the mask the queries would read the padding, and a score would depend on the batch.
+        attention_mask=F.pad(text["attention_mask"], (length, 0), value=1),
+        encoder_hidden_states=patches,
+    ).last_hidden_state
+    return model.itm_head(hidden[:, :length]).mean(1)
+
+
+def load(kind: type[M], checkpoint: Checkpoint, device: str, dtype: torch.dtype = torch.float32) -> M:
+    """Load a transformers model for inference from a folder or a hub id.
+
+    Raises:
+        RealignError: there is no such folder or checkpoint, or it cannot be reached.
+    """
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # one checkpoint serves several classes: unused weights are no news
+    try:
+        model = kind.from_pretrained(checkpoint, dtype=dtype)
+    except OSError as error:
+        raise cannot_load(checkpoint, error) from None
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+    return model.to(device).eval().requires_grad_(False)
+
+
+def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
+    """The tokenizer beside a model; raises `RealignError` like `load`."""
+    try:
+        return AutoTokenizer.from_pretrained(checkpoint)
+    except OSError as error:
+        raise cannot_load(checkpoint, error) from None
+
+
+def cannot_load(checkpoint: Checkpoint, error: Exception) -> RealignError:
+    """A library's account of why there is no checkpoint, in one line and with what to do."""
+    reason = str(error).strip().splitlines()[0].rstrip(".")
+    return RealignError(
+        f"cannot load {os.fspath(checkpoint)}: {reason}. "
+        "Name a folder that holds the checkpoint, make the hub reachable, or use '--preset tiny'"
+    )

@@ -1,0 +1,49 @@
+"""CLIP (Radford et al., 2021) and NegCLIP (Yuksekgonul et al., 2023) scores through open_clip."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import open_clip
+import torch
+
+from realign_cli.models.blip2 import Checkpoint, cannot_load, images_to_input
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+class OpenClipJudge:
+    """`roles.Judge`: the cosine of image and text, in [-1, 1], neither clipped nor scaled, in one named column.
+
+    `checkpoint` is a folder or a hub id in open_clip's layout: `open_clip_config.json`, weights and tokenizer. The
+    model must read CLIP's image normalisation, as CLIP and NegCLIP do.
+
+    Raises:
+        RealignError: there is no such checkpoint, or it cannot be reached.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, *, device: str, column: str) -> None:
+        schema = "local-dir" if Path(checkpoint).is_dir() else "hf-hub"
+        name = f"{schema}:{os.fspath(checkpoint)}"
+        try:
+            model = open_clip.create_model(name, device=device, require_pretrained=True)
+            self.tokenizer = open_clip.get_tokenizer(name)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise cannot_load(checkpoint, error) from None
+        self.model = model.eval().requires_grad_(False)
+        self.device = device
+        self.column = column
+
+    @torch.no_grad()
+    def judge(self, images: Sequence[Image], prompts: Sequence[str]) -> dict[str, list[float | None]]:
+        if not images:
+            return {self.column: []}
+        size = self.model.visual.image_size
+        pixels = images_to_input(images, size if isinstance(size, int) else size[0])
+        seen = self.model.encode_image(pixels.to(self.device), normalize=True)
+        read = self.model.encode_text(self.tokenizer(list(prompts)).to(self.device), normalize=True)
+        return {self.column: (seen * read).sum(-1).tolist()}

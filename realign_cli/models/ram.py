@@ -1,0 +1,234 @@
+"""The Recognize Anything Model (RAM; Zhang et al., 2023, arXiv:2306.03514), natively on transformers' Swin.
+
+Only what recognition needs: image encoder, label embeddings and the cross-attention decoder that asks the image about
+each label. Weights keep the names of the published checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL.Image import Image, Resampling
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import SwinConfig, SwinModel
+
+from realign_cli.errors import UsageError
+from realign_cli.records import Tag
+
+_HEADS = 4
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+# Buffers of the published checkpoint that follow from the configuration.
+_DERIVED = re.compile(r"(relative_position_index|attn_mask)$")
+# The published checkpoint also holds a captioner; these are the parts that recognise.
+_NEEDED = re.compile(r"(visual_encoder|image_proj|label_embed|wordvec_proj|tagging_head|fc)(\.|$)")
+# transformers' name of a Swin weight -> the published one.
+_PUBLISHED = (
+    (r"embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
+    (r"embeddings\.norm\.", "patch_embed.norm."),
+    (r"encoder\.layers\.", "layers."),
+    (r"layernorm\.", "norm."),
+    (r"(.*)\.layernorm_before\.", r"\1.norm1."),
+    (r"(.*)\.layernorm_after\.", r"\1.norm2."),
+    (r"(.*)\.attention\.[qkv]_proj\.", r"\1.attn.qkv."),
+    (r"(.*)\.attention\.o_proj\.", r"\1.attn.proj."),
+    (r"(.*)\.attention\.relative_position_bias\.", r"\1.attn."),
+)
+
+
+@dataclass(frozen=True)
+class RamConfig:
+    """Sizes of a RAM, by the keys of the checkpoint's metadata.
+
+    `img` is the side of the square input in pixels; `embed`, `depths`, `heads` and `win` shape the Swin, whose last
+    stage is `vw` wide; image and labels are `proj` wide, the label decoder `hid` with `inter` in its MLP; `ncls` is
+    the number of labels. The published swin-L is (384, 192, [2, 2, 18, 2], [6, 12, 24, 48], 12, 1536, 768, 3072,
+    4585, 512).
+    """
+
+    img: int
+    embed: int
+    depths: list[int]
+    heads: list[int]
+    win: int
+    vw: int
+    hid: int
+    inter: int
+    ncls: int
+    proj: int
+
+
+class Ram(nn.Module):
+    """Logits of every label for a batch of images."""
+
+    def __init__(self, config: RamConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.visual_encoder = SwinModel(
+            SwinConfig(
+                image_size=config.img,
+                patch_size=4,
+                embed_dim=config.embed,
+                depths=config.depths,
+                num_heads=config.heads,
+                window_size=config.win,
+                drop_path_rate=0.0,
+            )
+        )
+        self.image_proj = nn.Linear(config.vw, config.proj)
+        self.label_embed = nn.Parameter(torch.randn(config.ncls, config.proj) * 0.02)
+        self.wordvec_proj = nn.Linear(config.proj, config.hid)
+        layers = nn.ModuleList(_LabelLayer(config.hid, config.inter, config.proj) for _ in range(2))
+        self.tagging_head = nn.ModuleDict({"encoder": nn.ModuleDict({"layer": layers})})
+        self.fc = nn.Linear(config.hid, 1)
+
+    def embed(self, pixels: Tensor) -> Tensor:
+        """Normalised pixels (B, 3, img, img) -> (B, 1 + cells, proj): the pooled image, then its last feature map."""
+        seen = self.visual_encoder(pixels)
+        return self.image_proj(torch.cat([seen.pooler_output[:, None], seen.last_hidden_state], 1))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Normalised pixels (B, 3, img, img) -> (B, ncls) logits."""
+        image = self.embed(pixels)
+        labels = self.wordvec_proj(self.label_embed).relu().expand(len(image), -1, -1)
+        for layer in self.tagging_head["encoder"]["layer"]:
+            labels = layer(labels, image)
+        return self.fc(labels)[..., 0]
+
+
+class _LabelLayer(nn.Module):
+    """A BERT layer without self-attention: labels look at the image, then an MLP; post-norm."""
+
+    def __init__(self, hid: int, inter: int, proj: int) -> None:
+        super().__init__()
+        self.crossattention = nn.ModuleDict(
+            {
+                "self": nn.ModuleDict(
+                    {"query": nn.Linear(hid, hid), "key": nn.Linear(proj, hid), "value": nn.Linear(proj, hid)}
+                ),
+                "output": _residual(hid, hid),
+            }
+        )
+        self.intermediate = nn.ModuleDict({"dense": nn.Linear(hid, inter)})
+        self.output = _residual(inter, hid)
+
+    def forward(self, labels: Tensor, image: Tensor) -> Tensor:
+        """(B, ncls, hid), (B, cells, proj) -> (B, ncls, hid)."""
+        attention = self.crossattention["self"]
+        query, key, value = (
+            attention[name](x).unflatten(-1, (_HEADS, -1)).transpose(1, 2)
+            for name, x in (("query", labels), ("key", image), ("value", image))
+        )
+        seen = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        output = self.crossattention["output"]
+        labels = output["LayerNorm"](output["dense"](seen) + labels)
+        wide = F.gelu(self.intermediate["dense"](labels))
+        return self.output["LayerNorm"](self.output["dense"](wide) + labels)
+
+
+def _residual(width: int, hid: int) -> nn.ModuleDict:
+    return nn.ModuleDict({"dense": nn.Linear(width, hid), "LayerNorm": nn.LayerNorm(hid, eps=1e-12)})
+
+
+class RamTagger:
+    """Tags by RAM: a label is a tag where its probability exceeds its own threshold.
+
+    Args:
+        checkpoint: folder with `model.safetensors` (weights under their published names, the `RamConfig` as JSON
+            under "config" in the metadata), `tag_list.txt` (a label a line) and `thresholds.txt` (a number a line).
+        device: where to compute, in float32.
+        threshold: floor in [0, 1] under the labels' own thresholds; 0 leaves them as they are.
+    """
+
+    def __init__(self, checkpoint: str | Path, *, device: str, threshold: float) -> None:
+        folder = Path(checkpoint)
+        for name in ("model.safetensors", "tag_list.txt", "thresholds.txt"):
+            if not (folder / name).is_file():
+                raise UsageError(f"{folder}: no {name}; a RAM checkpoint has weights, tag_list.txt and thresholds.txt")
+        self._model = load_ram(folder / "model.safetensors").to(device)
+        self._labels = (folder / "tag_list.txt").read_text(encoding="utf-8").splitlines()
+        own = [float(line) for line in (folder / "thresholds.txt").read_text().split()]
+        if not len(self._labels) == len(own) == self._model.config.ncls:
+            raise UsageError(
+                f"{folder}: {self._model.config.ncls} classes in the weights, {len(self._labels)} labels in "
+                f"tag_list.txt and {len(own)} in thresholds.txt; they must come from the same release"
+            )
+        self._thresholds = torch.tensor(own).clamp(min=threshold)
+        self._device = device
+
+    def tag(self, images: Sequence[Image]) -> list[list[Tag]]:
+        # One image at a time: the size of a batch would show in the last digits.
+        return [self._tag(image) for image in images]
+
+    @torch.inference_mode()
+    def _tag(self, image: Image) -> list[Tag]:
+        pixels = preprocess(image, self._model.config.img).to(self._device)
+        confidence = self._model(pixels[None])[0].sigmoid().cpu()
+        found = (confidence > self._thresholds).nonzero()[:, 0]
+        found = found[confidence[found].argsort(descending=True, stable=True)]
+        return [Tag(label=self._labels[i], confidence=round(confidence[i].item(), 4)) for i in found.tolist()]
+
+
+def preprocess(image: Image, side: int) -> Tensor:
+    """Squash to (3, side, side), bilinear, and normalise as ImageNet."""
+    small = image.convert("RGB").resize((side, side), Resampling.BILINEAR)
+    pixels = torch.from_numpy(np.array(small)).permute(2, 0, 1).float() / 255
+    return (pixels - torch.tensor(_MEAN)[:, None, None]) / torch.tensor(_STD)[:, None, None]
+
+
+def load_ram(file: Path) -> Ram:
+    """Read weights under their published names, with the configuration in the metadata; float32, for inference.
+
+    Raises:
+        UsageError: a weight is missing, or one of the recognising parts has no place in the model.
+    """
+    with safe_open(file, "pt") as opened:
+        config = (opened.metadata() or {}).get("config")
+    if config is None:
+        raise UsageError(f"{file}: no 'config' in the metadata; this is not a RAM checkpoint")
+    state = {key.replace("vision_multi.", "tagging_head."): value for key, value in load_file(file).items()}
+    model = Ram(RamConfig(**json.loads(config)))
+    places = {key: published_name(key) for key in model.state_dict()}
+    given = {key for key in state if _NEEDED.match(key) and not _DERIVED.search(key)}
+    if given != (wanted := set(places.values())):
+        missing, unexpected = sorted(wanted - given), sorted(given - wanted)
+        raise UsageError(f"{file}: not the weights of its configuration; missing {missing}, unexpected {unexpected}")
+    own = {key: _own_part(key, state[name]).float() for key, name in places.items()}
+    model.load_state_dict(own)
+    return model.eval()
+
+
+def save_ram(model: Ram, file: Path, dtype: torch.dtype) -> None:
+    """Write what `load_ram` reads."""
+    parts: dict[str, list[Tensor]] = {}
+    for key, value in model.state_dict().items():  # query, key and value of an attention follow each other
+        parts.setdefault(published_name(key), []).append(value.to(dtype))
+    config = json.dumps(vars(model.config))
+    save_file({key: torch.cat(value) for key, value in parts.items()}, file, metadata={"config": config})
+
+
+def published_name(key: str) -> str:
+    """The published checkpoint's name of a weight of `Ram`; query, key and value of a Swin attention share one."""
+    prefix, _, rest = key.partition(".")
+    if prefix != "visual_encoder":
+        return key
+    for pattern, replacement in _PUBLISHED:
+        rest = re.sub(f"^{pattern}", replacement, rest)
+    return f"{prefix}.{rest}"
+
+
+def _own_part(key: str, published: Tensor) -> Tensor:
+    """The third of a joint query-key-value weight that belongs to `key`, or all of any other weight."""
+    match = re.search(r"\.attention\.([qkv])_proj\.", key)
+    return published.chunk(3)["qkv".index(match[1])].contiguous() if match else published
+
+

@@ -1,0 +1,207 @@
+"""Stable Diffusion 1.x as a `roles.Generator`, with the attention modulation of the fine stage."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+from diffusers import DDIMScheduler, StableDiffusionPipeline
+from PIL.Image import Image
+from torch import Tensor
+
+from realign_cli.errors import UsageError
+from realign_cli.models.attention_control import Layout, modulated
+from realign_cli.roles import Modulation, Region, Request
+
+log = logging.getLogger(__name__)
+
+_SMALL_VOCABULARY = 1000
+
+
+class StableDiffusion:
+    """Text to image by DDIM (eta 0) with classifier-free guidance.
+
+    Args:
+        checkpoint: a folder of a diffusers `StableDiffusionPipeline`, or a hub id.
+        device: torch device; float32 on "cpu", else float16.
+        steps: denoising steps.
+        guidance: scale of classifier-free guidance; none at or below 1.
+        size: height and width of the images in pixels, a multiple of 8.
+        batch_size: images computed at a time. The last bits of an image depend on it, so a batch is always full:
+            fewer requests cost as much as `batch_size` of them.
+        revision: commit of the hub id.
+
+    Raises:
+        UsageError: the checkpoint cannot be loaded, or `size` is not a multiple of 8.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str,
+        *,
+        device: str,
+        steps: int,
+        guidance: float,
+        size: int,
+        batch_size: int = 4,
+        revision: str | None = None,
+    ) -> None:
+        if size % 8:
+            raise UsageError(f"generator.size is {size}; it must be a multiple of 8")
+        self.pipeline: Any = _load(checkpoint, device, revision)  # diffusers loads its classes lazily, untyped
+        self._steps = steps
+        self._guidance = guidance
+        self._size = size
+        self._batch_size = batch_size
+        self._known_words = _small_vocabulary(self.pipeline)
+        self._warned: set[str] = set()
+
+    def generate(self, requests: Sequence[Request], modulation: Modulation | None = None) -> list[Image]:
+        """One RGB image per request; regions count only with `modulation`. See `roles.Generator`."""
+        images: list[Image] = []
+        for start in range(0, len(requests), self._batch_size):
+            batch = list(requests[start : start + self._batch_size])
+            filling = [replace(batch[-1], regions=())] * (self._batch_size - len(batch))
+            images += self._generate([*batch, *filling], modulation)[: len(batch)]
+        return images
+
+    def _generate(self, batch: Sequence[Request], modulation: Modulation | None) -> list[Image]:
+        pipeline = self.pipeline
+        embeddings: list[Tensor] = []
+        layouts: list[Layout | None] = []
+        for request in batch:
+            self._warn_of_unknown_words(request.prompt)
+            embedding = self._embed(request.prompt)
+            layout = None
+            if modulation is not None:
+                found = self._find(request)
+                layout = _layout(found, len(embedding))
+                if modulation.splice:
+                    self._splice(embedding, found)
+            embeddings.append(embedding)
+            layouts.append(layout)
+        pipeline.scheduler.set_timesteps(self._steps)
+        timesteps = pipeline.scheduler.timesteps
+        with modulated(pipeline.unet, layouts, modulation, timesteps) if modulation is not None else nullcontext():
+            return pipeline(
+                prompt_embeds=torch.stack(embeddings),
+                negative_prompt_embeds=self._embed("").expand(len(batch), -1, -1),
+                latents=torch.stack([self._noise(request.noise_seed) for request in batch]),
+                num_inference_steps=self._steps,
+                guidance_scale=self._guidance,
+                height=self._size,
+                width=self._size,
+            ).images
+
+    def _noise(self, seed: int) -> Tensor:
+        """x_T of one image, drawn on the CPU so that it is the same on every device."""
+        side = self._size // self.pipeline.vae_scale_factor
+        shape = (self.pipeline.unet.config.in_channels, side, side)
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+        return noise.to(self.pipeline.device, self.pipeline.dtype)
+
+    def _embed(self, text: str) -> Tensor:
+        """Token embeddings (T, D) of one text, encoded alone so that no other text touches its last bits."""
+        with torch.no_grad():
+            return self.pipeline.encode_prompt(text, self.pipeline.device, 1, False)[0][0].clone()
+
+    def _ids(self, text: str) -> list[int]:
+        return self.pipeline.tokenizer(text, truncation=True).input_ids
+
+    def _find(self, request: Request) -> list[tuple[Region, list[slice]]]:
+        """The regions to modulate, each with every place where its phrase stands among the prompt's tokens."""
+        found = []
+        for region in request.regions:
+            if region.likelihood == 0:
+                continue
+            places = self._places(request.prompt, region.phrase)
+            if places and region.mask.any():
+                found.append((region, places))
+            else:
+                reason = "its mask is empty" if places else f"its tokens are not among those of '{request.prompt}'"
+                log.warning("the region of '%s' is left alone: %s", region.phrase, reason)
+        return found
+
+    def _places(self, prompt: str, phrase: str) -> list[slice]:
+        ids, wanted = self._ids(prompt), self._ids(phrase)[1:-1]
+        if not wanted or self.pipeline.tokenizer.unk_token_id in wanted:  # unknown words all look alike
+            return []
+        starts = range(1, len(ids) - len(wanted))
+        return [slice(i, i + len(wanted)) for i in starts if ids[i : i + len(wanted)] == wanted]
+
+    def _splice(self, embedding: Tensor, found: Sequence[tuple[Region, list[slice]]]) -> None:
+        """Put the embedding of each phrase encoded alone over its places in the prompt's (T, D)."""
+        for region, places in found:
+            alone = self._embed(region.phrase)
+            for place in places:
+                embedding[place] = alone[1 : 1 + place.stop - place.start]
+
+    def _warn_of_unknown_words(self, prompt: str) -> None:
+        if not self._known_words:
+            return
+        for word in re.findall(r"\w+|[^\w\s]", prompt.lower()):
+            if word not in self._warned and self.pipeline.tokenizer.unk_token_id in self._ids(word):
+                self._warned.add(word)
+                log.warning("the generator does not know '%s'; it knows: %s", word, " ".join(self._known_words))
+
+
+def _layout(found: Sequence[tuple[Region, list[slice]]], length: int) -> Layout | None:
+    if not found:
+        return None
+    tokens = torch.zeros(len(found), length, dtype=torch.bool)
+    for row, (_, places) in zip(tokens, found, strict=True):
+        for place in places:
+            row[place] = True
+    return Layout(
+        masks=torch.stack([torch.from_numpy(region.mask) for region, _ in found]),
+        tokens=tokens,
+        likelihoods=torch.tensor([region.likelihood for region, _ in found]),
+    )
+
+
+def _load(checkpoint: str, device: str, revision: str | None) -> Any:
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        pipeline = StableDiffusionPipeline.from_pretrained(
+            checkpoint,
+            revision=revision,
+            dtype=torch.float32 if torch.device(device).type == "cpu" else torch.float16,
+            use_safetensors=True,
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+    except (OSError, ValueError) as error:
+        if Path(checkpoint).is_dir():
+            raise UsageError(f"{checkpoint}: not a StableDiffusionPipeline ({_first_line(error)})") from None
+        raise UsageError(
+            f"generator {checkpoint}: no such folder, and not to be had from the hub; "
+            "check the name and the network, or use --preset tiny, which needs neither"
+        ) from None
+    # The sampler's habit of clipping x_0 to [-1, 1] is for pixels; latents go beyond.
+    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
+    assert not pipeline.scheduler.config.clip_sample
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to(device)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]
+
+
+def _small_vocabulary(pipeline: Any) -> list[str]:
+    """The words of a toy model; empty for a vocabulary that can spell anything."""
+    tokenizer = pipeline.tokenizer
+    if len(tokenizer) >= _SMALL_VOCABULARY:
+        return []
+    special = set(tokenizer.all_special_tokens)
+    return sorted(token.removesuffix("</w>") for token in tokenizer.get_vocab() if token not in special)

@@ -1,0 +1,108 @@
+"""The options that commands share, each said once. Imports nothing heavy: help pages are built from this."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+_MODELS, _RUN, _SCREEN = "Models", "Run", "Screen"
+
+
+@dataclass(frozen=True)
+class Common:
+    """Options of every command."""
+
+    preset: Annotated[
+        str,
+        typer.Option(
+            envvar="REALIGN_PRESET",
+            metavar="NAME|FILE.toml",
+            help="Which models and numbers: tiny (embedded, any computer), or a file of your own.",
+            rich_help_panel=_MODELS,
+        ),
+    ] = "tiny"
+    overrides: Annotated[
+        list[str],
+        typer.Option(
+            "--set",
+            metavar="SECTION.KEY=VALUE",
+            help="Change one setting of the preset, such as tagger.threshold=0.6. Repeatable.",
+            rich_help_panel=_MODELS,
+        ),
+    ] = field(default_factory=list)
+    device: Annotated[
+        str, typer.Option(metavar="auto|cpu|cuda", help="Where the models run.", rich_help_panel=_MODELS)
+    ] = "auto"
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Say nothing but errors.", rich_help_panel=_SCREEN)
+    ] = False
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more.", rich_help_panel=_SCREEN)] = False
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the summary as one line of JSON.", rich_help_panel=_SCREEN)
+    ] = False
+
+
+@dataclass(frozen=True)
+class Run(Common):
+    """Options of commands that make records."""
+
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Keep records and images in this folder; the same command continues a run that was interrupted.",
+            rich_help_panel=_RUN,
+        ),
+    ] = None
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Images at a time; the preset's, if not given.", rich_help_panel=_RUN)
+    ] = None
+    shard: Annotated[
+        str | None,
+        typer.Option(metavar="I/N", help="Only the I-th of N parts of the records.", rich_help_panel=_RUN),
+    ] = None
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Start over in a folder of an earlier run.", rich_help_panel=_RUN)
+    ] = False
+
+
+@dataclass(frozen=True)
+class Map(Run):
+    """Options of commands that read records and make records."""
+
+    source: Annotated[
+        str,
+        typer.Option("--in", metavar="DIR|FILE|-", help="Records to read; - is a pipe.", rich_help_panel=_RUN),
+    ] = "-"
+
+
+def spread(function: Callable[..., None]) -> Callable[..., None]:
+    """Let a command take a dataclass of options as its first argument, while Typer sees the single fields."""
+    parameters = list(inspect.signature(function).parameters.values())
+    hints = get_type_hints(function, include_extras=True)
+    options = hints[parameters[0].name]
+    types = get_type_hints(options, include_extras=True)
+
+    def command(**given: Any) -> None:
+        shared = {one.name: given.pop(one.name) for one in fields(options)}
+        function(options(**shared), **given)
+
+    own = [p.replace(annotation=hints[p.name], kind=p.KEYWORD_ONLY) for p in parameters[1:]]
+    shared = [
+        inspect.Parameter(
+            one.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=one.default if one.default is not MISSING else one.default_factory(),  # type: ignore[misc]
+            annotation=types[one.name],
+        )
+        for one in fields(options)
+    ]
+    command.__name__, command.__doc__ = function.__name__, function.__doc__
+    command.__signature__ = inspect.Signature(own + shared)  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in own + shared}
+    return command

@@ -1,0 +1,70 @@
+"""Every write of a file goes through here: a temporary file in the same folder, fsync, then one rename."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from realign_cli.errors import RealignError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_PREFIX, _SUFFIX = ".realign-", ".tmp"
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write `data` so that `path` always holds either the old bytes or all of the new ones.
+
+    Raises:
+        RealignError: the bytes cannot be written (full disk, read-only folder); an old file stays as it was.
+    """
+    temporary = path.with_name(f"{_PREFIX}{path.name}{_SUFFIX}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise RealignError(f"cannot write {path} ({len(data)} bytes): {error.strerror}") from None
+
+
+def write_text(path: Path, text: str) -> None:
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, data: Any) -> None:
+    write_text(path, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_png(path: Path, image: Image) -> None:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    write_bytes(path, buffer.getvalue())
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give `target` the content of `source`: a hard link where the file system allows it, otherwise a copy.
+
+    Sharing is safe because nothing here ever writes into an existing file.
+    """
+    temporary = target.with_name(f"{_PREFIX}{target.name}{_SUFFIX}")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(source, temporary)
+        os.replace(temporary, target)
+        temporary.unlink(missing_ok=True)  # a rename of two links to one file leaves both names
+    except OSError:
+        write_bytes(target, source.read_bytes())
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete the temporary files that a killed run may have left in `folder` and its subfolders."""
+    for path in folder.rglob(f"{_PREFIX}*{_SUFFIX}"):
+        path.unlink(missing_ok=True)

@@ -1,0 +1,122 @@
+"""What a person sees while a command runs: progress, notices and the summary, all on stderr."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+console = Console(stderr=True, highlight=False)
+
+
+@dataclass
+class Verbosity:
+    """-q leaves only errors; -v adds debug lines."""
+
+    quiet: bool = False
+    verbose: bool = False
+
+    def apply(self) -> None:
+        level = logging.ERROR if self.quiet else logging.DEBUG if self.verbose else logging.WARNING
+        handler = RichHandler(console=console, show_time=False, show_path=False, markup=False, highlighter=None)
+        logging.basicConfig(level=logging.ERROR, handlers=[handler], format="%(message)s", force=True)
+        logging.getLogger("realign_cli").setLevel(level)
+
+
+class Advance(Protocol):
+    def __call__(self, count: int) -> None: ...
+
+
+@contextmanager
+def progress(label: str, total: int | None, *, quiet: bool) -> Iterator[Advance]:
+    """A bar with rate and time left, on a terminal only."""
+    bar = Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=quiet or not console.is_terminal,
+    )
+    with bar:
+        task = bar.add_task(label, total=total)
+        yield lambda count: bar.advance(task, count)
+
+
+class _Rate(TextColumn):
+    def __init__(self) -> None:
+        super().__init__("")
+
+    def render(self, task) -> Text:  # type: ignore[no-untyped-def]  # rich's Task, imported by rich itself
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:.1f}/s" if speed else "-/s")
+
+
+@dataclass
+class Summary:
+    """What a command did, for the line at its end."""
+
+    command: str
+    records: int = 0
+    kept: int = 0
+    failed: int = 0
+    seconds: float = 0.0
+    out: str | None = None
+    next_command: str | None = None
+    failures: list[str] = field(default_factory=list)
+
+    def show(self, *, quiet: bool, as_json: bool) -> None:
+        if as_json:
+            import json
+            from dataclasses import asdict
+
+            console.print(json.dumps(asdict(self)), soft_wrap=True, markup=False)
+            return
+        for line in self.failures[:10]:
+            console.print(plain(line), soft_wrap=True)
+        if len(self.failures) > 10:
+            console.print(f"... and {len(self.failures) - 10} more failures, in the records' 'failures'")
+        if quiet:
+            return
+        cells = [self.command, str(self.records), str(self.kept), str(self.failed), f"{self.seconds:.1f} s"]
+        console.print(table(["command", "records", "done before", "failed", "time"], [cells]))
+        if self.out:
+            console.print(plain(f"wrote {self.out}"), soft_wrap=True)
+        if self.next_command:
+            console.print(plain(f"next: {self.next_command}"), soft_wrap=True)
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    made = Table(box=None, pad_edge=False)
+    for i, column in enumerate(columns):
+        made.add_column(column, justify="left" if i == 0 else "right")
+    for row in rows:
+        made.add_row(*(plain(cell) for cell in row))
+    return made
+
+
+def plain(text: str) -> Text:
+    """Text with nothing that could steer a terminal: no control characters, no bidirectional overrides, no markup."""
+    hidden = {*range(32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A)} - {ord("\n")}
+    return Text("".join(character for character in text if ord(character) not in hidden))

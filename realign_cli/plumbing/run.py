@@ -1,0 +1,169 @@
+"""The runner of every map stage: records in, records out, batch by batch, in order, resumable."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, TextIO
+
+from realign_cli.errors import RecordError, UsageError
+from realign_cli.plumbing import atomic, console
+from realign_cli.plumbing.folder import RunFolder
+from realign_cli.plumbing.source import Entry, image_path, open_image
+from realign_cli.records import Failure, Item, Outcome, Record, Stage, dump_line
+
+
+def run_map(
+    entries: Iterable[Entry],
+    stages: Sequence[Stage],
+    *,
+    out: RunFolder | None,
+    batch_size: int,
+    total: int | None = None,
+    quiet: bool = False,
+    echo: bool = True,
+) -> console.Summary:
+    """Run `stages` one after the other over every batch of `entries`.
+
+    All but the last stage are skipped for records that have what they add. With `out`, records, images and
+    pictures are kept there; with `echo`, records go to stdout unless it is a terminal. Records that failed pass through.
+
+    Raises:
+        UsageError: a record lacks a key that its stage needs, or `out` holds another record under the same id.
+    """
+    began = time.monotonic()
+    summary = console.Summary(stages[-1].name, out=str(out.path) if out else None)
+    pipe = sys.stdout if echo and not sys.stdout.isatty() else None
+    ids: list[str] = []
+    with console.progress(stages[-1].name, total, quiet=quiet) as advance:
+        for batch in _batches(entries, batch_size):
+            ids += [entry.record.id for entry in batch]
+            done = _kept(batch, out)
+            # A batch is computed whole even if a kill left part of it, so that every image sees the same batch again.
+            work = [_Work(entry) for entry in batch] if len(done) < len(batch) else []
+            for stage in stages:
+                _apply(stage, work, only_missing=stage is not stages[-1])
+            for entry, current in zip(batch, work or [None] * len(batch), strict=True):
+                record = done.get(entry.record.id) or _store(current, out)
+                if pipe:
+                    _echo(record, out.path if out else entry.base, pipe)
+                summary.failed += bool(record.failures)
+                summary.failures += [f"{entry.place}: {f.stage}: {f.message}" for f in record.failures]
+            summary.records += len(batch)
+            summary.kept += len(done)
+            if out:
+                out.flush()
+            if pipe:
+                pipe.flush()
+            advance(len(batch))
+    if out:
+        out.complete(ids)
+    summary.seconds = time.monotonic() - began
+    return summary
+
+
+class _Work:
+    """A record on its way through the stages."""
+
+    def __init__(self, entry: Entry) -> None:
+        self.entry = entry
+        self.record = entry.record
+        self.source: Path | None = None  # the file of its present image
+        self.outcomes: list[Outcome] = []
+
+    def fail(self, stage: str, error: RecordError) -> None:
+        failure = Failure(stage=stage, kind=error.kind, message=str(error))
+        self.record = self.record.with_(failures=[*self.record.failures, failure])
+
+
+def _apply(stage: Stage, work: Sequence[_Work], *, only_missing: bool) -> None:
+    chosen, items = [], []
+    for one in work:
+        if one.record.failures or (only_missing and stage.done(one.record)):
+            continue
+        for key, command in stage.needs.items():
+            if getattr(one.record, key) is None:
+                raise UsageError(f"{one.entry.place}: no '{key}'; run 'realign {command}' first")
+        try:
+            image = open_image(image_path(one.record, one.entry.base)) if stage.looks else None
+        except RecordError as error:
+            one.fail(stage.name, error)
+            continue
+        chosen.append(one)
+        items.append(Item(one.record, image))
+    for one, outcome in zip(chosen, stage(items) if items else [], strict=True):
+        if isinstance(outcome, RecordError):
+            one.fail(stage.name, outcome)
+        else:
+            one.record = one.record.with_(**outcome.changes)
+            one.outcomes.append(outcome)
+
+
+def _kept(batch: Sequence[Entry], out: RunFolder | None) -> dict[str, Record]:
+    """The records of this batch that an earlier run has finished."""
+    if out is None:
+        return {}
+    done = {}
+    for entry in batch:
+        record = out.kept.get(entry.record.id)
+        if record is None:
+            continue
+        now, then = entry.record.model_dump(exclude_unset=True), record.model_dump()
+        differing = [key for key in now if key not in ("file_name", "failures") and not _extends(then.get(key), now[key])]
+        if differing:
+            raise UsageError(
+                f"{entry.place}: {out.path} holds another record {record.id!r} ({', '.join(differing)} differ); "
+                "--overwrite starts over"
+            )
+        done[record.id] = record
+    return done
+
+
+def _extends(then: Any, now: Any) -> bool:
+    """Whether `then` is `now`, or `now` with keys added at any depth, as segment adds boxes to objects."""
+    if isinstance(then, dict) and isinstance(now, dict):
+        return all(key in then and _extends(then[key], value) for key, value in now.items())
+    if isinstance(then, list) and isinstance(now, list):
+        return len(then) == len(now) and all(map(_extends, then, now))
+    return bool(then == now)
+
+
+def _store(work: _Work, out: RunFolder | None) -> Record:
+    """Write the record's image and pictures, then the record."""
+    if out is None:
+        return work.record
+    record = work.record
+    images = [outcome.image for outcome in work.outcomes if outcome.image]
+    name = f"{record.id}.png"
+    if images:
+        atomic.write_png(out.path / name, images[-1])
+        record = record.with_(file_name=name)
+    elif record.file_name:
+        try:
+            atomic.link_or_copy(image_path(record, work.entry.base), out.path / name)
+            record = record.with_(file_name=name)
+        except (RecordError, OSError):  # the record says already, or will, that its image is gone
+            record = record.with_(file_name="")
+    for outcome in work.outcomes:
+        for kind, picture in outcome.pictures.items():
+            atomic.write_png(out.path / "pictures" / f"{record.id}-{kind}.png", picture)
+    out.add(record)
+    return record
+
+
+def _echo(record: Record, base: Path | None, stream: TextIO) -> None:
+    """Write one line to a pipe, where file names are absolute."""
+    if record.file_name and base is not None:
+        record = record.with_(file_name=str((base / record.file_name).absolute()))
+    stream.write(dump_line(record) + "\n")
+
+
+def _batches(entries: Iterable[Entry], size: int) -> Iterator[list[Entry]]:
+    iterator = iter(entries)
+    while batch := list(islice(iterator, size)):
+        yield batch
+
+

@@ -1,0 +1,29 @@
+"""One picture of many strips, for a person who wants to look before reading numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL import Image
+
+from realign_cli.plumbing import atomic
+from realign_cli.plumbing.source import Entry, read_records
+
+SHEET = "contact_sheet.png"
+_MOST, _COLUMNS, _GAP = 48, 3, 8
+
+
+def write_contact_sheet(folder: Path) -> None:
+    """Put the strips of the first records of `folder` on one sheet; nothing where there are none."""
+    entries: list[Entry] = list(read_records(str(folder)))
+    paths = [folder / "pictures" / f"{entry.record.id}-strip.png" for entry in entries]
+    strips = [Image.open(path) for path in paths if path.exists()][:_MOST]
+    if not strips:
+        return
+    width, height = max(s.width for s in strips), max(s.height for s in strips)
+    columns = min(_COLUMNS, len(strips))
+    rows = -(-len(strips) // columns)
+    sheet = Image.new("RGB", (columns * (width + _GAP) + _GAP, rows * (height + _GAP) + _GAP), "white")
+    for i, strip in enumerate(strips):
+        sheet.paste(strip, (_GAP + i % columns * (width + _GAP), _GAP + i // columns * (height + _GAP)))
+    atomic.write_png(folder / SHEET, sheet)

@@ -1,0 +1,211 @@
+"""Where records come from: a folder, a file, a pipe, or a list of prompts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import TYPE_CHECKING
+
+from realign_cli.errors import RecordError, UsageError
+from realign_cli.records import Record, parse_line
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+METADATA = "metadata.jsonl"
+STDIN = "-"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A record, where it was read (file:line), and the folder that its file name is relative to (None on a pipe)."""
+
+    record: Record
+    place: str
+    base: Path | None = None
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The i-th of n parts of a record set, by a hash of the id; the union of all n parts is the whole."""
+
+    index: int
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        index, _, count = text.partition("/")
+        if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
+            raise UsageError(f"--shard {text}: write i/n with 1 <= i <= n, such as 1/4")
+        return cls(int(index), int(count))
+
+    def owns(self, record_id: str) -> bool:
+        digest = hashlib.sha256(record_id.encode()).digest()
+        return int.from_bytes(digest[:8], "big") % self.count == self.index - 1
+
+
+def read_records(source: str) -> Iterator[Entry]:
+    """Stream the records of a folder, a JSONL file or stdin ("-").
+
+    Raises:
+        UsageError: nothing there, or a line that is not a record, or an id that occurs twice.
+    """
+    if source == STDIN:
+        if sys.stdin.isatty():
+            raise UsageError("no input: give --in FOLDER, or pipe records into this command")
+        yield from _entries(sys.stdin.buffer, "stdin", None)
+        return
+    path = metadata_path(Path(source))
+    with path.open("rb") as file:
+        yield from _entries(file, str(path), path.parent)
+
+
+def metadata_path(path: Path) -> Path:
+    """The JSONL file of a folder or of itself; a clear error where there is none."""
+    file = path / METADATA if path.is_dir() else path
+    if not path.exists():
+        raise UsageError(f"{path}: no such folder or file")
+    if not file.is_file():
+        part = journal_path(path)
+        hint = "its run was interrupted: run its command again" if part.exists() else "give a folder that realign wrote"
+        raise UsageError(f"{path}: no {METADATA} in this folder; {hint}")
+    return file
+
+
+def journal_path(folder: Path) -> Path:
+    """Where a run keeps its finished records until it is complete."""
+    return folder / f".{METADATA}.part"
+
+
+def count_records(source: str) -> int | None:
+    """How many records `source` holds, if that can be known before reading them."""
+    if source == STDIN:
+        return None
+    with metadata_path(Path(source)).open("rb") as file:
+        return sum(1 for line in file if line.strip())
+
+
+def image_path(record: Record, base: Path | None) -> Path:
+    """The one place that turns `file_name` into a path.
+
+    In a folder's file the name is relative to `base` and may not leave it; on a pipe (`base` is None) it is absolute.
+
+    Raises:
+        RecordError: the name is neither.
+    """
+    name = record.file_name
+    if not name or "\0" in name:
+        raise RecordError("no_image", f"record {record.id} names no image")
+    if base is None:
+        if not Path(name).is_absolute():
+            raise RecordError("bad_file_name", f"file_name {name!r} on a pipe must be an absolute path")
+        return Path(name)
+    parts = PurePosixPath(name).parts
+    foreign = PurePosixPath(name).is_absolute() or PureWindowsPath(name).drive or PureWindowsPath(name).root
+    path = base / name
+    if foreign or ".." in parts or not _inside(path, base):
+        raise RecordError("bad_file_name", f"file_name {name!r} leaves its folder {base}")
+    return path
+
+
+def open_image(path: Path) -> Image:
+    """Read an image as RGB, whatever its mode; transparent parts become white.
+
+    Raises:
+        RecordError: not a readable image.
+    """
+    import warnings
+
+    from PIL import Image, ImageOps
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as file:
+                image = ImageOps.exif_transpose(file)
+                if "A" in image.mode or "transparency" in image.info:
+                    image = image.convert("RGBA")
+                    image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+                return image.convert("RGB")
+    except FileNotFoundError:
+        raise RecordError("missing_image", f"{path}: no such image; generate it again") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise RecordError("unreadable_image", f"{path}: not a readable image ({error}); generate it again") from None
+
+
+def read_prompts(path: Path, seed: int) -> Iterator[Entry]:
+    """Records without images from a prompt file: one prompt a line, or JSON lines with `prompt`, `text` or `caption`.
+
+    Ids are `id` of the JSON line, otherwise the number of the prompt, from 000000.
+
+    Raises:
+        UsageError: no such file, no prompt in it, a line without a prompt, or an id that occurs twice.
+    """
+    try:
+        lines = path.read_bytes().decode("utf-8-sig").split("\n")
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}; --prompts takes a .txt or .jsonl file") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+    numbered = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
+    if not numbered:
+        raise UsageError(f"{path}: no prompts in this file; write one prompt a line")
+    make = _json_prompt if path.suffix == ".jsonl" else _plain_prompt
+    entries = (make(line, f"{path}:{number}", f"{index:06d}", seed) for index, (number, line) in enumerate(numbered))
+    yield from _unique(entries)
+
+
+def _plain_prompt(line: str, place: str, number: str, seed: int) -> Entry:
+    return Entry(Record(id=number, text=line, seed=seed), place)
+
+
+def _json_prompt(line: str, place: str, number: str, seed: int) -> Entry:
+    try:
+        data = json.loads(line)
+    except ValueError as error:
+        raise UsageError(f"{place}: not JSON ({error})") from None
+    names = [name for name in ("prompt", "text", "caption") if isinstance(data, dict) and isinstance(data.get(name), str)]
+    if not names:
+        raise UsageError(f"{place}: no 'prompt', 'text' or 'caption' with a string in it")
+    record = {"seed": seed, "id": number} | {k: data[k] for k in ("id", "seed") if k in data} | {"text": data[names[0]]}
+    return Entry(parse_line(json.dumps(record), place), place)
+
+
+def _entries(file: Iterable[bytes], name: str, base: Path | None) -> Iterator[Entry]:
+    def parsed() -> Iterator[Entry]:
+        for number, raw in enumerate(file, 1):
+            place = f"{name}:{number}"
+            try:
+                line = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+            except UnicodeDecodeError:
+                raise UsageError(f"{place}: not UTF-8 text; remove or repair the line") from None
+            if line:
+                yield Entry(parse_line(line, place), place, base)
+
+    empty = True
+    for entry in _unique(parsed()):
+        empty = False
+        yield entry
+    if empty:
+        raise UsageError(f"{name}: no records")
+
+
+def _unique(entries: Iterable[Entry]) -> Iterator[Entry]:
+    seen: dict[str, str] = {}
+    for entry in entries:
+        first = seen.setdefault(entry.record.id, entry.place)
+        if first != entry.place:
+            raise UsageError(f"{entry.place}: id {entry.record.id!r} was used before, at {first}; ids must be unique")
+        yield entry
+
+
+def _inside(path: Path, base: Path) -> bool:
+    """Whether `path`, with every symbolic link followed, still lies in `base`."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(base))
+
+

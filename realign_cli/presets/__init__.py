@@ -1,0 +1,94 @@
+"""Presets: which model plays each role, and the numbers of the method. Data only; nothing is loaded here.
+
+A preset is a TOML file with one section per role or method part. The keys that a section has are the keys that can be
+set; a value keeps the type it has in the file.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from realign_cli.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A resolved preset: `sections` maps a role or a part of the method to its settings."""
+
+    name: str
+    batch_size: int
+    needs_gpu: bool
+    sections: Mapping[str, Mapping[str, Any]]
+
+    def section(self, name: str) -> Mapping[str, Any]:
+        if name not in self.sections:
+            raise UsageError(f"preset '{self.name}' has no [{name}]; --preset tiny has every role")
+        return self.sections[name]
+
+
+def names() -> list[str]:
+    return sorted(file.name.removesuffix(".toml") for file in _folder().iterdir() if file.name.endswith(".toml"))
+
+
+def load(name: str, overrides: Iterable[str] = ()) -> Preset:
+    """Read a packaged preset or a TOML file and apply overrides "section.key=value".
+
+    Raises:
+        UsageError: no such preset or key, with the nearest name, or a value of another type.
+    """
+    data = _read(name)
+    for override in overrides:
+        _apply(data, override, name)
+    sections = {key: value for key, value in data.items() if isinstance(value, dict)}
+    return Preset(Path(name).stem, data.get("batch_size", 8), data.get("needs_gpu", False), sections)
+
+
+def _folder() -> Any:
+    return resources.files(__name__)
+
+
+def _read(name: str) -> dict[str, Any]:
+    if name.endswith(".toml"):
+        path = Path(name)
+        if not path.is_file():
+            raise UsageError(f"--preset {name}: no such file")
+        text = path.read_text()
+    else:
+        if name not in names():
+            raise UsageError(f"--preset {name}: no such preset{_hint(name, names())}; there are {', '.join(names())}")
+        text = (_folder() / f"{name}.toml").read_text()
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"--preset {name}: not TOML ({error})") from None
+
+
+def _apply(data: dict[str, Any], override: str, name: str) -> None:
+    path, equals, text = override.partition("=")
+    section, _, key = path.partition(".")
+    known = [f"{s}.{k}" for s, part in data.items() if isinstance(part, dict) for k in part]
+    if not equals:
+        raise UsageError(f"--set {override}: write section.key=value, such as {known[0]}=...")
+    if path not in known:
+        raise UsageError(f"--set {path}: preset '{name}' has no such key{_hint(path, known)}")
+    old = data[section][key]
+    try:
+        new = text if isinstance(old, str) else tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        new = None
+    if isinstance(old, float) and type(new) is int:
+        new = float(new)
+    if type(new) is not type(old):
+        raise UsageError(f"--set {override}: {path} takes a {type(old).__name__}, such as {old!r}")
+    data[section][key] = new
+
+
+def _hint(word: str, known: Iterable[str]) -> str:
+    near = get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean '{near[0]}'?" if near else ""

@@ -1,0 +1,172 @@
+"""The one contract between stages: a record is one line of JSON about one image of one prompt.
+
+Every stage adds its own key and leaves the others alone; keys that nobody here knows pass through untouched. In a
+refined record `caption`, `tags` and `objects` describe the coarse image, from which the refinement was planned.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from realign_cli.errors import RecordError, UsageError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Box = Annotated[tuple[int, int, int, int], Field(strict=False)]  # JSON has no tuples
+
+
+def _of_equation_6(value: float) -> float:
+    if value not in (0.0, 0.5, 2.0):
+        raise ValueError("must be 2, 0.5 or 0")
+    return value
+
+
+Likelihood = Annotated[float, AfterValidator(_of_equation_6)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False, strict=True)
+
+
+class Caption(_Part):
+    """What the captioner sees, and its caption reward (Eq. 4), in [-1, 1]."""
+
+    text: str
+    reward: float
+
+
+class Tag(_Part):
+    """A kind of thing recognised in the image, with a confidence in [0, 1]."""
+
+    label: str
+    confidence: float
+
+
+class Mask(_Part):
+    """A COCO run-length mask: `size` is (height, width), `counts` the compressed string of pycocotools."""
+
+    size: tuple[int, int] = Field(strict=False)
+    counts: str
+
+
+class Object(_Part):
+    """A tag bound to the prompt: the span that describes it and its likelihood (Eq. 6).
+
+    `segment` adds `boxes` (x0, y0, x1, y1 in pixels) and the union `mask`; where nothing was found, no boxes and no
+    mask.
+    """
+
+    label: str
+    phrase: str
+    likelihood: Likelihood
+    boxes: list[Box] | None = None
+    mask: Mask | None = None
+
+
+class Refinement(_Part):
+    """Which image the record shows after `refine`, and the captions and rewards on which the choice rests."""
+
+    kept: Literal["coarse", "final"]
+    coarse: Caption | None = None
+    final: Caption | None = None
+
+
+class Failure(_Part):
+    """Why a stage could not process the record."""
+
+    stage: str
+    kind: str
+    message: str
+
+
+class Record(_Part):
+    """One image of one prompt."""
+
+    file_name: str = ""
+    text: str
+    id: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$")
+    seed: int = 42
+    caption: Caption | None = None
+    tags: list[Tag] | None = None
+    objects: list[Object] | None = None
+    refine: Refinement | None = None
+    failures: list[Failure] = Field(default_factory=list)
+
+    def with_(self, **changes: Any) -> Record:
+        return self.model_copy(update=changes)
+
+
+@dataclass(frozen=True)
+class Item:
+    """What a stage gets: a record, and its image as RGB if the stage looks at images."""
+
+    record: Record
+    image: Image | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a stage gives: the keys it adds, the record's new image if it makes one, and pictures for people.
+
+    `pictures` are named by kind ("overlay", "strip", "mask-0"); where they are stored is the runner's affair.
+    """
+
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    image: Image | None = None
+    pictures: Mapping[str, Image] = field(default_factory=dict)
+
+
+class Stage(Protocol):
+    """A function from a batch of items to one outcome, or one error, for each."""
+
+    name: str  # of the command
+    needs: Mapping[str, str]  # key of a record -> the command that adds it
+    looks: bool  # at images
+    uses: Sequence[str]  # sections of the preset
+
+    def done(self, record: Record) -> bool:
+        """Whether the record has what this stage adds."""
+        ...
+
+    def __call__(self, items: Sequence[Item]) -> list[Outcome | RecordError]: ...
+
+
+def parse_line(line: str, place: str) -> Record:
+    """Read one line of JSON.
+
+    Raises:
+        UsageError: naming `place` (file:line) and the field, for anything that is not a record.
+    """
+    try:
+        data = json.loads(line)
+        _dumped(data).encode()  # NaN, overflowing numbers and half characters can be read but not written again
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{place}: not a JSON record ({error}); remove or repair the line") from None
+    try:
+        return Record.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "record"
+        raise UsageError(f"{place}: {field}: {first['msg']}") from None
+
+
+def dump_line(record: Record) -> str:
+    """One line of JSON without the line feed; only keys that were set, known keys first."""
+    return _dumped(record.model_dump(exclude_unset=True))
+
+
+def noise_seed(record: Record) -> int:
+    """The seed of the image's own noise generator: a hash of (seed, id), so batch, order and shard do not matter."""
+    digest = hashlib.sha256(f"{record.seed}:{record.id}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def _dumped(data: Any) -> str:
+    return json.dumps(data, ensure_ascii=False, allow_nan=False)

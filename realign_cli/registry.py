@@ -1,0 +1,123 @@
+"""From the names in a preset to loaded models; the only place that imports an adapter, and only when it is needed."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from realign_cli.errors import RealignError, UsageError
+from realign_cli.presets import Preset
+
+if TYPE_CHECKING:
+    from realign_cli import roles
+
+_WEIGHTS = Path(__file__).parent / "tinyworld" / "weights"
+_PACKAGE = "package:"
+
+
+class Models:
+    """The models of a preset, one instance of each, loaded when first used. Satisfies `roles.Models`."""
+
+    def __init__(self, preset: Preset, device: str = "auto") -> None:
+        self.preset = preset
+        self._device = device
+        self._judges: dict[str, roles.Judge] = {}
+
+    @cached_property
+    def device(self) -> str:
+        import torch
+
+        if self._device != "auto":
+            return self._device
+        if torch.cuda.is_available():
+            return "cuda"
+        if self.preset.needs_gpu:
+            raise RealignError(
+                f"preset '{self.preset.name}' wants a GPU and none is present; --preset tiny runs on a CPU without a "
+                "download (--device cpu insists)"
+            )
+        return "cpu"
+
+    @cached_property
+    def generator(self) -> roles.Generator:
+        return self._load("generator")
+
+    @cached_property
+    def captioner(self) -> roles.Captioner:
+        return self._load("captioner")
+
+    @cached_property
+    def text_encoder(self) -> roles.TextEncoder:
+        return self._load("text_encoder")
+
+    @cached_property
+    def tagger(self) -> roles.Tagger:
+        return self._load("tagger")
+
+    @cached_property
+    def scorer(self) -> roles.Scorer:
+        return self._load("scorer", device=None)  # runs on no device: it must not cost an import of torch
+
+    @cached_property
+    def detector(self) -> roles.Detector:
+        return self._load("detector")
+
+    @cached_property
+    def mask_model(self) -> roles.MaskModel:
+        return self._load("mask_model")
+
+    @cached_property
+    def features(self) -> roles.FeatureExtractor:
+        return self._load("fid")
+
+    def judge(self, name: str) -> roles.Judge:
+        if name not in self._judges:
+            self._judges[name] = self._load(name)
+        return self._judges[name]
+
+    def describe(self, sections: Iterable[str]) -> dict[str, Any]:
+        """Everything in the preset that decides the result of a run that uses `sections`, with weight hashes."""
+        described = {}
+        for name in sections:
+            section = dict(self.preset.section(name))
+            if str(section.get("checkpoint", "")).startswith(_PACKAGE):
+                section["sha256"] = _digest(section["checkpoint"].removeprefix(_PACKAGE))
+            described[name] = section
+        return {"preset": self.preset.name, "settings": described}
+
+    def _load(self, role: str, device: str | None = "") -> Any:
+        options = dict(self.preset.section(role))
+        adapter, checkpoint = options.pop("adapter"), options.pop("checkpoint")
+        module, _, name = adapter.partition(":")
+        try:
+            factory = getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError) as error:
+            raise UsageError(f"preset '{self.preset.name}': [{role}] adapter {adapter!r}: {error}") from None
+        if checkpoint.startswith(_PACKAGE):
+            checkpoint = str(_packaged(checkpoint.removeprefix(_PACKAGE)))
+        return factory(checkpoint, device=self.device if device == "" else device, **options)
+
+
+def _packaged(name: str) -> Path:
+    """The folder of packaged weights, after its files were compared with their SHA-256 sums."""
+    for relative, expected in _sums(name).items():
+        path = _WEIGHTS / relative
+        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != expected:
+            raise RealignError(f"{path}: missing or damaged; install realign again")
+    return _WEIGHTS / name
+
+
+def _digest(name: str) -> str:
+    return hashlib.sha256("".join(_sums(name).values()).encode()).hexdigest()
+
+
+def _sums(name: str) -> dict[str, str]:
+    lines = (_WEIGHTS / "SHA256SUMS").read_text().splitlines()
+    sums = {path: digest for digest, path in (line.split("  ", 1) for line in lines) if path.startswith(f"{name}/")}
+    if not sums:
+        raise UsageError(f"no packaged weights named '{name}'")
+    return sums

@@ -1,0 +1,146 @@
+"""What each model must be able to do: one small protocol per role.
+
+Every adapter in `realign_cli.models` is built as `Adapter(checkpoint, device=..., **options)`, where `checkpoint` is
+a folder or a hub id and the options are the remaining keys of the preset's section. Images are PIL RGB of any size;
+a batch may mix sizes. Results do not depend on how images are batched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL.Image import Image
+    from torch import Tensor
+
+    from realign_cli.records import Box, Likelihood, Object, Tag
+
+
+@dataclass(frozen=True)
+class Region:
+    """Where an object is and what the prompt says of it: a bool (H, W) mask, a span of the prompt, Eq. 6."""
+
+    phrase: str
+    likelihood: Likelihood
+    mask: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One image to generate. With `regions` the attention is modulated (Eq. 7-9); without, it is left alone."""
+
+    prompt: str
+    noise_seed: int
+    regions: tuple[Region, ...] = ()
+
+
+@dataclass(frozen=True)
+class Modulation:
+    """The numbers of Eq. 8 and 9, section `refine` of a preset; see `equations.attention`.
+
+    lambda_t is w * (t / 1000)^power over the first steps of a run and 0 after them.
+    """
+
+    cross: float  # w of cross-attention
+    self_: float  # w of self-attention
+    power: float
+    share: float  # of the steps, from the first on, that are modulated
+    clamp: bool  # hold lambda_t * S * (1 - B) at or below 1
+    splice: bool  # in the prompt's embedding, put that of each phrase encoded alone over the phrase's tokens
+    score: bool  # S is the likelihood of Eq. 6; else 1
+    only_phrase_tokens: bool  # leave tokens outside all phrases alone; else they are pushed down in every mask
+
+
+@dataclass(frozen=True)
+class Detection:
+    """One box for one label: x0, y0, x1, y1 in pixels of the image, and a score in [0, 1]."""
+
+    label: str
+    box: Box
+    score: float
+
+
+class Generator(Protocol):
+    def generate(self, requests: Sequence[Request], modulation: Modulation | None = None) -> list[Image]:
+        """One image per request; the same request gives the same image in any batch."""
+        ...
+
+
+class Captioner(Protocol):
+    def caption(self, images: Sequence[Image]) -> list[str]: ...
+
+
+class TextEncoder(Protocol):
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """f_enc of Eq. 4: float32 (B, D) rows of unit length."""
+        ...
+
+
+class Tagger(Protocol):
+    def tag(self, images: Sequence[Image]) -> list[list[Tag]]:
+        """Tags of each image, most confident first; an empty list where nothing is recognised."""
+        ...
+
+
+class Scorer(Protocol):
+    def score(self, prompt: str, labels: Sequence[str]) -> list[Object]:
+        """One object per label that the prompt speaks of or may imply, in the order of the prompt.
+
+        Each `phrase` is a literal span of the prompt; `likelihood` is 2, 0.5 or 0.
+
+        Raises:
+            RecordError: the scorer's answer cannot be used.
+        """
+        ...
+
+
+class Detector(Protocol):
+    def detect(self, images: Sequence[Image], labels: Sequence[Sequence[str]]) -> list[list[Detection]]:
+        """Boxes of each image for its own labels (possibly none), best score first."""
+        ...
+
+
+class MaskModel(Protocol):
+    def masks(self, images: Sequence[Image], boxes: Sequence[Sequence[Box]]) -> list[NDArray[np.bool_]]:
+        """For each image a bool (N, H, W), one mask per box; N may be 0."""
+        ...
+
+
+class Judge(Protocol):
+    def judge(self, images: Sequence[Image], prompts: Sequence[str]) -> dict[str, list[float | None]]:
+        """Columns of per-image values, one value per image; None where a column does not apply to an image."""
+        ...
+
+
+class FeatureExtractor(Protocol):
+    name: str
+
+    def features(self, images: Sequence[Image]) -> NDArray[np.float64]:
+        """Features for the Frechet distance, (B, D)."""
+        ...
+
+
+class Models(Protocol):
+    """All roles of a preset; each model is loaded when its attribute is first read."""
+
+    @property
+    def generator(self) -> Generator: ...
+    @property
+    def captioner(self) -> Captioner: ...
+    @property
+    def text_encoder(self) -> TextEncoder: ...
+    @property
+    def tagger(self) -> Tagger: ...
+    @property
+    def scorer(self) -> Scorer: ...
+    @property
+    def detector(self) -> Detector: ...
+    @property
+    def mask_model(self) -> MaskModel: ...
+    @property
+    def features(self) -> FeatureExtractor: ...
+    def judge(self, name: str) -> Judge: ...

@@ -1,0 +1,25 @@
+"""Prompt -> coarse image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from realign_cli.errors import RecordError
+from realign_cli.records import Item, Outcome, Record, noise_seed
+from realign_cli.roles import Models, Request
+
+
+class Generate:
+    name, looks = "generate", False
+    needs: dict[str, str] = {}
+    uses = ("generator",)
+
+    def __init__(self, models: Models) -> None:
+        self._models = models
+
+    def done(self, record: Record) -> bool:
+        return bool(record.file_name)
+
+    def __call__(self, items: Sequence[Item]) -> list[Outcome | RecordError]:
+        requests = [Request(item.record.text, noise_seed(item.record)) for item in items]
+        return [Outcome(image=image) for image in self._models.generator.generate(requests)]

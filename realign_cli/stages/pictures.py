@@ -1,0 +1,55 @@
+"""Pictures for people: masks, overlays and the strip coarse | masks | final. Arrays in, PIL images out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from realign_cli.roles import Region
+
+# Distinguishable with most colour vision deficiencies (Okabe and Ito).
+_PALETTE = ((0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (213, 94, 0), (86, 180, 233))
+_TILE = 192
+_LINE = 18
+
+
+def mask_picture(mask: NDArray[np.bool_]) -> Image.Image:
+    """A mask as white on black."""
+    return Image.fromarray(mask.astype(np.uint8) * 255)
+
+
+def overlay(image: Image.Image, masks: Sequence[NDArray[np.bool_]]) -> Image.Image:
+    """The image in grey with each bool (H, W) mask in a colour of its own."""
+    canvas = np.asarray(image.convert("L").convert("RGB"), dtype=np.float32) * 0.6 + 64
+    for i, mask in enumerate(masks):
+        canvas[mask] = 0.35 * canvas[mask] + 0.65 * np.array(_PALETTE[i % len(_PALETTE)])
+    return Image.fromarray(canvas.astype(np.uint8))
+
+
+def strip(
+    prompt: str, coarse: Image.Image, regions: Sequence[Region], final: Image.Image, kept: str
+) -> Image.Image:
+    """One row: the coarse image, its masks, the final image; under them the prompt and the phrase of each mask."""
+    tiles = [coarse, overlay(coarse, [region.mask for region in regions]), final]
+    lines = max(1, len(regions)) + 1
+    canvas = Image.new("RGB", (3 * _TILE + 8, _TILE + lines * _LINE + 6), "white")
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=13)
+    for i, tile in enumerate(tiles):
+        scaled = tile.resize((_TILE, _TILE), Image.Resampling.NEAREST if tile.width < _TILE else Image.Resampling.LANCZOS)
+        canvas.paste(scaled, (i * (_TILE + 4), 0))
+    chosen = 0 if kept == "coarse" else 2 * (_TILE + 4)
+    draw.rectangle((chosen, 0, chosen + _TILE - 1, _TILE - 1), outline=(0, 158, 115), width=3)
+    draw.text((2, _TILE + 2), f"{prompt}   (kept: {kept})", fill="black", font=font)
+    for i, region in enumerate(regions):
+        y = _TILE + 2 + (i + 1) * _LINE
+        draw.rectangle((4, y + 3, 14, y + 13), fill=_PALETTE[i % len(_PALETTE)])
+        draw.text((20, y), f"{region.phrase}   likelihood {region.likelihood:g}", fill="black", font=font)
+    if not regions:
+        draw.text((2, _TILE + 2 + _LINE), "nothing found to refine by", fill=(120, 120, 120), font=font)
+    return canvas

@@ -1,0 +1,81 @@
+"""Record with objects and masks -> the image once more, from the same noise, with re-weighted attention (Eq. 7-9)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Literal
+
+from realign_cli.errors import RecordError
+from realign_cli.records import Item, Outcome, Record, Refinement, noise_seed
+from realign_cli.roles import Models, Modulation, Region, Request
+from realign_cli.stages.caption_reward import captions
+from realign_cli.stages.pictures import strip
+from realign_cli.stages.segment import decode
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Keep = Literal["best", "final"]
+
+
+class Refine:
+    """Regenerates each image whose objects were found; one with nothing to go by stays as it is.
+
+    `keep` "best" keeps whichever of coarse and final has the higher caption reward, the coarse image where they tie:
+    a wrong plan cannot make an image worse than it was by that measure. "final" keeps every regenerated image.
+    """
+
+    name, looks = "refine", True
+    needs = {"objects": "score"}
+
+    def __init__(self, models: Models, modulation: Modulation, keep: Keep) -> None:
+        self._models, self._modulation, self._keep = models, modulation, keep
+        self.uses = ("generator", "refine", *(("captioner", "text_encoder") if keep == "best" else ()))
+
+    def done(self, record: Record) -> bool:
+        return record.refine is not None
+
+    def __call__(self, items: Sequence[Item]) -> list[Outcome | RecordError]:
+        plans = [_plan(item.record) for item in items]
+        planned = {i: plan for i, plan in enumerate(plans) if plan and not isinstance(plan, RecordError)}
+        finals = self._regenerate(items, planned)
+        choices = self._choose(items, finals)
+        outcomes: list[Outcome | RecordError] = []
+        for i, (item, plan) in enumerate(zip(items, plans, strict=True)):
+            if isinstance(plan, RecordError):
+                outcomes.append(plan)
+                continue
+            choice = choices.get(i, Refinement(kept="coarse"))
+            final = finals.get(i, item.image)
+            picture = strip(item.record.text, item.image, plan, final, choice.kept)
+            kept = final if choice.kept == "final" else item.image
+            outcomes.append(Outcome({"refine": choice}, image=kept, pictures={"strip": picture}))
+        return outcomes
+
+    def _regenerate(self, items: Sequence[Item], plans: Mapping[int, tuple[Region, ...]]) -> dict[int, Image]:
+        requests = [Request(items[i].record.text, noise_seed(items[i].record), plan) for i, plan in plans.items()]
+        images = self._models.generator.generate(requests, self._modulation) if requests else []
+        return dict(zip(plans, images, strict=True))
+
+    def _choose(self, items: Sequence[Item], finals: Mapping[int, Image]) -> dict[int, Refinement]:
+        if self._keep == "final" or not finals:
+            return {i: Refinement(kept="final") for i in finals}
+        prompts = [items[i].record.text for i in finals]
+        before = captions(self._models, [items[i].image for i in finals], prompts)
+        after = captions(self._models, list(finals.values()), prompts)
+        return {
+            i: Refinement(kept="final" if new.reward > old.reward else "coarse", coarse=old, final=new)
+            for i, old, new in zip(finals, before, after, strict=True)
+        }
+
+
+def _plan(record: Record) -> tuple[Region, ...] | RecordError:
+    """The regions of a record: its objects that may appear (Eq. 6), have words in the prompt, and were found."""
+    try:
+        return tuple(
+            Region(one.phrase, one.likelihood, decode(one.mask))
+            for one in record.objects or []
+            if one.likelihood > 0 and one.phrase and one.mask
+        )
+    except RecordError as error:
+        return error

@@ -1,0 +1,31 @@
+"""Prompt and tags -> which tags belong, how likely (Eq. 6), and which words of the prompt describe them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from realign_cli.errors import RecordError
+from realign_cli.records import Item, Outcome, Record
+from realign_cli.roles import Models
+
+
+class Score:
+    name, looks = "score", False
+    needs = {"tags": "tag"}
+    uses = ("scorer",)
+
+    def __init__(self, models: Models) -> None:
+        self._models = models
+
+    def done(self, record: Record) -> bool:
+        return record.objects is not None
+
+    def __call__(self, items: Sequence[Item]) -> list[Outcome | RecordError]:
+        return [self._score(item) for item in items]
+
+    def _score(self, item: Item) -> Outcome | RecordError:
+        labels = [tag.label for tag in item.record.tags or []]
+        try:
+            return Outcome({"objects": self._models.scorer.score(item.record.text, labels)})
+        except RecordError as error:
+            return error

@@ -1,0 +1,77 @@
+"""Image and objects -> boxes and masks: each object's label is found in the image, then cut out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from pycocotools import mask as coco
+
+from realign_cli.errors import RecordError
+from realign_cli.records import Item, Mask, Object, Outcome, Record
+from realign_cli.roles import Models
+from realign_cli.stages.pictures import mask_picture, overlay
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from PIL.Image import Image
+
+
+class Segment:
+    name, looks = "segment", True
+    needs = {"objects": "score"}
+    uses = ("detector", "mask_model")
+
+    def __init__(self, models: Models) -> None:
+        self._models = models
+
+    def done(self, record: Record) -> bool:
+        return record.objects is not None and all(one.boxes is not None for one in record.objects)
+
+    def __call__(self, items: Sequence[Item]) -> list[Outcome | RecordError]:
+        images = [item.image for item in items if item.image]
+        objects = [item.record.objects or [] for item in items]
+        labels = [list(dict.fromkeys(o.label for o in found if o.likelihood > 0)) for found in objects]
+        detections = self._models.detector.detect(images, labels)
+        masks = self._models.mask_model.masks(images, [[d.box for d in found] for found in detections])
+        outcomes: list[Outcome | RecordError] = []
+        for image, wanted, found, cut in zip(images, objects, detections, masks, strict=True):
+            complete = []
+            for one in wanted:
+                own = [i for i, d in enumerate(found) if d.label == one.label and one.likelihood > 0]
+                union = cut[own].any(axis=0) if own else None
+                complete.append(
+                    one.model_copy(
+                        update={
+                            "boxes": [found[i].box for i in own],
+                            "mask": encode(union) if union is not None and union.any() else None,
+                        }
+                    )
+                )
+            outcomes.append(Outcome({"objects": complete}, pictures=_pictures(image, complete)))
+        return outcomes
+
+
+def encode(mask: NDArray[np.bool_]) -> Mask:
+    """A bool (H, W) mask as COCO run lengths."""
+    rle = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return Mask(size=(int(rle["size"][0]), int(rle["size"][1])), counts=rle["counts"].decode("ascii"))
+
+
+def decode(mask: Mask) -> NDArray[np.bool_]:
+    """The bool (H, W) array of a run-length mask.
+
+    Raises:
+        RecordError: the run lengths do not fill the mask.
+    """
+    try:
+        return coco.decode({"size": list(mask.size), "counts": mask.counts.encode("ascii")}).astype(bool)
+    except (ValueError, RuntimeError, MemoryError) as error:
+        raise RecordError("bad_mask", f"mask cannot be read ({error}); run 'realign segment' again") from None
+
+
+def _pictures(image: Image, objects: Sequence[Object]) -> dict[str, Image]:
+    masks = [decode(one.mask) for one in objects if one.mask]
+    pictures = {f"mask-{i}": mask_picture(mask) for i, mask in enumerate(masks)}
+    return pictures | {"overlay": overlay(image, masks)}

@@ -1,0 +1,25 @@
+"""Image -> the kinds of things in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from realign_cli.errors import RecordError
+from realign_cli.records import Item, Outcome, Record
+from realign_cli.roles import Models
+
+
+class Tag:
+    name, looks = "tag", True
+    needs: dict[str, str] = {}
+    uses = ("tagger",)
+
+    def __init__(self, models: Models) -> None:
+        self._models = models
+
+    def done(self, record: Record) -> bool:
+        return record.tags is not None
+
+    def __call__(self, items: Sequence[Item]) -> list[Outcome | RecordError]:
+        tags = self._models.tagger.tag([item.image for item in items if item.image])
+        return [Outcome({"tags": found}) for found in tags]

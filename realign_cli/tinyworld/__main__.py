@@ -1,0 +1,49 @@
+"""`python -m realign_cli.tinyworld prompts` prints prompts that no embedded model has seen;
+`python -m realign_cli.tinyworld render --out DIR` draws scenes with true captions, as reference images for fid.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+from realign_cli.plumbing import atomic
+from realign_cli.plumbing.folder import RunFolder
+from realign_cli.records import Record
+from realign_cli.tinyworld import scenes
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m realign_cli.tinyworld", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    listing = commands.add_parser("prompts", help="held-out two-object prompts, one a line")
+    listing.add_argument("-n", type=int, default=None, help="only the first n")
+    drawing = commands.add_parser("render", help="scenes as a record folder")
+    drawing.add_argument("-n", type=int, default=500)
+    drawing.add_argument("--seed", type=int, default=1)
+    drawing.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    if arguments.command == "prompts":
+        sys.stdout.write("".join(f"{prompt}\n" for prompt in scenes.held_out_prompts()[: arguments.n]))
+    else:
+        render(arguments.out, arguments.n, arguments.seed)
+
+
+def render(out: Path, n: int, seed: int) -> None:
+    """Draw n held-out two-object scenes into the folder `out`."""
+    folder = RunFolder(out, {"command": "render", "n": n, "seed": seed})
+    stream = scenes.scenes(seed, held_out=True, count=2)
+    ids = [f"{i:06d}" for i in range(n)]
+    for record_id in ids:
+        scene = next(stream)
+        name = f"{record_id}.png"
+        atomic.write_png(out / name, Image.fromarray(scenes.render(scene)))
+        folder.add(Record(file_name=name, text=scene.caption, id=record_id, seed=seed))
+    folder.complete(ids)
+
+
+if __name__ == "__main__":
+    main()

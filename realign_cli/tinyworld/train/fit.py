@@ -1,0 +1,147 @@
+"""The one training loop of the embedded models: resumable, repeatable, on one process or several.
+
+A role provides its model and `loss(step, rank)`, which draws its own batch from `(step, rank)`; nothing else is
+random, so a killed run that continues ends with the weights of one that was never killed. State is kept in a
+safetensors file, never in a pickle.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+log = logging.getLogger(__name__)
+
+_SAVE_EVERY_SECONDS = 120
+_LOG_EVERY_STEPS = 50
+
+
+def fit(
+    model: nn.Module,
+    loss: Callable[[int, int], Tensor],
+    *,
+    steps: int,
+    learning_rate: float,
+    work: Path,
+    weight_decay: float = 0.01,
+    ema: float = 0.0,
+    decay_share: float = 0.4,
+) -> None:
+    """Minimise `loss(step, rank)` over `model` with AdamW; `model` ends with the averaged weights if `ema` is set.
+
+    The learning rate warms up over 100 steps, stays, and falls along a cosine over the last `decay_share` of the run.
+    Under `torchrun` the gradients of all processes are averaged. Progress is written to `work/log.jsonl`, state to
+    `work/state.safetensors`.
+    """
+    torch.set_flush_denormal(True)
+    rank, world = _join()
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, betas=(0.9, 0.99))
+    average = {k: v.detach().clone() for k, v in model.state_dict().items()} if ema else {}
+    work.mkdir(parents=True, exist_ok=True)
+    start = _restore(work / "state.safetensors", model, optimizer, average)
+    began = saved = time.monotonic()
+    running = 0.0
+    model.train()
+    for step in range(start, steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate * _schedule(step, steps, decay_share)
+        value = loss(step, rank)
+        optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        _average_gradients(parameters, world)
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        if average:
+            share = min(ema, (1 + step) / (10 + step))
+            with torch.no_grad():
+                for key, tensor in model.state_dict().items():
+                    average[key].lerp_(tensor, 1 - share) if tensor.is_floating_point() else average[key].copy_(tensor)
+        running += value.item()
+        done = step + 1
+        if rank == 0 and done % _LOG_EVERY_STEPS == 0:
+            rate = (done - start) / (time.monotonic() - began)
+            line = {"step": done, "loss": round(running / _LOG_EVERY_STEPS, 5), "steps_per_s": round(rate, 2)}
+            with (work / "log.jsonl").open("a") as file:
+                file.write(json.dumps(line) + "\n")
+            log.info("%s step %d/%d loss %.4f, %.2f steps/s", work.name, done, steps, line["loss"], rate)
+            running = 0.0
+        if rank == 0 and (time.monotonic() - saved > _SAVE_EVERY_SECONDS or done == steps):
+            _save(work / "state.safetensors", model, optimizer, average, done)
+            saved = time.monotonic()
+    if average:
+        model.load_state_dict(average)
+    model.eval()
+    if world > 1:
+        dist.barrier()
+
+
+def _join() -> tuple[int, int]:
+    if "RANK" not in os.environ:
+        return 0, 1
+    if not dist.is_initialized():
+        dist.init_process_group("gloo")
+    torch.set_num_threads(1)
+    return dist.get_rank(), dist.get_world_size()
+
+
+def _schedule(step: int, steps: int, decay_share: float) -> float:
+    warm = min(1.0, (step + 1) / 100)
+    left = (steps - step) / (decay_share * steps)
+    return warm * (1.0 if left >= 1 else 0.5 - 0.5 * math.cos(math.pi * left))
+
+
+def _average_gradients(parameters: list[nn.Parameter], world: int) -> None:
+    if world == 1:
+        return
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    flat = torch.cat([g.flatten() for g in gradients])
+    dist.all_reduce(flat)
+    flat /= world
+    for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient))
+
+
+def _save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: dict[str, Tensor], step: int) -> None:
+    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
+    tensors |= {f"average.{k}": v for k, v in average.items()}
+    for i, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{i}.{k}": v for k, v in state.items()}
+    tensors = {k: v.detach().clone().contiguous() for k, v in tensors.items()}
+    temporary = path.with_suffix(".tmp")
+    save_file(tensors, temporary, metadata={"step": str(step)})
+    os.replace(temporary, path)
+
+
+def _restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: dict[str, Tensor]) -> int:
+    if not path.exists():
+        return 0
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        step = int(file.metadata()["step"])
+    state: dict[int, dict[str, Tensor]] = {}
+    weights: dict[str, Tensor] = {}
+    for key, tensor in load_file(path).items():
+        kind, rest = key.split(".", 1)
+        if kind == "model":
+            weights[rest] = tensor
+        elif kind == "average":
+            average[rest] = tensor
+        else:
+            index, name = rest.split(".", 1)
+            state.setdefault(int(index), {})[name] = tensor
+    model.load_state_dict(weights)
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    log.info("continuing %s at step %d", path.parent.name, step)
+    return step

@@ -1,0 +1,21 @@
+"""NegCLIP: the trained CLIP, trained on with captions whose words trade places as hard negatives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from realign_cli.tinyworld.train import clip
+from realign_cli.tinyworld.train.publish import WEIGHTS
+
+_STEPS = 1200
+
+
+def main(work: Path) -> None:
+    torch.manual_seed(0)
+    lesson = clip.Lesson()
+    lesson.clip.load_state_dict(load_file(WEIGHTS / "clip" / "open_clip_model.safetensors"))
+    card = {"started from": "clip", "trained_on": f"{_STEPS} batches of {clip.SCENES}; each caption with a foil"}
+    clip.train(lesson, "negclip", work, steps=_STEPS, learning_rate=5e-4, foils=True, card=card)

@@ -1,0 +1,97 @@
+"""`CLIPTextModel` of the generator: it learns to read captions before the generator learns to draw.
+
+As in Stable Diffusion the text encoder is trained first and then frozen. Here it reads: from the state of each noun it
+must tell that noun's colour and kind, from the state of the end token the set of pairs and the relation of the whole
+caption.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from realign_cli.tinyworld import scenes
+from realign_cli.tinyworld.tokenizer import clip_tokenizer
+from realign_cli.tinyworld.train.fit import fit
+
+LENGTH = 16
+_STEPS = 700
+_SCENES = 10_000
+_BATCH = 128
+_COLOURS, _PAIRS = list(scenes.COLOURS), scenes.all_pairs() + scenes.all_pairs(held_out=True)
+
+
+def tokenizer() -> CLIPTokenizer:
+    return clip_tokenizer(scenes.words(), LENGTH)
+
+
+def build() -> CLIPTextModel:
+    words = tokenizer()
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(words),
+            hidden_size=128,
+            intermediate_size=512,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=LENGTH,
+            bos_token_id=words.bos_token_id,
+            eos_token_id=words.eos_token_id,
+            pad_token_id=words.pad_token_id,
+        )
+    )
+
+
+class _Reader(nn.Module):
+    """The encoder with throw-away heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.text = build()
+        self.noun = nn.Linear(128, len(_COLOURS) + 1)
+        self.whole = nn.Linear(128, len(_PAIRS) + len(scenes.RELATIONS))
+
+    def loss(self, captions: list[str], words: CLIPTokenizer) -> Tensor:
+        ids = words(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
+        states = self.text(ids).last_hidden_state
+        colours, whole = zip(*(_truth(row, words) for row in ids.tolist()), strict=True)
+        by_noun = F.cross_entropy(self.noun(states).flatten(0, 1), torch.tensor(colours).flatten(), ignore_index=-1)
+        end = states[:, -1]  # padding repeats the end token, and the last one has read everything
+        return by_noun + 5 * F.binary_cross_entropy_with_logits(self.whole(end), torch.tensor(whole))
+
+
+def _truth(ids: list[int], words: CLIPTokenizer) -> tuple[list[int], list[float]]:
+    """Per position the colour of a noun (`len(_COLOURS)` if it has none, -1 elsewhere), and the caption's content."""
+    tokens = [token.removesuffix("</w>") for token in words.convert_ids_to_tokens(ids)]
+    colours, whole = [-1] * len(tokens), [0.0] * (len(_PAIRS) + len(scenes.RELATIONS))
+    for i, token in enumerate(tokens):
+        if token in scenes.SHAPES:
+            colour = tokens[i - 1]
+            colours[i] = _COLOURS.index(colour) if colour in scenes.COLOURS else len(_COLOURS)
+            if colour in scenes.COLOURS:
+                whole[_PAIRS.index((colour, token))] = 1.0
+        for k, relation in enumerate(scenes.RELATIONS):
+            if token == relation.split()[0]:
+                whole[len(_PAIRS) + k] = 1.0
+    return colours, whole
+
+
+def main(work: Path) -> None:
+    torch.manual_seed(0)
+    reader, words = _Reader(), tokenizer()
+    stream = scenes.scenes(31)
+    pool = [next(stream) for _ in range(_SCENES)]
+
+    def loss(step: int, rank: int) -> Tensor:
+        rng = np.random.default_rng([step, rank, 3])
+        drawn = [pool[i] for i in rng.integers(_SCENES, size=_BATCH)]
+        return reader.loss([scenes.corrupt(scene, rng, swap=0.3, drop=0.2) for scene in drawn], words)
+
+    fit(reader, loss, steps=_STEPS, learning_rate=1e-3, work=work)
+    reader.text.save_pretrained(work / "model")
+    words.save_pretrained(work / "tokenizer")

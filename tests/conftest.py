@@ -1,0 +1,44 @@
+"""`realign(...)` and `shell(...)` run the program as a user does: in processes of their own, offline, without colour."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+Finished = subprocess.CompletedProcess[str]
+
+os.environ |= {
+    "HF_HUB_OFFLINE": "1",
+    "NO_COLOR": "1",
+    "OMP_NUM_THREADS": "1",
+    "PYTHON": sys.executable,
+    "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+    "PYTHONWARNINGS": "ignore",
+}
+
+
+@pytest.fixture(scope="session")
+def realign() -> Callable[..., Finished]:
+    def run(*arguments: object, input: str | None = None, cwd: Path | None = None) -> Finished:
+        command = [sys.executable, "-m", "realign_cli", *map(str, arguments)]
+        stdin = {"input": input} if input is not None else {"stdin": subprocess.DEVNULL}
+        return subprocess.run(command, capture_output=True, text=True, cwd=cwd, **stdin)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def shell() -> Callable[[str, Path], Finished]:
+    """Runs a line of shell in a folder; its exit code is that of the last command that failed."""
+
+    def run(line: str, cwd: Path) -> Finished:
+        script = f'set -o pipefail; realign() {{ "$PYTHON" -m realign_cli "$@"; }}; {line}'
+        return subprocess.run(["bash", "-c", script], capture_output=True, text=True, cwd=cwd)
+
+    return run

@@ -1,0 +1,64 @@
+"""The features of the tiny world's Frechet distance."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFilter
+
+from realign_cli.errors import RealignError
+from realign_cli.models.features import SceneFeatures
+from realign_cli.tinyworld import scenes
+from realign_cli.tinyworld.train.publish import WEIGHTS
+
+
+@pytest.fixture(scope="module")
+def extractor() -> SceneFeatures:
+    return SceneFeatures(WEIGHTS / "features", device="cpu")
+
+
+def pictures(seed: int, n: int, count: int | None = None) -> list[Image.Image]:
+    stream = scenes.scenes(seed, held_out=True, count=count)
+    return [Image.fromarray(scenes.render(next(stream))) for _ in range(n)]
+
+
+def distance(a: np.ndarray, b: np.ndarray) -> float:
+    """Frechet distance of two Gaussians, by the eigenvalues of the product of the covariances."""
+    first, second = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    cross = np.sqrt(np.linalg.eigvals(first @ second).real.clip(0)).sum()
+    return float(((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(first) + np.trace(second) - 2 * cross)
+
+
+def test_features_are_finite_rows_of_64(extractor):
+    features = extractor.features(pictures(1, 3))
+    assert features.shape == (3, 64)
+    assert features.dtype == np.float64
+    assert np.isfinite(features).all()
+    assert isinstance(extractor.name, str)
+
+
+def test_features_do_not_depend_on_the_batch(extractor):
+    images = [image.resize(size) for image, size in zip(pictures(2, 3), [(64, 64), (96, 80), (50, 64)], strict=True)]
+    alone = np.concatenate([extractor.features([image]) for image in images])
+    assert np.allclose(extractor.features(images), alone, atol=1e-4)
+
+
+def test_distance_grows_as_pictures_get_worse(extractor):
+    real = extractor.features(pictures(3, 400))
+    clean, three = extractor.features(pictures(4, 400)), extractor.features(pictures(4, 400, count=3))
+    soft, softer = (
+        extractor.features([image.filter(ImageFilter.GaussianBlur(sigma)) for image in pictures(4, 400)])
+        for sigma in (2, 5)
+    )
+    assert distance(real, clean) < 0.2 * distance(real, soft)
+    assert distance(real, soft) < distance(real, softer)
+    assert distance(real, clean) < 0.2 * distance(real, three)  # the content counts as well
+
+
+def test_nothing_in_nothing_out(extractor):
+    assert extractor.features([]).shape == (0, 64)
+
+
+def test_missing_weights_are_one_clear_line(tmp_path):
+    with pytest.raises(RealignError, match="not found"):
+        SceneFeatures(tmp_path, device="cpu")

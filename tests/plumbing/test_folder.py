@@ -1,0 +1,93 @@
+"""A run folder survives a kill, continues only with the same configuration, and never touches a folder that is not ours."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from realign_cli.errors import RealignError, UsageError
+from realign_cli.plumbing.folder import RUN, RunFolder
+from realign_cli.plumbing.source import METADATA, journal_path
+from realign_cli.records import Record, parse_line
+
+CONFIG = {"command": "tag", "settings": {"tagger": {"threshold": 0.5}}, "shape": (1, 2)}
+A, B = Record(id="a", text="\u2028"), Record(id="b", text="b", objects=[])
+
+
+def filled(path: Path) -> RunFolder:
+    folder = RunFolder(path, CONFIG)
+    folder.add(A)
+    folder.add(B)
+    return folder
+
+
+def test_complete_follows_the_order_of_the_input(tmp_path: Path) -> None:
+    filled(tmp_path).complete(["b", "a"])
+    lines = (tmp_path / METADATA).read_text().split("\n")
+    assert [parse_line(line, "") for line in lines[:2]] == [B, A] and lines[2:] == [""]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [METADATA, RUN]
+    assert RunFolder(tmp_path, CONFIG).kept == {"a": A, "b": B}
+
+
+def test_a_torn_line_is_dropped_and_the_rest_kept(tmp_path: Path) -> None:
+    filled(tmp_path).flush()
+    journal = journal_path(tmp_path)
+    journal.write_bytes(journal.read_bytes()[:-5])
+    folder = RunFolder(tmp_path, CONFIG)
+    assert folder.kept == {"a": A}
+    folder.add(B)
+    folder.complete(["a", "b"])
+    assert RunFolder(tmp_path, CONFIG).kept == {"a": A, "b": B}
+
+
+def test_run_json_says_how_and_with_what(tmp_path: Path) -> None:
+    RunFolder(tmp_path, CONFIG)
+    run = json.loads((tmp_path / RUN).read_text())
+    assert run["config"] == {**CONFIG, "shape": [1, 2]}
+    assert {"realign", "python", "torch", "diffusers"} <= run["versions"].keys()
+    assert isinstance(run["argv"], list)
+
+
+def test_another_configuration_is_refused_by_key(tmp_path: Path) -> None:
+    filled(tmp_path).complete(["a", "b"])
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(UsageError) as error:
+        RunFolder(tmp_path, {**CONFIG, "settings": {"tagger": {"threshold": 0.6}}, "shard": "1/2"})
+    assert "settings.tagger.threshold (0.5 before, 0.6 now)" in str(error.value)
+    assert "shard (None before, '1/2' now)" in str(error.value)
+    assert "--overwrite starts over" in str(error.value)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_overwrite_starts_over(tmp_path: Path) -> None:
+    filled(tmp_path).complete(["a", "b"])
+    (tmp_path / "pictures").mkdir()
+    assert RunFolder(tmp_path, {"command": "score"}, overwrite=True).kept == {}
+    assert json.loads((tmp_path / RUN).read_text())["config"] == {"command": "score"}
+    assert not (tmp_path / "pictures").exists()
+    assert RunFolder(tmp_path / "new", CONFIG, overwrite=True).kept == {}
+
+
+def test_a_folder_of_another_origin_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / METADATA).write_text("precious")
+    with pytest.raises(UsageError, match="records of another origin"):
+        RunFolder(tmp_path, CONFIG)
+    with pytest.raises(UsageError, match="only clears folders that realign made"):
+        RunFolder(tmp_path, CONFIG, overwrite=True)
+    assert (tmp_path / METADATA).read_text() == "precious"
+
+
+def test_damaged_run_json(tmp_path: Path) -> None:
+    for text in ("{", "{}", "[]"):
+        (tmp_path / RUN).write_text(text)
+        with pytest.raises(UsageError, match=r"run\.json: not readable; --overwrite starts over"):
+            RunFolder(tmp_path, CONFIG)
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path / "file" / "folder"):
+        with pytest.raises(RealignError, match="cannot make the folder"):
+            RunFolder(path, CONFIG)

@@ -1,0 +1,171 @@
+"""The runner of map stages: every record comes out once, in order, whatever fails, and what is finished is kept."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from realign_cli.errors import RecordError, UsageError
+from realign_cli.plumbing.console import Summary
+from realign_cli.plumbing.folder import RunFolder
+from realign_cli.plumbing.run import run_map
+from realign_cli.plumbing.source import METADATA, Entry, read_records
+from realign_cli.records import Item, Outcome, Record, Tag
+
+
+class Grey:
+    """Makes an image of the id's number, and a picture of it."""
+
+    name, needs, looks, uses = "grey", {}, False, ()
+
+    def __init__(self) -> None:
+        self.batches: list[list[str]] = []
+
+    def done(self, record: Record) -> bool:
+        return bool(record.file_name)
+
+    def __call__(self, items: Sequence[Item]) -> list[Outcome | RecordError]:
+        self.batches.append([item.record.id for item in items])
+        images = [Image.new("RGB", (2, 2), (int(item.record.id),) * 3) for item in items]
+        return [Outcome(image=image, pictures={"copy": image}) for image in images]
+
+
+class Shade:
+    """Tags an image with its shade; cannot do black."""
+
+    name, needs, looks, uses = "shade", {}, True, ()
+
+    def done(self, record: Record) -> bool:
+        return record.tags is not None
+
+    def __call__(self, items: Sequence[Item]) -> list[Outcome | RecordError]:
+        return [self.shade(item) for item in items]
+
+    def shade(self, item: Item) -> Outcome | RecordError:
+        assert item.image is not None
+        value = item.image.getpixel((0, 0))[0]
+        return Outcome({"tags": [Tag(label=str(value), confidence=1.0)]}) if value else RecordError("dark", "is black")
+
+
+class Count:
+    """Adds a key of its own; needs tags."""
+
+    name, needs, looks, uses = "count", {"tags": "shade"}, False, ()
+
+    def done(self, record: Record) -> bool:
+        return False
+
+    def __call__(self, items: Sequence[Item]) -> list[Outcome | RecordError]:
+        return [Outcome({"of_mine": len(item.record.tags or [])}) for item in items]
+
+
+def entries(*ids: str) -> list[Entry]:
+    return [Entry(Record(id=i, text="a"), f"prompts:{n}") for n, i in enumerate(ids, 1)]
+
+
+def run(
+    source: Iterable[Entry], *stages: object, out: Path | None = None, batch_size: int = 2
+) -> tuple[Summary, list[dict[str, object]]]:
+    """The summary, and the records that went into the pipe."""
+    folder = RunFolder(out, {}) if out else None
+    stdout, sys.stdout = sys.stdout, io.StringIO()
+    try:
+        summary = run_map(source, stages, out=folder, batch_size=batch_size, quiet=True)  # type: ignore[arg-type]
+        return summary, [json.loads(line) for line in sys.stdout.getvalue().splitlines()]
+    finally:
+        sys.stdout = stdout
+
+
+def test_images_pictures_and_records(tmp_path: Path) -> None:
+    summary, piped = run(entries("5", "3", "4"), Grey(), out=tmp_path)
+    kept = list(read_records(str(tmp_path)))
+    assert [entry.record.id for entry in kept] == ["5", "3", "4"]
+    assert [entry.record.file_name for entry in kept] == ["5.png", "3.png", "4.png"]
+    assert [record["file_name"] for record in piped] == [str(tmp_path / name) for name in ("5.png", "3.png", "4.png")]
+    for name in ("3.png", "pictures/3-copy.png"):
+        assert Image.open(tmp_path / name).getpixel((0, 0)) == (3, 3, 3)
+    assert (summary.records, summary.kept, summary.failed) == (3, 0, 0)
+
+
+def test_stages_follow_each_other_and_skip_what_is_done(tmp_path: Path) -> None:
+    run(entries("1", "2"), Grey(), out=tmp_path)
+    first, second = read_records(str(tmp_path))
+    tagged = Entry(first.record.with_(tags=[]), first.place, first.base)
+    _, piped = run([tagged, second], Shade(), Count())
+    assert [(record["tags"], record["of_mine"]) for record in piped] == [
+        ([], 0),
+        ([{"label": "2", "confidence": 1.0}], 1),
+    ]
+
+
+def test_a_failed_record_goes_on_untouched(tmp_path: Path) -> None:
+    run(entries("1", "0", "2"), Grey(), out=tmp_path)
+    (tmp_path / "2.png").write_text("no image")
+    summary, piped = run(read_records(str(tmp_path)), Shade(), Count(), batch_size=3)
+    assert (summary.records, summary.failed) == (3, 2)
+    assert piped[0]["of_mine"] == 1
+    assert piped[1]["failures"] == [{"stage": "shade", "kind": "dark", "message": "is black"}]
+    assert [failure["kind"] for failure in piped[2]["failures"]] == ["unreadable_image"]  # type: ignore[attr-defined]
+    assert all("of_mine" not in record for record in piped[1:])
+    assert summary.failures[0] == f"{tmp_path / METADATA}:2: shade: is black"
+
+
+def test_failed_records_are_kept_with_their_images(tmp_path: Path) -> None:
+    run(entries("0", "1"), Grey(), out=tmp_path / "a")
+    (tmp_path / "a" / "1.png").unlink()
+    run(read_records(str(tmp_path / "a")), Shade(), out=tmp_path / "b")
+    black, gone = read_records(str(tmp_path / "b"))
+    assert [failure.kind for failure in (*black.record.failures, *gone.record.failures)] == ["dark", "missing_image"]
+    assert (tmp_path / "b" / black.record.file_name).read_bytes() == (tmp_path / "a" / "0.png").read_bytes()
+    assert gone.record.file_name == ""
+
+
+def test_a_missing_key_names_place_and_remedy() -> None:
+    with pytest.raises(UsageError, match=r"prompts:1: no 'tags'; run 'realign shade' first"):
+        run(entries("1"), Count())
+
+
+def test_an_interrupted_run_sees_the_same_batches(tmp_path: Path) -> None:
+    """A batch is computed whole again, though only what is missing is written."""
+    folder = RunFolder(tmp_path, {})
+    folder.add(Record(id="1", text="a", of_mine="kept"))
+    folder.flush()
+    grey = Grey()
+    summary, piped = run(entries("1", "2", "3"), grey, out=tmp_path)
+    assert grey.batches == [["1", "2"], ["3"]]
+    assert [record.get("of_mine") for record in piped] == ["kept", None, None]
+    assert (summary.records, summary.kept) == (3, 1)
+    again = Grey()
+    summary, _ = run(entries("1", "2", "3"), again, out=tmp_path)
+    assert (again.batches, summary.kept) == ([], 3)
+
+
+def test_continuing_with_more_and_with_fewer_records(tmp_path: Path) -> None:
+    run(entries("1", "2"), Grey(), out=tmp_path)
+    run(entries("3", "1"), Grey(), out=tmp_path)
+    assert [entry.record.id for entry in read_records(str(tmp_path))] == ["3", "1"]
+
+
+def test_another_record_under_a_known_id_is_refused(tmp_path: Path) -> None:
+    run(entries("1"), Grey(), out=tmp_path)
+    with pytest.raises(UsageError, match=r"prompts:1: .* holds another record '1' \(text differ\); --overwrite"):
+        run([Entry(Record(id="1", text="b"), "prompts:1")], Grey(), out=tmp_path)
+
+
+def test_input_whose_key_the_stage_completed_is_no_other_record(tmp_path: Path) -> None:
+    """As segment completes the objects of score."""
+    source = [Entry(Record.model_validate({"id": "1", "text": "a", "tags": [{"label": "b", "confidence": 1.0}]}), "p:1")]
+
+    class Complete(Grey):
+        def __call__(self, items: Sequence[Item]) -> list[Outcome | RecordError]:
+            return [Outcome({"tags": [Tag(label="b", confidence=1.0, box=[1, 2])]}) for _ in items]
+
+    run(source, Complete(), out=tmp_path)
+    summary, _ = run(source, Complete(), out=tmp_path)
+    assert summary.kept == 1

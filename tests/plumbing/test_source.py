@@ -1,0 +1,174 @@
+"""Records and prompts are read from anywhere; what cannot be used is named with file and line, and no name leads out."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from realign_cli.errors import RecordError, UsageError
+from realign_cli.plumbing.source import (
+    METADATA,
+    Shard,
+    count_records,
+    image_path,
+    journal_path,
+    open_image,
+    read_prompts,
+    read_records,
+)
+from realign_cli.records import Record
+
+
+def write(folder: Path, text: str | bytes) -> Path:
+    path = folder / METADATA
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def line(record_id: str) -> str:
+    return f'{{"text": "a", "id": "{record_id}"}}\n'
+
+
+class TestRecords:
+    def test_folder_file_and_pipe(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        text = "\ufeff" + line("0") + "\n" + line("1").replace("a", "\u2028")
+        path = write(tmp_path, text)
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+        for source, name, base in ((tmp_path, path, tmp_path), (path, path, tmp_path), ("-", "stdin", None)):
+            entries = list(read_records(str(source)))
+            assert [(e.record.id, e.place, e.base) for e in entries] == [
+                ("0", f"{name}:1", base),
+                ("1", f"{name}:3", base),
+            ]
+        assert (count_records(str(tmp_path)), count_records("-")) == (2, None)
+
+    @pytest.mark.parametrize(
+        ("text", "complaint"),
+        [
+            ("", "no records"),
+            (line("0") + '{"text": "b', ":2: not a JSON record"),
+            (line("0").encode() + b'{"text": "\xff"}', ":2: not UTF-8"),
+            (line("0") + line("1") + line("0"), ":3: id '0' was used before, at "),
+        ],
+    )
+    def test_unusable_file(self, tmp_path: Path, text: str, complaint: str) -> None:
+        write(tmp_path, text)
+        with pytest.raises(UsageError, match=re.escape(complaint)):
+            list(read_records(str(tmp_path)))
+
+    def test_nothing_there(self, tmp_path: Path) -> None:
+        for source, complaint in ((tmp_path, "no metadata.jsonl"), (tmp_path / "b", "no such folder or file")):
+            with pytest.raises(UsageError, match=complaint):
+                list(read_records(str(source)))
+        journal_path(tmp_path).touch()
+        with pytest.raises(UsageError, match="interrupted: run its command again"):
+            list(read_records(str(tmp_path)))
+
+
+class TestImages:
+    def path(self, name: str, base: Path | None) -> Path:
+        return image_path(Record(id="7", text="a", file_name=name), base)
+
+    def test_inside_its_folder(self, tmp_path: Path) -> None:
+        assert self.path("more/a.png", tmp_path) == tmp_path / "more" / "a.png"
+        assert self.path(str(tmp_path / "a.png"), None) == tmp_path / "a.png"
+
+    @pytest.mark.parametrize("name", ["../a.png", "more/../../a.png", "/a.png", r"\a.png", r"C:\a.png", r"C:a.png"])
+    def test_leaves_its_folder(self, tmp_path: Path, name: str) -> None:
+        with pytest.raises(RecordError, match="leaves its folder"):
+            self.path(name, tmp_path)
+
+    def test_link_that_leaves_its_folder(self, tmp_path: Path) -> None:
+        (tmp_path / "folder").mkdir()
+        os.symlink(tmp_path, tmp_path / "folder" / "out")
+        with pytest.raises(RecordError, match="leaves its folder"):
+            self.path("out/a.png", tmp_path / "folder")
+
+    def test_relative_on_a_pipe(self) -> None:
+        for name in ("a.png", "", "/a\0.png"):
+            with pytest.raises(RecordError):
+                self.path(name, None)
+
+    def test_any_mode_becomes_rgb(self, tmp_path: Path) -> None:
+        path = tmp_path / "a.png"
+        for mode, colour, seen in (("L", 7, (7, 7, 7)), ("RGBA", (9, 9, 9, 0), (255, 255, 255)), ("P", 0, (0, 0, 0))):
+            Image.new(mode, (2, 2), colour).save(path)
+            assert open_image(path).mode == "RGB"
+            assert open_image(path).getpixel((0, 0)) == seen
+
+    def test_turned_photograph_is_upright(self, tmp_path: Path) -> None:
+        image = Image.new("RGB", (4, 2))
+        exif = image.getexif()
+        exif[0x0112] = 6  # orientation: turn by 90 degrees
+        image.save(tmp_path / "a.jpg", exif=exif)
+        assert open_image(tmp_path / "a.jpg").size == (2, 4)
+
+    def test_not_an_image(self, tmp_path: Path) -> None:
+        path = tmp_path / "a.png"
+        kinds = []
+        whole = io.BytesIO()
+        Image.effect_noise((64, 64), 80).save(whole, "PNG")
+        for content in (None, b"", b"text", whole.getvalue()[:-1000]):
+            if content is not None:
+                path.write_bytes(content)
+            with pytest.raises(RecordError, match=r"a\.png: .*; generate it again") as error:
+                open_image(path)
+            kinds.append(error.value.kind)
+        assert kinds == ["missing_image", *["unreadable_image"] * 3]
+
+
+class TestPrompts:
+    def read(self, folder: Path, name: str, text: str) -> list[tuple[str, str, int]]:
+        path = folder / name
+        path.write_text(text)
+        return [(e.record.id, e.record.text, e.record.seed) for e in read_prompts(path, 42)]
+
+    def test_text(self, tmp_path: Path) -> None:
+        text = "\ufeffa red circle\r\n\n a blue\u2028square \n"
+        assert self.read(tmp_path, "a.txt", text) == [("000000", "a red circle", 42), ("000001", "a blue\u2028square", 42)]
+
+    def test_json_lines(self, tmp_path: Path) -> None:
+        text = '{"prompt": "a", "text": "b"}\n{"text": "b", "id": "x", "seed": 7, "more": 1}\n{"caption": "c"}'
+        expected = [("000000", "a", 42), ("x", "b", 7), ("000002", "c", 42)]
+        assert self.read(tmp_path, "a.jsonl", text) == expected
+
+    @pytest.mark.parametrize(
+        ("name", "text", "complaint"),
+        [
+            ("a.txt", " \n\n", "a.txt: no prompts in this file"),
+            ("a.jsonl", '{"prompt": "a"}\n{"prompt": ', "a.jsonl:2: not JSON"),
+            ("a.jsonl", '{"prompt": 1}', "a.jsonl:1: no 'prompt', 'text' or 'caption'"),
+            ("a.jsonl", '{"prompt": "a", "id": "../x"}', "a.jsonl:1: id: "),
+            ("a.jsonl", '{"prompt": "a", "id": "000001"}\n{"prompt": "b"}', "a.jsonl:2: id '000001' was used before"),
+        ],
+    )
+    def test_unusable(self, tmp_path: Path, name: str, text: str, complaint: str) -> None:
+        with pytest.raises(UsageError, match=re.escape(complaint)):
+            self.read(tmp_path, name, text)
+
+    def test_no_file(self, tmp_path: Path) -> None:
+        for path in (tmp_path / "none.txt", tmp_path):
+            with pytest.raises(UsageError, match="--prompts takes a .txt or .jsonl file"):
+                list(read_prompts(path, 42))
+        (tmp_path / "a.txt").write_bytes(b"\xff")
+        with pytest.raises(UsageError, match=r"a\.txt: not UTF-8 text"):
+            list(read_prompts(tmp_path / "a.txt", 42))
+
+
+class TestShard:
+    def test_parts_make_the_whole(self) -> None:
+        ids = [f"{i:06d}" for i in range(300)]
+        parts = [[i for i in ids if Shard(k, 3).owns(i)] for k in (1, 2, 3)]
+        assert sorted(sum(parts, [])) == ids
+        assert min(map(len, parts)) > 50
+
+    @pytest.mark.parametrize("text", ["0/2", "3/2", "1", "1/0", "a/b", "-1/2", "1/2/3", ""])
+    def test_nonsense(self, text: str) -> None:
+        with pytest.raises(UsageError, match="write i/n"):
+            Shard.parse(text)

@@ -1,0 +1,65 @@
+"""A preset is data: what --set may change, and how it says no."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+from realign_cli import presets
+from realign_cli.errors import UsageError
+
+
+def test_overrides_keep_the_type() -> None:
+    preset = presets.load("tiny", ["tagger.threshold=1", "refine.splice=false", "blip.checkpoint=here=there"])
+    assert preset.section("tagger")["threshold"] == 1.0
+    assert type(preset.section("tagger")["threshold"]) is float
+    assert preset.section("refine")["splice"] is False
+    assert preset.section("blip")["checkpoint"] == "here=there"
+    assert presets.load("tiny").section("refine")["splice"] is True
+
+
+@pytest.mark.parametrize(
+    ("override", "complaint"),
+    [
+        ("tagger.treshold=0.5", "did you mean 'tagger.threshold'?"),
+        ("steps=5", "no such key"),
+        ("tagger.threshold", "write section.key=value"),
+        ("tagger.threshold=high", "tagger.threshold takes a float"),
+        ("generator.steps=2.5", "generator.steps takes a int"),
+        ("generator.steps=true", "generator.steps takes a int"),
+        ("refine.splice=1", "refine.splice takes a bool"),
+    ],
+)
+def test_bad_override(override: str, complaint: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(complaint)):
+        presets.load("tiny", [override])
+
+
+def test_unknown_names() -> None:
+    with pytest.raises(UsageError, match="no such preset; did you mean 'tiny'"):
+        presets.load("tini")
+    with pytest.raises(UsageError, match="no such file"):
+        presets.load("mine.toml")
+    with pytest.raises(UsageError, match=r"preset 'tiny' has no \[upscaler\]"):
+        presets.load("tiny").section("upscaler")
+
+
+def test_file_of_your_own(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text("batch_size = 3\n[tagger]\nthreshold = 0.5\n")
+    preset = presets.load(str(file), ["tagger.threshold=0.7"])
+    assert (preset.name, preset.batch_size, preset.section("tagger")) == ("mine", 3, {"threshold": 0.7})
+    file.write_text("[tagger\n")
+    with pytest.raises(UsageError, match=r"mine\.toml: not TOML"):
+        presets.load(str(file))
+
+
+@pytest.mark.parametrize("name", presets.names())
+def test_every_adapter_exists(name: str) -> None:
+    for role, section in presets.load(name).sections.items():
+        if role != "refine":
+            module, _, adapter = section["adapter"].partition(":")
+            assert callable(getattr(importlib.import_module(module), adapter)), role

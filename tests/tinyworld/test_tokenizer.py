@@ -1,0 +1,45 @@
+from itertools import islice
+from pathlib import Path
+
+import pytest
+from transformers import CLIPTokenizer
+
+from realign_cli.tinyworld import scenes
+from realign_cli.tinyworld.tokenizer import clip_tokenizer
+
+
+@pytest.fixture(params=["built", "reloaded"])
+def tokenizer(request: pytest.FixtureRequest, tmp_path: Path) -> CLIPTokenizer:
+    built = clip_tokenizer(scenes.words(), 24)
+    if request.param == "built":
+        return built
+    built.save_pretrained(tmp_path)
+    return CLIPTokenizer.from_pretrained(tmp_path)
+
+
+def test_every_word_is_one_token_of_its_own(tokenizer: CLIPTokenizer):
+    ids = [tokenizer(word).input_ids for word in scenes.words()]
+    assert all(len(row) == 3 for row in ids)
+    assert len({row[1] for row in ids} | set(tokenizer.all_special_ids)) == len(scenes.words()) + 3 == len(tokenizer)
+
+
+def test_captions_have_one_token_per_word(tokenizer: CLIPTokenizer):
+    for scene in islice(scenes.scenes(1), 200):
+        ids = tokenizer(scene.caption).input_ids
+        assert len(ids) == len(scene.caption.replace(",", " ,").split()) + 2
+        assert tokenizer.unk_token_id not in ids
+
+
+def test_frame_padding_and_case(tokenizer: CLIPTokenizer):
+    ids = tokenizer("A Red  circle", padding="max_length").input_ids
+    assert len(ids) == 24
+    assert ids[0] == tokenizer.bos_token_id
+    assert set(ids[4:]) == {tokenizer.eos_token_id}
+    assert ids == tokenizer("a red circle", padding="max_length").input_ids
+
+
+def test_unknown_words_are_unknown(tokenizer: CLIPTokenizer):
+    known, unknown = tokenizer("a ring").input_ids, tokenizer("a book").input_ids
+    assert unknown[:2] == known[:2]
+    assert set(unknown[2:-1]) == {tokenizer.unk_token_id}
+    assert known[2] not in tokenizer("rings").input_ids
