@@ -61,12 +61,20 @@ def _guarded(function: Callable[..., None], name: str) -> Callable[..., None]:
         except KeyboardInterrupt:
             _say(f"realign {name}: interrupted; what is finished is kept, and the same command continues")
             raise typer.Exit(130) from None
-        except BrokenPipeError:
-            # The reader has what it wanted. Point stdout elsewhere so that Python's flush at exit stays silent too.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except BrokenPipeError:  # the reader has what it wanted
+            _close_stdout()
             raise typer.Exit(141) from None
+        except OSError as error:  # a full disk, a folder that may not be read
+            _say(f"realign {name}: {error}")
+            _close_stdout()
+            raise typer.Exit(1) from None
 
     return command
+
+
+def _close_stdout() -> None:
+    """Point it elsewhere, so that Python's flush at exit stays silent."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _say(line: str) -> None:
@@ -75,7 +83,7 @@ def _say(line: str) -> None:
     console.print(plain(line), style="red", soft_wrap=True)
 
 
-for _name, _function in {
+_COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo.demo,
     "generate": generate.generate,
     "caption-reward": caption_reward.caption_reward,
@@ -84,5 +92,6 @@ for _name, _function in {
     "segment": segment.segment,
     "refine": refine.refine,
     "eval": eval.eval_,
-}.items():
+}
+for _name, _function in _COMMANDS.items():
     app.command(_name)(_guarded(spread(_function), _name))

@@ -5,12 +5,19 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
 
 _MODELS, _RUN, _SCREEN = "Models", "Run", "Screen"
+
+
+class Device(StrEnum):
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
 
 
 @dataclass(frozen=True)
@@ -35,9 +42,7 @@ class Common:
             rich_help_panel=_MODELS,
         ),
     ] = field(default_factory=list)
-    device: Annotated[
-        str, typer.Option(metavar="auto|cpu|cuda", help="Where the models run.", rich_help_panel=_MODELS)
-    ] = "auto"
+    device: Annotated[Device, typer.Option(help="Where the models run.", rich_help_panel=_MODELS)] = Device.auto
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Say nothing but errors.", rich_help_panel=_SCREEN)
     ] = False
@@ -97,7 +102,7 @@ def spread(function: Callable[..., None]) -> Callable[..., None]:
         inspect.Parameter(
             one.name,
             inspect.Parameter.KEYWORD_ONLY,
-            default=one.default if one.default is not MISSING else one.default_factory(),  # type: ignore[misc]
+            default=one.default if one.default is not MISSING else one.default_factory(),  # type: ignore[operator]
             annotation=types[one.name],
         )
         for one in fields(options)

@@ -126,10 +126,14 @@ class Outcome:
 class Stage(Protocol):
     """A function from a batch of items to one outcome, or one error, for each."""
 
-    name: str  # of the command
-    needs: Mapping[str, str]  # key of a record -> the command that adds it
-    looks: bool  # at images
-    uses: Sequence[str]  # sections of the preset
+    @property
+    def name(self) -> str: ...  # of the command
+    @property
+    def needs(self) -> Mapping[str, str]: ...  # key of a record -> the command that adds it
+    @property
+    def looks(self) -> bool: ...  # at images
+    @property
+    def uses(self) -> Sequence[str]: ...  # sections of the preset
 
     def done(self, record: Record) -> bool:
         """Whether the record has what this stage adds."""

@@ -1,9 +1,13 @@
 """From the names in a preset to loaded models; the only place that imports an adapter, and only when it is needed."""
 
+# mypy: disable-error-code="no-any-return"
+# An adapter is named by a string, so its type is known only to the preset.
+
 from __future__ import annotations
 
 import hashlib
 import importlib
+import inspect
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
@@ -29,12 +33,14 @@ class Models:
 
     @cached_property
     def device(self) -> str:
+        if self._device == "cpu":
+            return "cpu"
         import torch
 
-        if self._device != "auto":
-            return self._device
         if torch.cuda.is_available():
             return "cuda"
+        if self._device == "cuda":
+            raise RealignError("--device cuda: no GPU is present; without --device the models run on the CPU")
         if self.preset.needs_gpu:
             raise RealignError(
                 f"preset '{self.preset.name}' wants a GPU and none is present; --preset tiny runs on a CPU without a "
@@ -60,7 +66,7 @@ class Models:
 
     @cached_property
     def scorer(self) -> roles.Scorer:
-        return self._load("scorer", device=None)  # runs on no device: it must not cost an import of torch
+        return self._load("scorer", on_device=False)  # runs on no device: it must not cost an import of torch
 
     @cached_property
     def detector(self) -> roles.Detector:
@@ -89,17 +95,18 @@ class Models:
             described[name] = section
         return {"preset": self.preset.name, "settings": described}
 
-    def _load(self, role: str, device: str | None = "") -> Any:
+    def _load(self, role: str, *, on_device: bool = True) -> Any:
         options = dict(self.preset.section(role))
-        adapter, checkpoint = options.pop("adapter"), options.pop("checkpoint")
+        adapter, checkpoint = options.pop("adapter", ""), options.pop("checkpoint", "")
         module, _, name = adapter.partition(":")
         try:
             factory = getattr(importlib.import_module(module), name)
-        except (ImportError, AttributeError) as error:
+            inspect.signature(factory).bind(checkpoint, device="", **options)
+        except (ImportError, AttributeError, ValueError, TypeError) as error:
             raise UsageError(f"preset '{self.preset.name}': [{role}] adapter {adapter!r}: {error}") from None
         if checkpoint.startswith(_PACKAGE):
             checkpoint = str(_packaged(checkpoint.removeprefix(_PACKAGE)))
-        return factory(checkpoint, device=self.device if device == "" else device, **options)
+        return factory(checkpoint, device=self.device if on_device else None, **options)
 
 
 def _packaged(name: str) -> Path:
@@ -116,7 +123,10 @@ def _digest(name: str) -> str:
 
 
 def _sums(name: str) -> dict[str, str]:
-    lines = (_WEIGHTS / "SHA256SUMS").read_text().splitlines()
+    listing = _WEIGHTS / "SHA256SUMS"
+    if not listing.is_file():
+        raise RealignError(f"{listing}: missing; install realign again")
+    lines = listing.read_text().splitlines()
     sums = {path: digest for digest, path in (line.split("  ", 1) for line in lines) if path.startswith(f"{name}/")}
     if not sums:
         raise UsageError(f"no packaged weights named '{name}'")

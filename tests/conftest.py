@@ -1,4 +1,4 @@
-"""`realign(...)` and `shell(...)` run the program as a user does: in processes of their own, offline, without colour."""
+"""`realign(...)` and `shell(...)` run the program as a user does: in its own processes, offline, without colour."""
 
 from __future__ import annotations
 
@@ -42,3 +42,15 @@ def shell() -> Callable[[str, Path], Finished]:
         return subprocess.run(["bash", "-c", script], capture_output=True, text=True, cwd=cwd)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def coarse(realign: Callable[..., Finished], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of four generated images; `prompts.txt` lies beside it. Read it, do not write into it."""
+    folder = tmp_path_factory.mktemp("world")
+    (folder / "prompts.txt").write_text(
+        "a red circle and a blue square\na green ring above a yellow triangle\na pink cross\nan orange square\n"
+    )
+    done = realign("generate", "--prompts", "prompts.txt", "--out", "coarse", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "coarse"

@@ -1,4 +1,4 @@
-"""A record comes out of `dump_line` as it went into `parse_line`; whatever is not a record is named by place and field."""
+"""A record is written as it was read, unknown keys included; what is not a record is named by place and field."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ def test_round_trip_with_unknown_keys(data: dict[str, object]) -> None:
             "f:3: objects.0.likelihood: Value error, must be 2, 0.5 or 0",
         ),
         (
-            '{"text": "a", "id": "7", "objects": [{"label": "b", "phrase": "", "likelihood": 2, "boxes": [[1, 2, 3]]}]}',
-            "f:3: objects.0.boxes.0.3: Field required",
+            '{"text": "a", "id": "7", "objects": [{"label": "b", "phrase": "", "likelihood": 0, "boxes": [[1, 2]]}]}',
+            "f:3: objects.0.boxes.0.2: Field required",
         ),
     ],
 )

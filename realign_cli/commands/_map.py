@@ -81,5 +81,5 @@ def _not_in_place(options: Run) -> None:
     if isinstance(options, Map) and options.source != "-" and options.out:
         source = Path(options.source)
         folder = source if source.is_dir() else source.parent
-        if folder.resolve() == options.out.resolve():
-            raise UsageError(f"--in and --out are the same folder {options.out}; give --out another name")
+        if folder.resolve().is_relative_to(options.out.resolve()):
+            raise UsageError(f"--in {options.source} lies in --out {options.out}; give --out another folder")

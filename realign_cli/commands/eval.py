@@ -50,7 +50,8 @@ def eval_(
     from rich.console import Console
 
     from realign_cli import presets
-    from realign_cli.plumbing import atomic, source as sources
+    from realign_cli.plumbing import atomic
+    from realign_cli.plumbing import source as sources
     from realign_cli.plumbing.console import Verbosity, progress, table
     from realign_cli.registry import Models
     from realign_cli.stages.eval import FID, Evaluate, compare, frechet

@@ -34,7 +34,7 @@ def headroom(logits: Tensor) -> tuple[Tensor, Tensor]:
 
 def strength(timestep: float, weight: float, power: float) -> float:
     """lambda_t = w * (t / 1000)^power: strongest in the first steps, which settle the layout."""
-    return weight * (timestep / 1000) ** power
+    return weight * math.pow(timestep / 1000, power)
 
 
 def modulation_weight(strength: float, area: Tensor, score: Tensor | float = 1.0, *, clamp: bool) -> Tensor:
@@ -123,7 +123,7 @@ def token_score(tokens: Tensor, likelihoods: Tensor, elsewhere: float) -> Tensor
 def row_range(query: Tensor, key: Tensor) -> Tensor:
     """max - min over the keys of each query's logits, float32 (..., N), a block of rows at a time."""
     ranges = []
-    for rows in query.split(_ROWS_AT_ONCE, dim=-2):
+    for rows in torch.split(query, _ROWS_AT_ONCE, dim=-2):
         low, high = torch.aminmax(logits(rows, key), dim=-1)
         ranges.append(high.float() - low.float())
     return torch.cat(ranges, dim=-1)

@@ -1,7 +1,8 @@
 """BLIP-2 (Li et al., 2023): captions, the text encoder of Eq. 4, and the image-text scores of the evaluation.
 
 The text side of BLIP-2's first stage and its captioner are two checkpoints, because the captioning Q-Former carries no
-text layers. The functions at the end of the module take tensors and are differentiable in the pixels.
+text layers. A checkpoint is a folder or a hub id, `revision` a commit of the latter; `RealignError` is raised where
+there is none or it cannot be reached. The functions that take tensors are differentiable in the pixels.
 """
 
 from __future__ import annotations
@@ -41,11 +42,19 @@ M = TypeVar("M", bound=PreTrainedModel)
 class Blip2Captioner:
     """`roles.Captioner`: greedy or beam search, no sampling."""
 
-    def __init__(self, checkpoint: Checkpoint, *, device: str, max_new_tokens: int = 30, num_beams: int = 1) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        device: str,
+        max_new_tokens: int = 30,
+        num_beams: int = 1,
+        revision: str | None = None,
+    ) -> None:
         # The language model holds most of the weights; half precision lets the published ones fit a common GPU.
         dtype = torch.float32 if torch.device(device).type == "cpu" else torch.float16
-        self.model = load(Blip2ForConditionalGeneration, checkpoint, device, dtype)
-        self.tokenizer = load_tokenizer(checkpoint)
+        self.model = _load(Blip2ForConditionalGeneration, checkpoint, device, revision, dtype)
+        self.tokenizer = _load_tokenizer(checkpoint, revision)
         self.max_new_tokens = max_new_tokens
         self.num_beams = num_beams
 
@@ -69,9 +78,9 @@ class Blip2Captioner:
 class Blip2TextEncoder:
     """`roles.TextEncoder`, f_enc of Eq. 4: the projected first token of BLIP-2's text branch."""
 
-    def __init__(self, checkpoint: Checkpoint, *, device: str) -> None:
-        self.model = load(Blip2TextModelWithProjection, checkpoint, device)
-        self.tokenizer = load_tokenizer(checkpoint)
+    def __init__(self, checkpoint: Checkpoint, *, device: str, revision: str | None = None) -> None:
+        self.model = _load(Blip2TextModelWithProjection, checkpoint, device, revision)
+        self.tokenizer = _load_tokenizer(checkpoint, revision)
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> Tensor:
@@ -87,9 +96,9 @@ class Blip2Judge:
     image and text match.
     """
 
-    def __init__(self, checkpoint: Checkpoint, *, device: str) -> None:
-        self.model = load(Blip2ForImageTextRetrieval, checkpoint, device)
-        self.tokenizer = load_tokenizer(checkpoint)
+    def __init__(self, checkpoint: Checkpoint, *, device: str, revision: str | None = None) -> None:
+        self.model = _load(Blip2ForImageTextRetrieval, checkpoint, device, revision)
+        self.tokenizer = _load_tokenizer(checkpoint, revision)
 
     @torch.no_grad()
     def judge(self, images: Sequence[Image], prompts: Sequence[str]) -> dict[str, list[float | None]]:
@@ -190,16 +199,13 @@ def match_logits(model: Blip2ForImageTextRetrieval, patches: Tensor, text: Mappi
     return model.itm_head(hidden[:, :length]).mean(1)
 
 
-def load(kind: type[M], checkpoint: Checkpoint, device: str, dtype: torch.dtype = torch.float32) -> M:
-    """Load a transformers model for inference from a folder or a hub id.
-
-    Raises:
-        RealignError: there is no such folder or checkpoint, or it cannot be reached.
-    """
+def _load(
+    kind: type[M], checkpoint: Checkpoint, device: str, revision: str | None, dtype: torch.dtype = torch.float32
+) -> M:
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # one checkpoint serves several classes: unused weights are no news
     try:
-        model = kind.from_pretrained(checkpoint, dtype=dtype)
+        model = kind.from_pretrained(checkpoint, revision=revision, dtype=dtype)
     except OSError as error:
         raise cannot_load(checkpoint, error) from None
     finally:
@@ -207,10 +213,9 @@ def load(kind: type[M], checkpoint: Checkpoint, device: str, dtype: torch.dtype 
     return model.to(device).eval().requires_grad_(False)
 
 
-def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
-    """The tokenizer beside a model; raises `RealignError` like `load`."""
+def _load_tokenizer(checkpoint: Checkpoint, revision: str | None) -> PreTrainedTokenizerBase:
     try:
-        return AutoTokenizer.from_pretrained(checkpoint)
+        return AutoTokenizer.from_pretrained(checkpoint, revision=revision)
     except OSError as error:
         raise cannot_load(checkpoint, error) from None
 

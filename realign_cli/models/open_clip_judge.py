@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import open_clip
 import torch
+from huggingface_hub import snapshot_download
 
 from realign_cli.models.blip2 import Checkpoint, cannot_load, images_to_input
 
@@ -19,17 +20,17 @@ if TYPE_CHECKING:
 class OpenClipJudge:
     """`roles.Judge`: the cosine of image and text, in [-1, 1], neither clipped nor scaled, in one named column.
 
-    `checkpoint` is a folder or a hub id in open_clip's layout: `open_clip_config.json`, weights and tokenizer. The
-    model must read CLIP's image normalisation, as CLIP and NegCLIP do.
+    `checkpoint` is a folder or a hub id (`revision`: its commit) in open_clip's layout: `open_clip_config.json`,
+    weights in safetensors, tokenizer. The model must read CLIP's image normalisation, as CLIP and NegCLIP do.
 
     Raises:
         RealignError: there is no such checkpoint, or it cannot be reached.
     """
 
-    def __init__(self, checkpoint: Checkpoint, *, device: str, column: str) -> None:
-        schema = "local-dir" if Path(checkpoint).is_dir() else "hf-hub"
-        name = f"{schema}:{os.fspath(checkpoint)}"
+    def __init__(self, checkpoint: Checkpoint, *, device: str, column: str, revision: str | None = None) -> None:
         try:
+            # open_clip's own way to a hub id knows no revision.
+            name = f"local-dir:{_folder(os.fspath(checkpoint), revision)}"
             model = open_clip.create_model(name, device=device, require_pretrained=True)
             self.tokenizer = open_clip.get_tokenizer(name)
         except (OSError, ValueError, RuntimeError) as error:
@@ -47,3 +48,9 @@ class OpenClipJudge:
         seen = self.model.encode_image(pixels.to(self.device), normalize=True)
         read = self.model.encode_text(self.tokenizer(list(prompts)).to(self.device), normalize=True)
         return {self.column: (seen * read).sum(-1).tolist()}
+
+
+def _folder(checkpoint: str, revision: str | None) -> str:
+    if Path(checkpoint).is_dir():
+        return checkpoint
+    return snapshot_download(checkpoint, revision=revision, allow_patterns=["*.json", "*.txt", "*.safetensors"])

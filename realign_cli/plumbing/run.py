@@ -29,7 +29,7 @@ def run_map(
     """Run `stages` one after the other over every batch of `entries`.
 
     All but the last stage are skipped for records that have what they add. With `out`, records, images and
-    pictures are kept there; with `echo`, records go to stdout unless it is a terminal. Records that failed pass through.
+    pictures are kept there; with `echo`, records go to stdout unless it is a terminal. Failed records pass through.
 
     Raises:
         UsageError: a record lacks a key that its stage needs, or `out` holds another record under the same id.
@@ -46,8 +46,8 @@ def run_map(
             work = [_Work(entry) for entry in batch] if len(done) < len(batch) else []
             for stage in stages:
                 _apply(stage, work, only_missing=stage is not stages[-1])
-            for entry, current in zip(batch, work or [None] * len(batch), strict=True):
-                record = done.get(entry.record.id) or _store(current, out)
+            for i, entry in enumerate(batch):
+                record = done.get(entry.record.id) or _store(work[i], out)
                 if pipe:
                     _echo(record, out.path if out else entry.base, pipe)
                 summary.failed += bool(record.failures)
@@ -112,7 +112,8 @@ def _kept(batch: Sequence[Entry], out: RunFolder | None) -> dict[str, Record]:
         if record is None:
             continue
         now, then = entry.record.model_dump(exclude_unset=True), record.model_dump()
-        differing = [key for key in now if key not in ("file_name", "failures") and not _extends(then.get(key), now[key])]
+        given = [key for key in now if key not in ("file_name", "failures")]
+        differing = [key for key in given if not _extends(then.get(key), now[key])]
         if differing:
             raise UsageError(
                 f"{entry.place}: {out.path} holds another record {record.id!r} ({', '.join(differing)} differ); "

@@ -169,7 +169,8 @@ def _json_prompt(line: str, place: str, number: str, seed: int) -> Entry:
         data = json.loads(line)
     except ValueError as error:
         raise UsageError(f"{place}: not JSON ({error})") from None
-    names = [name for name in ("prompt", "text", "caption") if isinstance(data, dict) and isinstance(data.get(name), str)]
+    keys = ("prompt", "text", "caption") if isinstance(data, dict) else ()
+    names = [name for name in keys if isinstance(data.get(name), str)]
     if not names:
         raise UsageError(f"{place}: no 'prompt', 'text' or 'caption' with a string in it")
     record = {"seed": seed, "id": number} | {k: data[k] for k in ("id", "seed") if k in data} | {"text": data[names[0]]}

@@ -41,8 +41,8 @@ def strip(
     canvas = Image.new("RGB", (3 * _TILE + 8, _TILE + lines * _LINE + 6), "white")
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=13)
     for i, tile in enumerate(tiles):
-        scaled = tile.resize((_TILE, _TILE), Image.Resampling.NEAREST if tile.width < _TILE else Image.Resampling.LANCZOS)
-        canvas.paste(scaled, (i * (_TILE + 4), 0))
+        filtering = Image.Resampling.NEAREST if tile.width < _TILE else Image.Resampling.LANCZOS
+        canvas.paste(tile.resize((_TILE, _TILE), filtering), (i * (_TILE + 4), 0))
     chosen = 0 if kept == "coarse" else 2 * (_TILE + 4)
     draw.rectangle((chosen, 0, chosen + _TILE - 1, _TILE - 1), outline=(0, 158, 115), width=3)
     draw.text((2, _TILE + 2), f"{prompt}   (kept: {kept})", fill="black", font=font)

@@ -39,16 +39,17 @@ class Refine:
         plans = [_plan(item.record) for item in items]
         planned = {i: plan for i, plan in enumerate(plans) if plan and not isinstance(plan, RecordError)}
         finals = self._regenerate(items, planned)
-        choices = self._choose(items, finals)
+        images = [item.image for item in items if item.image]
+        choices = self._choose(items, images, finals)
         outcomes: list[Outcome | RecordError] = []
         for i, (item, plan) in enumerate(zip(items, plans, strict=True)):
             if isinstance(plan, RecordError):
                 outcomes.append(plan)
                 continue
             choice = choices.get(i, Refinement(kept="coarse"))
-            final = finals.get(i, item.image)
-            picture = strip(item.record.text, item.image, plan, final, choice.kept)
-            kept = final if choice.kept == "final" else item.image
+            final = finals.get(i, images[i])
+            picture = strip(item.record.text, images[i], plan, final, choice.kept)
+            kept = final if choice.kept == "final" else images[i]
             outcomes.append(Outcome({"refine": choice}, image=kept, pictures={"strip": picture}))
         return outcomes
 
@@ -57,11 +58,13 @@ class Refine:
         images = self._models.generator.generate(requests, self._modulation) if requests else []
         return dict(zip(plans, images, strict=True))
 
-    def _choose(self, items: Sequence[Item], finals: Mapping[int, Image]) -> dict[int, Refinement]:
+    def _choose(
+        self, items: Sequence[Item], images: Sequence[Image], finals: Mapping[int, Image]
+    ) -> dict[int, Refinement]:
         if self._keep == "final" or not finals:
             return {i: Refinement(kept="final") for i in finals}
         prompts = [items[i].record.text for i in finals]
-        before = captions(self._models, [items[i].image for i in finals], prompts)
+        before = captions(self._models, [images[i] for i in finals], prompts)
         after = captions(self._models, list(finals.values()), prompts)
         return {
             i: Refinement(kept="final" if new.reward > old.reward else "coarse", coarse=old, final=new)

@@ -40,7 +40,7 @@ class Segment:
             complete = []
             for one in wanted:
                 own = [i for i, d in enumerate(found) if d.label == one.label and one.likelihood > 0]
-                union = cut[own].any(axis=0) if own else None
+                union = np.logical_or.reduce(cut[own]) if own else None
                 complete.append(
                     one.model_copy(
                         update={
@@ -66,7 +66,7 @@ def decode(mask: Mask) -> NDArray[np.bool_]:
         RecordError: the run lengths do not fill the mask.
     """
     try:
-        return coco.decode({"size": list(mask.size), "counts": mask.counts.encode("ascii")}).astype(bool)
+        return np.asarray(coco.decode({"size": list(mask.size), "counts": mask.counts.encode("ascii")}), dtype=bool)
     except (ValueError, RuntimeError, MemoryError) as error:
         raise RecordError("bad_mask", f"mask cannot be read ({error}); run 'realign segment' again") from None
 

@@ -3,7 +3,7 @@
 It is a program, not a trained model, and no stage of the method may consult it; only `eval` and the trainers' reports
 do. Pixels take the nearest palette colour or the ground's; connected regions of one colour are things if they
 withstand an erosion (which removes the mixed colours of edges); a thing's soft mask, scaled to a common frame, takes
-the kind whose template it overlaps best, or none.
+the kind whose template it overlaps best, or none if that fits badly or the thing is stretched.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _FRAME = 24
 _MIN_AREA, _MIN_CORE = 24, 4  # pixels of a region, and of what an erosion leaves of it
 _MIN_OVERLAP = 0.7
+_MAX_ASPECT = 1.4  # longer over shorter side of a bounding box; clean renders reach 1.22
 _INSIDE = 0.3  # share of a pixel from which it counts for the bounding box; the tip of a triangle covers little
 
 
@@ -135,7 +136,12 @@ def _kind(soft: NDArray[np.float32]) -> str | None:
         for shape, template in _templates().items()
     }
     best = max(overlaps, key=overlaps.__getitem__)
-    return best if overlaps[best] >= _MIN_OVERLAP else None
+    return best if overlaps[best] >= _MIN_OVERLAP and _aspect(soft) <= _MAX_ASPECT else None
+
+
+def _aspect(soft: NDArray[np.float32]) -> float:
+    short, long = sorted(int(np.ptp(indices)) + 1 for indices in np.nonzero(soft > _INSIDE))
+    return long / short
 
 
 @cache
@@ -150,4 +156,4 @@ def _framed(soft: NDArray[np.float32]) -> NDArray[np.float32]:
     box = (float(xs.min()), float(ys.min()), float(xs.max() + 1), float(ys.max() + 1))
     image = PILImage.fromarray((soft * 255).astype(np.uint8))
     scaled = image.resize((_FRAME, _FRAME), PILImage.Resampling.BILINEAR, box=box)
-    return np.asarray(scaled, np.float32) / 255
+    return np.asarray(scaled, np.float32) / np.float32(255)

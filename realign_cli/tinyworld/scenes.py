@@ -2,7 +2,8 @@
 
 A scene holds one to three shapes of distinct colour and distinct kind on a plain ground, 64x64 pixels. A colour and a
 kind make a *pair* ("red circle"). Two sets are never drawn for training: the pairs of `HELD_OUT_PAIRS`, and somewhat
-over half of all two-pair combinations (`is_held_out`), so that every reported number is about scenes that no model has seen.
+over half of all two-pair combinations (`is_held_out`), so that every reported number is about scenes that no model has
+seen.
 """
 
 from __future__ import annotations
@@ -118,7 +119,8 @@ def sample_scene(rng: np.random.Generator, *, count: int | None = None, held_out
     things = _place(rng, pairs)
     relation = None
     if count == 2 and rng.random() < _RELATION_SHARE:
-        holding = [name for name in RELATIONS if relation_holds(name, things[0].x, things[0].y, things[1].x, things[1].y)]
+        a, b = things
+        holding = [name for name in RELATIONS if relation_holds(name, a.x, a.y, b.x, b.y)]
         relation = str(rng.choice(holding)) if holding else None
     return Scene(tuple(things), str(rng.choice(list(GROUNDS))), relation)
 
@@ -169,8 +171,8 @@ def _outline(shape: str, radius: float) -> list[tuple[float, float]]:
         return [(r * math.sin(a), 0.18 * r - r * math.cos(a)) for a in (0, 2 * math.pi / 3, 4 * math.pi / 3)]
     w, r = 0.36 * radius, radius
     quarter = [(-w, -r), (w, -r), (w, -w)]
-    turns = [lambda x, y: (x, y), lambda x, y: (-y, x), lambda x, y: (-x, -y), lambda x, y: (y, -x)]
-    return [turn(x, y) for turn in turns for x, y in quarter]
+    turns = [(1, 0), (0, 1), (-1, 0), (0, -1)]  # cosine and sine
+    return [(c * x - s * y, s * x + c * y) for c, s in turns for x, y in quarter]
 
 
 def mask(thing: Thing) -> np.ndarray:

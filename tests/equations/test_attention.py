@@ -203,6 +203,24 @@ def test_folded_equals_explicit_at_the_size_of_stable_diffusion():
     assert (folded - F.scaled_dot_product_attention(query, key, value)).abs().max() > 0.1
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_stays_close(dtype: torch.dtype):
+    query, key, value = (random(i, 3, 64, 8) for i in range(3))
+    where = eq.segments(random_masks(0, 2, 64, 0.4))
+    weight = eq.modulation_weight(0.9, where.area, clamp=True)
+    match = where.same @ where.onehot.T > 0
+    half = [x.to(dtype) for x in (query, key, value)]
+    for actual, expected in (
+        (eq.folded_self_attention(*half, where, weight), eq.folded_self_attention(query, key, value, where, weight)),
+        (
+            eq.modulated_attention(*half, match, weight[:, None]),
+            eq.modulated_attention(query, key, value, match, weight[:, None]),
+        ),
+    ):
+        assert actual.dtype is dtype
+        torch.testing.assert_close(actual.float(), expected, atol=0.03, rtol=0)
+
+
 def test_folded_runs_on_the_fused_kernel():
     query, key, value = (random(i, 2, 16, 8) for i in range(3))
     where = eq.segments(random_masks(0, 2, 16, 0.5))

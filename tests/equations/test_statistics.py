@@ -31,7 +31,7 @@ def test_frechet_by_hand() -> None:
 def test_frechet_against_a_general_matrix_root(n: int, dimensions: int) -> None:
     a, b = features(n, dimensions, 0), features(n + 7, dimensions, 1)
     covariances = [np.cov(x, rowvar=False) for x in (a, b)]
-    # Tr (C_a C_b)^(1/2) is the sum of the roots of the eigenvalues of C_a C_b, which are those of R C_b R, R = C_a^(1/2)
+    # C_a C_b has the eigenvalues of R C_b R with R = C_a^(1/2), so their roots have one trace.
     root = np.real(sqrtm(covariances[0]))
     cross = np.real(sqrtm(root @ covariances[1] @ root))
     shift = a.mean(0) - b.mean(0)

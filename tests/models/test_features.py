@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
+from realign_cli.equations.statistics import frechet_distance
 from realign_cli.errors import RealignError
 from realign_cli.models.features import SceneFeatures
 from realign_cli.tinyworld import scenes
@@ -20,13 +21,6 @@ def extractor() -> SceneFeatures:
 def pictures(seed: int, n: int, count: int | None = None) -> list[Image.Image]:
     stream = scenes.scenes(seed, held_out=True, count=count)
     return [Image.fromarray(scenes.render(next(stream))) for _ in range(n)]
-
-
-def distance(a: np.ndarray, b: np.ndarray) -> float:
-    """Frechet distance of two Gaussians, by the eigenvalues of the product of the covariances."""
-    first, second = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
-    cross = np.sqrt(np.linalg.eigvals(first @ second).real.clip(0)).sum()
-    return float(((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(first) + np.trace(second) - 2 * cross)
 
 
 def test_features_are_finite_rows_of_64(extractor):
@@ -50,9 +44,9 @@ def test_distance_grows_as_pictures_get_worse(extractor):
         extractor.features([image.filter(ImageFilter.GaussianBlur(sigma)) for image in pictures(4, 400)])
         for sigma in (2, 5)
     )
-    assert distance(real, clean) < 0.2 * distance(real, soft)
-    assert distance(real, soft) < distance(real, softer)
-    assert distance(real, clean) < 0.2 * distance(real, three)  # the content counts as well
+    assert frechet_distance(real, clean) < 0.2 * frechet_distance(real, soft)
+    assert frechet_distance(real, soft) < frechet_distance(real, softer)
+    assert frechet_distance(real, clean) < 0.2 * frechet_distance(real, three)  # the content counts as well
 
 
 def test_nothing_in_nothing_out(extractor):

@@ -82,9 +82,11 @@ def test_nothing_in_nothing_out(judges):
     assert judges["negclip"].judge([], []) == {"negclip": []}
 
 
-def test_missing_checkpoint_is_one_clear_line(tmp_path):
+@pytest.mark.parametrize("checkpoint", ["", "no-such-owner/no-such-model"])
+def test_missing_checkpoint_is_one_clear_line(tmp_path, monkeypatch, checkpoint):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(RealignError, match=r"cannot load .*--preset tiny") as caught:
-        OpenClipJudge(tmp_path, device="cpu", column="clip")
+        OpenClipJudge(checkpoint or tmp_path, device="cpu", column="clip")
     assert "\n" not in str(caught.value)
 
 

@@ -1,4 +1,4 @@
-"""A run folder survives a kill, continues only with the same configuration, and never touches a folder that is not ours."""
+"""A run folder survives a kill, continues only with the same configuration, and clears only what realign made."""
 
 from __future__ import annotations
 

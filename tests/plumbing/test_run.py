@@ -160,7 +160,9 @@ def test_another_record_under_a_known_id_is_refused(tmp_path: Path) -> None:
 
 def test_input_whose_key_the_stage_completed_is_no_other_record(tmp_path: Path) -> None:
     """As segment completes the objects of score."""
-    source = [Entry(Record.model_validate({"id": "1", "text": "a", "tags": [{"label": "b", "confidence": 1.0}]}), "p:1")]
+    source = [
+        Entry(Record.model_validate({"id": "1", "text": "a", "tags": [{"label": "b", "confidence": 1.0}]}), "p:1")
+    ]
 
     class Complete(Grey):
         def __call__(self, items: Sequence[Item]) -> list[Outcome | RecordError]:

@@ -1,4 +1,4 @@
-"""Records and prompts are read from anywhere; what cannot be used is named with file and line, and no name leads out."""
+"""Records and prompts are read from anywhere; what is unusable is named by file and line, and no name leads out."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import io
 import os
 import re
 import sys
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -131,7 +132,10 @@ class TestPrompts:
 
     def test_text(self, tmp_path: Path) -> None:
         text = "\ufeffa red circle\r\n\n a blue\u2028square \n"
-        assert self.read(tmp_path, "a.txt", text) == [("000000", "a red circle", 42), ("000001", "a blue\u2028square", 42)]
+        assert self.read(tmp_path, "a.txt", text) == [
+            ("000000", "a red circle", 42),
+            ("000001", "a blue\u2028square", 42),
+        ]
 
     def test_json_lines(self, tmp_path: Path) -> None:
         text = '{"prompt": "a", "text": "b"}\n{"text": "b", "id": "x", "seed": 7, "more": 1}\n{"caption": "c"}'
@@ -154,7 +158,7 @@ class TestPrompts:
 
     def test_no_file(self, tmp_path: Path) -> None:
         for path in (tmp_path / "none.txt", tmp_path):
-            with pytest.raises(UsageError, match="--prompts takes a .txt or .jsonl file"):
+            with pytest.raises(UsageError, match=r"--prompts takes a \.txt or \.jsonl file"):
                 list(read_prompts(path, 42))
         (tmp_path / "a.txt").write_bytes(b"\xff")
         with pytest.raises(UsageError, match=r"a\.txt: not UTF-8 text"):
@@ -165,7 +169,7 @@ class TestShard:
     def test_parts_make_the_whole(self) -> None:
         ids = [f"{i:06d}" for i in range(300)]
         parts = [[i for i in ids if Shard(k, 3).owns(i)] for k in (1, 2, 3)]
-        assert sorted(sum(parts, [])) == ids
+        assert sorted(chain(*parts)) == ids
         assert min(map(len, parts)) > 50
 
     @pytest.mark.parametrize("text", ["0/2", "3/2", "1", "1/0", "a/b", "-1/2", "1/2/3", ""])

@@ -128,7 +128,7 @@ def measure(folder: Path) -> dict[str, str]:
     """Qualities on held-out scenes, read through the adapters."""
     judge, encoder = Blip2Judge(folder, device="cpu"), Blip2TextEncoder(folder, device="cpu")
     drawn = examples.held_out(1000, 6)
-    spoiled = Examples(drawn.scenes, examples.spoil(drawn.pixels, np.random.default_rng(7)))
+    spoiled = drawn.spoiled(np.random.default_rng(7))
     card = {}
     for name, seen in (("clean", drawn), ("spoiled", spoiled)):
         for column in ("blip_itc", "blip_itm"):

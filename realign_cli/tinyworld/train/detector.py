@@ -31,9 +31,9 @@ from realign_cli.tinyworld.train.publish import publish
 STEPS, BATCH = 4500, 16
 THRESHOLD, NMS = 0.3, 0.5
 
-_REPEATS = 4  # queries that each box may claim; the duplicates this makes are what non-maximum suppression is for
 _GRIDS = (8, 4)  # cells per side of the two feature levels
 _CORE = 0.25  # a cell proposes a thing if its centre lies within this share of the box's size around the box's centre
+_NEGATIVE, _POSITIVE = 0.4, 0.6  # overlap (IoU) below which a query's box is background, above which it is the thing
 _UNKNOWN = "blob"  # a word that the tokenizer does not know and that nothing is called
 
 
@@ -73,7 +73,6 @@ def build() -> GroundingDinoForObjectDetection:
         max_text_len=32,
         dropout=0.0,
         fusion_droppath=0.0,
-        auxiliary_loss=True,
     )
     return GroundingDinoForObjectDetection(config)
 
@@ -95,15 +94,13 @@ def train(work: Path) -> GroundingDinoForObjectDetection:
         pixels = prepare.image_processor(images=list(pictures.pixels.byte()), return_tensors="pt")
         tokens = prepare.tokenizer([". ".join(own) + "." for own in labels], padding=True, return_tensors="pt")
         targets = [_targets(pictures, i, own) for i, own in enumerate(labels)]
-        repeated = [{key: value.repeat_interleave(_REPEATS, 0) for key, value in t.items()} for t in targets]
-        output = model(**pixels, **tokens, labels=repeated)
-        weights = {"loss_ce": 2.0, "loss_bbox": 5.0, "loss_giou": 2.0}
-        last = sum(weight * output.loss_dict[key] for key, weight in weights.items())
-        first = sum(weight * output.loss_dict[f"{key}_0"] for key, weight in weights.items())
-        proposals = _proposal_loss(
-            output.enc_outputs_class, output.enc_outputs_coord_logits, targets, tokens["attention_mask"].bool()
-        )
-        return last + first + proposals
+        output = model(**pixels, **tokens)
+        real = F.pad(tokens["attention_mask"].bool(), (0, output.logits.shape[-1] - tokens["input_ids"].shape[1]))
+        cells = output.enc_outputs_coord_logits.sigmoid()
+        near = [_nearest(target["boxes"]) for target in targets]
+        best = [_overlapping(boxes, target["boxes"]) for boxes, target in zip(output.pred_boxes, targets, strict=True)]
+        proposals = _loss(output.enc_outputs_class, cells, targets, near, real)
+        return proposals + _loss(output.logits, output.pred_boxes, targets, best, real)
 
     fit(model, loss, steps=STEPS, learning_rate=1e-3, work=work, ema=0.998)
     return model
@@ -135,35 +132,55 @@ def _targets(pictures: Pictures, index: int, labels: list[str]) -> dict[str, Ten
     }
 
 
-def _proposal_loss(logits: Tensor, boxes: Tensor, targets: list[dict[str, Tensor]], text: Tensor) -> Tensor:
-    """Loss of the encoder's proposals, one per cell of the feature maps.
+def _loss(logits: Tensor, boxes: Tensor, targets: list[dict[str, Tensor]], owners: list[Tensor], real: Tensor) -> Tensor:
+    """Focal loss of the labels' tokens, L1 and generalised IoU of the boxes, per box that has an owner.
 
-    transformers scores these through tensors cut off from the encoder, which would leave it to chance what the
-    decoder is given. `logits` is (B, cells, max_text_len), `boxes` (B, cells, 4) before the sigmoid, `text` (B, L)
-    marks real tokens. A cell belongs to the nearest thing in whose core it lies; every other cell is background.
+    transformers' own loss gives each thing to one query and leaves the proposals untaught. Here every box near a
+    thing belongs to it: duplicates are then equally sure of themselves, and non-maximum suppression removes them.
+
+    `logits` is (B, boxes, max_text_len), `boxes` (B, boxes, 4) as cxcywh in [0, 1], `owners[i]` (boxes,) the thing
+    that each box belongs to, -1 for background, -2 for neither; `real` (B, max_text_len) marks the caption's tokens.
     """
-    centres = torch.cat([_centres(side) for side in _GRIDS])
     wanted = torch.zeros_like(logits)
+    counted = real[:, None].expand_as(logits).clone()
     loss_boxes = logits.new_zeros(())
     positives = 0
-    for i, target in enumerate(targets):
-        middle, extent = target["boxes"].split(2, -1)
-        if not len(middle):
-            continue
-        away = (centres[:, None] - middle).abs()
-        inside = (away < _CORE * extent).all(-1)
-        owner = away.norm(dim=-1).masked_fill(~inside, 9.0).argmin(1)
-        cells = inside.any(1).nonzero()[:, 0]
-        owner = owner[cells]
-        wanted[i, cells, 1 + 2 * target["class_labels"][owner]] = 1  # [CLS] label . label . ... [SEP]
-        found, true = boxes[i, cells].sigmoid(), target["boxes"][owner]
+    for i, (target, owner) in enumerate(zip(targets, owners, strict=True)):
+        counted[i, owner == -2] = False
+        mine = (owner >= 0).nonzero()[:, 0]
+        owner = owner[mine]
+        wanted[i, mine, 1 + 2 * target["class_labels"][owner]] = 1  # [CLS] label . label . ... [SEP]
+        found, true = boxes[i, mine], target["boxes"][owner]
         corners = [box_convert(part, "cxcywh", "xyxy") for part in (found, true)]
         loss_boxes = loss_boxes + 5 * F.l1_loss(found, true, reduction="sum")
         loss_boxes = loss_boxes + 2 * generalized_box_iou_loss(*corners, reduction="sum")
-        positives += len(cells)
-    real = F.pad(text, (0, logits.shape[-1] - text.shape[-1]))[:, None].expand_as(logits)
-    loss_class = sigmoid_focal_loss(logits[real], wanted[real], reduction="sum")
+        positives += len(mine)
+    loss_class = sigmoid_focal_loss(logits[counted], wanted[counted], reduction="sum")
     return (2 * loss_class + loss_boxes) / max(positives, 1)
+
+
+def _nearest(things: Tensor) -> Tensor:
+    """The owner of each cell of the feature maps: the nearest thing in whose core the cell lies."""
+    centres = torch.cat([_centres(side) for side in _GRIDS])
+    if not len(things):
+        return torch.full((len(centres),), -1)
+    middle, extent = things.split(2, -1)
+    away = (centres[:, None] - middle).abs()
+    inside = (away < _CORE * extent).all(-1)
+    owner = away.norm(dim=-1).masked_fill(~inside, 9.0).argmin(1)
+    return owner.masked_fill(~inside.any(1), -1)
+
+
+@torch.no_grad()
+def _overlapping(boxes: Tensor, things: Tensor) -> Tensor:
+    """The owner of each predicted box: the thing that it covers best, and for each thing at least its best box."""
+    if not len(things):
+        return torch.full((len(boxes),), -1)
+    overlap = box_iou(box_convert(boxes, "cxcywh", "xyxy"), box_convert(things, "cxcywh", "xyxy"))
+    share, owner = overlap.max(1)
+    owner = owner.masked_fill(share < _POSITIVE, -2).masked_fill(share < _NEGATIVE, -1)
+    owner[overlap.argmax(0)] = torch.arange(len(things))
+    return owner
 
 
 def _centres(side: int) -> Tensor:

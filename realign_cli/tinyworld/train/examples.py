@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from realign_cli.tinyworld import scenes
-from realign_cli.tinyworld.scenes import COLOURS, RELATIONS, SHAPES, SIZE, Scene
+from realign_cli.tinyworld.scenes import COLOURS, GROUNDS, RELATIONS, SHAPES, SIZE, Scene
 
 PAD, UNKNOWN, START, IMAGE, END = "<pad>", "<unk>", "<start>", "<image>", "<end>"
 GRID = 8  # patches along a side: the embedded vision towers read patches of 8x8 pixels
@@ -34,10 +34,17 @@ _KERNEL = 3  # half width of the blur in pixels
 
 @dataclass(frozen=True)
 class Examples:
-    """A batch of n: scenes and their pictures, float32 (n, 3, 64, 64) in [0, 1]."""
+    """A batch of n scenes.
+
+    `pixels`: their pictures, float32 (n, 3, 64, 64) in [0, 1]; `covered`: where a thing is, as drawn, bool (n, 64, 64).
+    """
 
     scenes: list[Scene]
     pixels: Tensor
+    covered: Tensor
+
+    def spoiled(self, rng: np.random.Generator) -> Examples:
+        return replace(self, pixels=spoil(self.pixels, rng))
 
 
 def draw(n: int, *seed: int) -> Examples:
@@ -45,19 +52,13 @@ def draw(n: int, *seed: int) -> Examples:
     rng = np.random.default_rng(seed)
     drawn = [scenes.sample_scene(rng) for _ in range(n)]
     drawn = [_leak(scene, rng) if rng.random() < _LEAK_SHARE else scene for scene in drawn]
-    return Examples(drawn, spoil(pixels_of(drawn), rng))
+    return _examples(drawn).spoiled(rng)
 
 
 def held_out(n: int, seed: int, *, count: int | None = None) -> Examples:
     """Draw n held-out scenes with clean pictures."""
     stream = scenes.scenes(seed, held_out=True, count=count)
-    drawn = [next(stream) for _ in range(n)]
-    return Examples(drawn, pixels_of(drawn))
-
-
-def pixels_of(drawn: Sequence[Scene]) -> Tensor:
-    images = np.stack([scenes.render(scene) for scene in drawn])
-    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+    return _examples([next(stream) for _ in range(n)])
 
 
 def spoil(pixels: Tensor, rng: np.random.Generator) -> Tensor:
@@ -212,6 +213,14 @@ def prefers_truth(score: Callable[[Tensor, list[str]], Tensor], examples: Exampl
             swapped.append(_caption([other.things[i] for i in order]))
     pixels = examples.pixels[rows]
     return (score(pixels, true) > score(pixels, swapped)).tolist()
+
+
+def _examples(drawn: list[Scene]) -> Examples:
+    images = np.stack([scenes.render(scene) for scene in drawn])
+    grounds = np.array([GROUNDS[scene.ground] for scene in drawn])[:, None, None]
+    covered = np.abs(images.astype(int) - grounds).max(-1) > 24
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+    return Examples(drawn, pixels, torch.from_numpy(covered))
 
 
 def _caption(things: Sequence[scenes.Thing], relation: str | None = None) -> str:

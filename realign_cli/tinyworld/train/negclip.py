@@ -10,12 +10,12 @@ from safetensors.torch import load_file
 from realign_cli.tinyworld.train import clip
 from realign_cli.tinyworld.train.publish import WEIGHTS
 
-_STEPS = 1200
+_STEPS = 900
 
 
 def main(work: Path) -> None:
     torch.manual_seed(0)
     lesson = clip.Lesson()
     lesson.clip.load_state_dict(load_file(WEIGHTS / "clip" / "open_clip_model.safetensors"))
-    card = {"started from": "clip", "trained_on": f"{_STEPS} batches of {clip.SCENES}; each caption with a foil"}
+    card = {"started from": "clip", "trained_on": f"{_STEPS} batches of 64 {clip.SCENES}; each caption has a foil"}
     clip.train(lesson, "negclip", work, steps=_STEPS, learning_rate=5e-4, foils=True, card=card)

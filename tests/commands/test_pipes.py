@@ -1,0 +1,212 @@
+"""Pipes give what folders give, a killed run continues, and no image depends on its batch or shard.
+
+Real processes on the embedded models.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+from PIL import Image
+
+Run = Callable[..., CompletedProcess[str]]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def product(folder: Path) -> dict[str, bytes]:
+    """The records and images of a folder, without what tells how they were made."""
+    return {name: data for name, data in contents(folder).items() if "/" not in name and name != "run.json"}
+
+
+def records(text: str) -> list[dict[str, object]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def unnamed(lines: list[dict[str, object]]) -> list[dict[str, object]]:
+    return [{key: value for key, value in line.items() if key != "file_name"} for line in lines]
+
+
+def succeed(done: CompletedProcess[str]) -> CompletedProcess[str]:
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def final(realign: Run, coarse: Path) -> Path:
+    """Refined by one command, which runs tag, score and segment itself."""
+    succeed(realign("refine", "--in", "coarse", "--out", "final", cwd=coarse.parent))
+    return coarse.parent / "final"
+
+
+@pytest.fixture(scope="module")
+def one_by_one(realign: Run, coarse: Path) -> Path:
+    """What `coarse` holds, generated in batches of one, without a break."""
+    succeed(
+        realign("generate", "--prompts", "../prompts.txt", "--out", ".", "--batch-size", 1, cwd=_empty(coarse, "1"))
+    )
+    return coarse.parent / "1"
+
+
+def _empty(coarse: Path, name: str) -> Path:
+    (coarse.parent / name).mkdir()
+    return coarse.parent / name
+
+
+def test_a_pipe_gives_what_one_command_gives(
+    shell: Callable[..., CompletedProcess[str]], coarse: Path, final: Path
+) -> None:
+    line = "realign tag --in coarse | realign score | realign segment | realign refine --out piped"
+    done = succeed(shell(line, coarse.parent))
+    assert product(coarse.parent / "piped") == product(final)
+    kept = records((final / "metadata.jsonl").read_text())
+    assert unnamed(records(done.stdout)) == unnamed(kept)
+    assert [record["file_name"] for record in records(done.stdout)] == [
+        str(coarse.parent / "piped" / str(record["file_name"])) for record in kept
+    ]
+    assert any(record["refine"]["kept"] == "final" for record in kept)  # type: ignore[index]
+
+
+def test_folders_give_what_one_command_gives(realign: Run, coarse: Path, final: Path) -> None:
+    source = "coarse"
+    for command in ("tag", "score", "segment", "refine"):
+        succeed(realign(command, "--in", source, "--out", f"after-{command}", cwd=coarse.parent))
+        source = f"after-{command}"
+    assert product(coarse.parent / source) == product(final)
+    for name, data in product(coarse).items():
+        if name.endswith(".png"):
+            assert (coarse.parent / "after-segment" / name).read_bytes() == data
+    before = contents(coarse.parent / "after-segment")
+    again = realign("segment", "--in", "after-score", "--out", "after-segment", "--json", cwd=coarse.parent)
+    assert json.loads(succeed(again).stderr)["kept"] == 4
+    assert contents(coarse.parent / "after-segment") == before
+
+
+def test_again_changes_no_byte(realign: Run, coarse: Path, final: Path) -> None:
+    for folder, command in (
+        (coarse, ("generate", "--prompts", "prompts.txt", "--out", "coarse")),
+        (final, ("refine", "--in", "coarse", "--out", "final")),
+    ):
+        before = contents(folder)
+        done = succeed(realign(*command, "--json", cwd=coarse.parent))
+        assert json.loads(done.stderr)["kept"] == 4
+        assert contents(folder) == before
+
+
+def test_datasets_reads_the_folders(coarse: Path, final: Path, tmp_path: Path) -> None:
+    from datasets import load_dataset
+
+    for folder in (coarse, final):
+        loaded = load_dataset("imagefolder", data_dir=str(folder), split="train", cache_dir=str(tmp_path / folder.name))
+        assert loaded["id"] == [f"{i:06d}" for i in range(4)]
+        assert loaded["text"][2] == "a pink cross"
+        assert loaded[2]["image"].convert("RGB").tobytes() == Image.open(folder / "000002.png").tobytes()
+
+
+def test_no_image_depends_on_its_batch(coarse: Path, one_by_one: Path) -> None:
+    assert product(one_by_one) == product(coarse)
+
+
+def test_shards_make_the_whole(realign: Run, coarse: Path) -> None:
+    whole = product(coarse)
+    lines = whole.pop("metadata.jsonl").splitlines()
+    shards = []
+    for part in (1, 2):
+        command = ("generate", "--prompts", "prompts.txt", "--shard", f"{part}/2", "--out", f"part{part}")
+        succeed(realign(*command, cwd=coarse.parent))
+        shards.append(product(coarse.parent / f"part{part}"))
+    first, second = (shard.pop("metadata.jsonl").splitlines() for shard in shards)
+    assert first and second and sorted(first + second) == lines
+    assert shards[0] | shards[1] == whole
+
+
+def test_a_shard_may_be_empty(realign: Run, coarse: Path) -> None:
+    """Its folder is complete, so that an array of jobs ends well."""
+    done = succeed(
+        realign("refine", "--in", "coarse", "--shard", "1/997", "--out", "none", "--json", cwd=coarse.parent)
+    )
+    assert json.loads(done.stderr)["records"] == 0
+    assert (coarse.parent / "none" / "metadata.jsonl").read_bytes() == b""
+
+
+def test_interrupted_and_killed_runs_end_as_if_nothing_had_happened(
+    realign: Run, coarse: Path, one_by_one: Path
+) -> None:
+    folder = _empty(coarse, "2")
+    command = ("generate", "--prompts", "../prompts.txt", "--out", ".", "--batch-size", "1")
+
+    stopped = _stop_at(folder, 1, signal.SIGINT, command)
+    assert stopped.returncode == 130
+    assert stopped.stderr.splitlines() == [
+        "realign generate: interrupted; what is finished is kept, and the same command continues"
+    ]
+    finished = len((folder / ".metadata.jsonl.part").read_text().splitlines())
+    assert _stop_at(folder, finished + 1, signal.SIGKILL, command).returncode == -signal.SIGKILL
+    assert not (folder / "metadata.jsonl").exists()
+
+    done = succeed(realign(*command, "--json", cwd=folder))
+    assert json.loads(done.stderr)["kept"] > finished
+    assert contents(folder) == contents(one_by_one)
+
+
+def _stop_at(folder: Path, count: int, how: signal.Signals, command: tuple[str, ...]) -> CompletedProcess[str]:
+    """Start a command and send it a signal once `count` records are finished."""
+    journal = folder / ".metadata.jsonl.part"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "realign_cli", *command],
+        cwd=folder,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    while process.poll() is None and not (journal.exists() and journal.read_bytes().count(b"\n") >= count):
+        time.sleep(0.005)
+    process.send_signal(how)
+    stdout, stderr = process.communicate()
+    return CompletedProcess(command, process.returncode, stdout, stderr)
+
+
+def test_another_setting_is_refused_and_overwrite_starts_over(realign: Run, coarse: Path) -> None:
+    folder = coarse.parent / "other"
+    shutil.copytree(coarse, folder)
+    before = contents(folder)
+    command = ("generate", "--prompts", "prompts.txt", "--out", "other", "--set", "generator.steps=2")
+    refused = realign(*command, cwd=coarse.parent)
+    assert refused.returncode == 2
+    assert "settings.generator.steps (20 before, 2 now); --overwrite starts over" in refused.stderr
+    assert contents(folder) == before
+    succeed(realign(*command, "--overwrite", cwd=coarse.parent))
+    after = contents(folder)
+    assert after.keys() == before.keys()
+    assert all(after[name] != before[name] for name in before if name != "metadata.jsonl")
+
+
+@pytest.mark.parametrize("reader", ["head -1", "true"])
+def test_a_reader_that_leaves_early_is_no_error(shell: Run, coarse: Path, reader: str) -> None:
+    done = shell(f"realign tag --in coarse --batch-size 1 -q | {reader}", coarse.parent)
+    assert done.returncode in (0, 141)
+    assert done.stderr == ""
+    assert [record["id"] for record in records(done.stdout)] == (["000000"] if reader == "head -1" else [])
+
+
+def test_demo_shows_the_whole_method(realign: Run, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("a red circle and a blue square\n")
+    succeed(realign("demo", "--prompts", "mine.txt", "--out", "demo", cwd=tmp_path))
+    (record,) = records((tmp_path / "demo" / "final" / "metadata.jsonl").read_text())
+    assert {"caption", "tags", "objects", "refine"} <= record.keys()
+    assert Image.open(tmp_path / "demo" / "final" / "contact_sheet.png").width > 500
+    report = json.loads((tmp_path / "demo" / "eval" / "metrics.json").read_text())
+    rows = {row["metric"]: row for row in report["metrics"]}
+    assert {"clip", "negclip", "blip_itc", "blip_itm", "all_correct"} <= rows.keys()
+    assert all(row["value"]["n"] == row["difference"]["n"] == 1 for row in rows.values())

@@ -1,0 +1,47 @@
+"""The commands that the README shows run as they are shown."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def blocks() -> list[str]:
+    """The indented blocks of the README."""
+    return [block.strip("\n") for block in re.findall(r"(?:^ {4}.*\n)+", README.read_text(), flags=re.MULTILINE)]
+
+
+def test_pipeline(tmp_path: Path) -> None:
+    script = next(block for block in blocks() if "realign generate" in block)
+    binaries = Path(sys.executable).parent
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=tmp_path,
+        env={**os.environ, "PATH": f"{binaries}:{os.environ['PATH']}"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "all_correct" in done.stdout
+    assert (tmp_path / "final" / "contact_sheet.png").exists()
+
+
+def test_demo(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "realign_cli", "demo"],
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    demo = tmp_path / "realign-demo"
+    assert {path.name for path in demo.iterdir()} == {"prompts.txt", "coarse", "final", "eval"}
+    assert (demo / "final" / "contact_sheet.png").exists()
+    assert len((demo / "final" / "metadata.jsonl").read_text().splitlines()) == 16

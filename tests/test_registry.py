@@ -1,0 +1,69 @@
+"""Models come from the preset's strings, once, from weights that are what they were when published."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+import torch
+
+from realign_cli import presets, registry
+from realign_cli.errors import RealignError, UsageError
+from realign_cli.registry import Models
+
+
+def models(folder: Path, section: str) -> Models:
+    (folder / "mine.toml").write_text(section)
+    return Models(presets.load(str(folder / "mine.toml")), "cpu")
+
+
+def test_one_instance_of_each() -> None:
+    loaded = Models(presets.load("tiny"), "cpu")
+    assert loaded.scorer is loaded.scorer
+    assert loaded.judge("oracle") is loaded.judge("oracle")
+
+
+@pytest.mark.parametrize(
+    ("section", "complaint"),
+    [
+        ("[scorer]\n", r"\[scorer\] adapter '': "),
+        ('[scorer]\nadapter = "realign_cli.models.nothing:Here"', r"\[scorer\] .*No module named"),
+        ('[scorer]\nadapter = "realign_cli.models.rule_scorer:Here"', r"\[scorer\] .*has no attribute 'Here'"),
+        ('[scorer]\nadapter = "realign_cli.models.rule_scorer:RuleScorer"\ntemper = 1', r"\[scorer\] .*'temper'"),
+        ("[tagger]\n", r"preset 'mine' has no \[scorer\]"),
+    ],
+)
+def test_what_a_preset_file_may_get_wrong(tmp_path: Path, section: str, complaint: str) -> None:
+    with pytest.raises(UsageError, match=complaint):
+        _ = models(tmp_path, section).scorer
+
+
+def test_packaged_weights_are_compared_with_their_sums(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    section = '[scorer]\nadapter = "realign_cli.models.rule_scorer:RuleScorer"\ncheckpoint = "package:rules"'
+    monkeypatch.setattr(registry, "_WEIGHTS", tmp_path)
+    with pytest.raises(RealignError, match=r"SHA256SUMS: missing; install realign again"):
+        models(tmp_path, section).describe(["scorer"])
+    weights = tmp_path / "rules" / "model.safetensors"
+    weights.parent.mkdir()
+    weights.write_bytes(b"weights")
+    (tmp_path / "SHA256SUMS").write_text(f"{hashlib.sha256(b'weights').hexdigest()}  rules/model.safetensors\n")
+    sound = models(tmp_path, section)
+    assert sound.scorer is not None
+    described = sound.describe(["scorer"])["settings"]["scorer"]
+    assert described["checkpoint"] == "package:rules" and len(described["sha256"]) == 64
+    weights.write_bytes(b"weighty")
+    with pytest.raises(RealignError, match=r"model\.safetensors: missing or damaged; install realign again"):
+        _ = models(tmp_path, section).scorer
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu(tmp_path: Path) -> None:
+    assert Models(presets.load("tiny")).device == "cpu"
+    with pytest.raises(RealignError, match="--device cuda: no GPU is present"):
+        _ = Models(presets.load("tiny"), "cuda").device
+    (tmp_path / "big.toml").write_text("needs_gpu = true")
+    big = presets.load(str(tmp_path / "big.toml"))
+    with pytest.raises(RealignError, match="preset 'big' wants a GPU and none is present; --preset tiny"):
+        _ = Models(big).device
+    assert Models(big, "cpu").device == "cpu"
