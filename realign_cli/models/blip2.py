@@ -49,7 +49,7 @@ class Blip2Captioner:
         device: str,
         max_new_tokens: int = 30,
         num_beams: int = 1,
-        revision: str | None = None,
+        revision: str = "main",
     ) -> None:
         # The language model holds most of the weights; half precision lets the published ones fit a common GPU.
         dtype = torch.float32 if torch.device(device).type == "cpu" else torch.float16
@@ -78,7 +78,7 @@ class Blip2Captioner:
 class Blip2TextEncoder:
     """`roles.TextEncoder`, f_enc of Eq. 4: the projected first token of BLIP-2's text branch."""
 
-    def __init__(self, checkpoint: Checkpoint, *, device: str, revision: str | None = None) -> None:
+    def __init__(self, checkpoint: Checkpoint, *, device: str, revision: str = "main") -> None:
         self.model = _load(Blip2TextModelWithProjection, checkpoint, device, revision)
         self.tokenizer = _load_tokenizer(checkpoint, revision)
 
@@ -96,7 +96,7 @@ class Blip2Judge:
     image and text match.
     """
 
-    def __init__(self, checkpoint: Checkpoint, *, device: str, revision: str | None = None) -> None:
+    def __init__(self, checkpoint: Checkpoint, *, device: str, revision: str = "main") -> None:
         self.model = _load(Blip2ForImageTextRetrieval, checkpoint, device, revision)
         self.tokenizer = _load_tokenizer(checkpoint, revision)
 
@@ -200,9 +200,10 @@ def match_logits(model: Blip2ForImageTextRetrieval, patches: Tensor, text: Mappi
 
 
 def _load(
-    kind: type[M], checkpoint: Checkpoint, device: str, revision: str | None, dtype: torch.dtype = torch.float32
+    kind: type[M], checkpoint: Checkpoint, device: str, revision: str, dtype: torch.dtype = torch.float32
 ) -> M:
     verbosity = transformers_logging.get_verbosity()
+    transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()  # one checkpoint serves several classes: unused weights are no news
     try:
         model = kind.from_pretrained(checkpoint, revision=revision, dtype=dtype)
@@ -213,7 +214,7 @@ def _load(
     return model.to(device).eval().requires_grad_(False)
 
 
-def _load_tokenizer(checkpoint: Checkpoint, revision: str | None) -> PreTrainedTokenizerBase:
+def _load_tokenizer(checkpoint: Checkpoint, revision: str) -> PreTrainedTokenizerBase:
     try:
         return AutoTokenizer.from_pretrained(checkpoint, revision=revision)
     except OSError as error:

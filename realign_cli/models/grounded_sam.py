@@ -23,6 +23,7 @@ from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncode
 from torch import Tensor, nn
 from torchvision.ops import batched_nms, box_convert
 from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
+from transformers.utils import logging as transformers_logging
 
 from realign_cli.errors import UsageError
 from realign_cli.models.blip2 import cannot_load
@@ -49,6 +50,7 @@ class GroundingDetector:
     """
 
     def __init__(self, checkpoint: str | Path, *, device: str, threshold: float, nms: float) -> None:
+        transformers_logging.disable_progress_bar()
         try:
             model = AutoModelForZeroShotObjectDetection.from_pretrained(checkpoint, dtype=torch.float32)
             self._processor = AutoProcessor.from_pretrained(checkpoint)

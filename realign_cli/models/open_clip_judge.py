@@ -27,7 +27,7 @@ class OpenClipJudge:
         RealignError: there is no such checkpoint, or it cannot be reached.
     """
 
-    def __init__(self, checkpoint: Checkpoint, *, device: str, column: str, revision: str | None = None) -> None:
+    def __init__(self, checkpoint: Checkpoint, *, device: str, column: str, revision: str = "main") -> None:
         try:
             # open_clip's own way to a hub id knows no revision.
             name = f"local-dir:{_folder(os.fspath(checkpoint), revision)}"
@@ -50,7 +50,7 @@ class OpenClipJudge:
         return {self.column: (seen * read).sum(-1).tolist()}
 
 
-def _folder(checkpoint: str, revision: str | None) -> str:
+def _folder(checkpoint: str, revision: str) -> str:
     if Path(checkpoint).is_dir():
         return checkpoint
     return snapshot_download(checkpoint, revision=revision, allow_patterns=["*.json", "*.txt", "*.safetensors"])

@@ -91,14 +91,17 @@ class Ram(nn.Module):
         self.tagging_head = nn.ModuleDict({"encoder": nn.ModuleDict({"layer": layers})})
         self.fc = nn.Linear(config.hid, 1)
 
-    def embed(self, pixels: Tensor) -> Tensor:
-        """Normalised pixels (B, 3, img, img) -> (B, 1 + cells, proj): the pooled image, then its last feature map."""
-        seen = self.visual_encoder(pixels)
-        return self.image_proj(torch.cat([seen.pooler_output[:, None], seen.last_hidden_state], 1))
-
     def forward(self, pixels: Tensor) -> Tensor:
         """Normalised pixels (B, 3, img, img) -> (B, ncls) logits."""
-        image = self.embed(pixels)
+        seen = self.visual_encoder(pixels)
+        return self.answer(self.project(seen.pooler_output, seen.last_hidden_state))
+
+    def project(self, pooled: Tensor, cells: Tensor) -> Tensor:
+        """What the image encoder saw, pooled (B, vw) and by cell (B, cells, vw) -> (B, 1 + cells, proj)."""
+        return self.image_proj(torch.cat([pooled[:, None], cells], 1))
+
+    def answer(self, image: Tensor) -> Tensor:
+        """Image embeddings (B, 1 + cells, proj) -> (B, ncls) logits."""
         labels = self.wordvec_proj(self.label_embed).relu().expand(len(image), -1, -1)
         for layer in self.tagging_head["encoder"]["layer"]:
             labels = layer(labels, image)

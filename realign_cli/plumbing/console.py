@@ -91,7 +91,7 @@ class Summary:
             import json
             from dataclasses import asdict
 
-            console.print(json.dumps(asdict(self)), soft_wrap=True, markup=False)
+            console.print(plain(json.dumps(asdict(self))), soft_wrap=True)
             return
         for line in self.failures[:10]:
             console.print(plain(line), soft_wrap=True)

@@ -36,10 +36,10 @@ class Refine:
         return record.refine is not None
 
     def __call__(self, items: Sequence[Item]) -> list[Outcome | RecordError]:
-        plans = [_plan(item.record) for item in items]
+        images = [item.image for item in items if item.image]
+        plans = [_plan(item.record, image) for item, image in zip(items, images, strict=True)]
         planned = {i: plan for i, plan in enumerate(plans) if plan and not isinstance(plan, RecordError)}
         finals = self._regenerate(items, planned)
-        images = [item.image for item in items if item.image]
         choices = self._choose(items, images, finals)
         outcomes: list[Outcome | RecordError] = []
         for i, (item, plan) in enumerate(zip(items, plans, strict=True)):
@@ -72,11 +72,11 @@ class Refine:
         }
 
 
-def _plan(record: Record) -> tuple[Region, ...] | RecordError:
+def _plan(record: Record, image: Image) -> tuple[Region, ...] | RecordError:
     """The regions of a record: its objects that may appear (Eq. 6), have words in the prompt, and were found."""
     try:
         return tuple(
-            Region(one.phrase, one.likelihood, decode(one.mask))
+            Region(one.phrase, one.likelihood, decode(one.mask, image))
             for one in record.objects or []
             if one.likelihood > 0 and one.phrase and one.mask
         )

@@ -59,12 +59,15 @@ def encode(mask: NDArray[np.bool_]) -> Mask:
     return Mask(size=(int(rle["size"][0]), int(rle["size"][1])), counts=rle["counts"].decode("ascii"))
 
 
-def decode(mask: Mask) -> NDArray[np.bool_]:
-    """The bool (H, W) array of a run-length mask.
+def decode(mask: Mask, image: Image) -> NDArray[np.bool_]:
+    """The bool (H, W) array of a run-length mask of `image`.
 
     Raises:
-        RecordError: the run lengths do not fill the mask.
+        RecordError: the mask is of another size, or its run lengths do not fit into it.
     """
+    if mask.size != (image.height, image.width):  # also keeps pycocotools from sizes that crash it
+        sizes = f"{mask.size[1]}x{mask.size[0]}, the image {image.width}x{image.height}"
+        raise RecordError("bad_mask", f"the mask is {sizes}; run 'realign segment' again")
     try:
         return np.asarray(coco.decode({"size": list(mask.size), "counts": mask.counts.encode("ascii")}), dtype=bool)
     except (ValueError, RuntimeError, MemoryError) as error:
@@ -72,6 +75,6 @@ def decode(mask: Mask) -> NDArray[np.bool_]:
 
 
 def _pictures(image: Image, objects: Sequence[Object]) -> dict[str, Image]:
-    masks = [decode(one.mask) for one in objects if one.mask]
+    masks = [decode(one.mask, image) for one in objects if one.mask]
     pictures = {f"mask-{i}": mask_picture(mask) for i, mask in enumerate(masks)}
     return pictures | {"overlay": overlay(image, masks)}

@@ -140,6 +140,17 @@ def test_quiet_and_json(realign: Run, here: Path) -> None:
     assert (summary["command"], summary["records"], summary["failed"]) == ("score", 2, 0)
 
 
+def test_words_of_a_record_cannot_steer_the_terminal(realign: Run, here: Path) -> None:
+    failure = {"stage": "tag", "kind": "odd", "message": "[bold]:cat:[/bold] \x1b[31m"}
+    line = json.dumps({**TAGGED[0], "failures": [failure]})
+    shown = realign("score", input=line, cwd=here)
+    assert shown.returncode == 3
+    assert "stdin:1: tag: [bold]:cat:[/bold] [31m\n" in shown.stderr
+    assert json.loads(realign("score", "--json", input=line).stderr)["failures"] == [
+        f"stdin:1: tag: {failure['message']}"
+    ]
+
+
 def test_colour_only_where_it_is_wanted() -> None:
     assert "\x1b[31m" in _on_a_terminal({"TERM": "xterm"})
     assert "\x1b[31m" not in _on_a_terminal({"TERM": "xterm", "NO_COLOR": "1"})

@@ -67,9 +67,10 @@ def _empty(coarse: Path, name: str) -> Path:
 def test_a_pipe_gives_what_one_command_gives(
     shell: Callable[..., CompletedProcess[str]], coarse: Path, final: Path
 ) -> None:
-    line = "realign tag --in coarse | realign score | realign segment | realign refine --out piped"
+    line = "realign tag -q --in coarse | realign score -q | realign segment -q | realign refine -q --out piped"
     done = succeed(shell(line, coarse.parent))
     assert product(coarse.parent / "piped") == product(final)
+    assert done.stderr == ""  # no library talks here either
     kept = records((final / "metadata.jsonl").read_text())
     assert unnamed(records(done.stdout)) == unnamed(kept)
     assert [record["file_name"] for record in records(done.stdout)] == [
@@ -202,7 +203,8 @@ def test_a_reader_that_leaves_early_is_no_error(shell: Run, coarse: Path, reader
 
 def test_demo_shows_the_whole_method(realign: Run, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("a red circle and a blue square\n")
-    succeed(realign("demo", "--prompts", "mine.txt", "--out", "demo", cwd=tmp_path))
+    done = succeed(realign("demo", "-q", "--prompts", "mine.txt", "--out", "demo", cwd=tmp_path))
+    assert done.stderr == ""
     (record,) = records((tmp_path / "demo" / "final" / "metadata.jsonl").read_text())
     assert {"caption", "tags", "objects", "refine"} <= record.keys()
     assert Image.open(tmp_path / "demo" / "final" / "contact_sheet.png").width > 500

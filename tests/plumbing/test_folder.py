@@ -38,7 +38,7 @@ def test_a_torn_line_is_dropped_and_the_rest_kept(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path, CONFIG)
     assert folder.kept == {"a": A}
     folder.add(B)
-    folder.complete(["a", "b"])
+    folder.flush()
     assert RunFolder(tmp_path, CONFIG).kept == {"a": A, "b": B}
 
 

@@ -96,11 +96,14 @@ def test_junk_is_nothing(ground: str) -> None:
     full = Image.new("RGB", (64, 64), scenes.COLOURS["red"])
     bar = plain.copy()
     bar.paste(scenes.COLOURS["blue"], (4, 28, 60, 34))
-    for junk in (plain, smear, noise, ramp, full, bar):
+    corner = plain.copy()
+    for box in ((16, 16, 24, 48), (16, 40, 48, 48)):
+        corner.paste(scenes.COLOURS["red"], box)
+    for junk in (plain, smear, noise, ramp, full, bar, corner):
         assert judge(junk, "a red circle and a blue square")["all_correct"] == 0
         assert judge(junk, "a red circle")["all_correct"] == 0
     assert read(plain) == read(full) == []
-    assert [thing.shape for thing in read(bar)] == [None]
+    assert [(thing.colour, thing.shape) for thing in read(bar) + read(corner)] == [("blue", None), ("red", None)]
 
 
 def test_any_size_and_mode() -> None:

@@ -29,7 +29,7 @@ from realign_cli.tinyworld.train.examples import Examples
 from realign_cli.tinyworld.train.fit import fit
 from realign_cli.tinyworld.train.publish import publish
 
-_SIGHT_STEPS, _SIGHT_BATCH = 3000, 32
+_SIGHT_STEPS, _SIGHT_BATCH = 1800, 32
 _STEPS, _BATCH = 1500, 48
 _WIDTH = 128
 _SPREAD = 0.08  # of initial weights; the 0.02 made for wide models leaves narrow ones close to silent

@@ -6,6 +6,7 @@ to which shape is misalignment learned from its data, the thing that realignment
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ from realign_cli.tinyworld.train.vae import CROP_STEPS, FULL_STEPS, to_pixels
 SWAP, DROP = 0.4, 0.08
 SCENES = 40_000
 STEPS = 4800
-_BATCH = 32  # of each process; the packaged weights were trained on two
+_BATCH = 32  # of each process
 _BLANK = 0.1  # captions left out, for classifier-free guidance
 _MEASURED = 500
 _PARTS = ("vae", "text_encoder", "unet")
@@ -146,3 +147,9 @@ def card(made: StableDiffusionPipeline, minutes: str) -> dict[str, str]:
         "oracle after the vae": f"{np.mean(read):.1%} of held-out scenes all correct (n = {_MEASURED})",
         "images": "see docs/results.md",
     }
+
+
+def _minutes(work: Path) -> str:
+    """Time on task by the log, whose rate is that of the last continuation."""
+    last = json.loads((work / "log.jsonl").read_text().splitlines()[-1])
+    return f"unet about {STEPS / last['steps_per_s'] / 60:.0f}, one thread of a busy two-core machine"

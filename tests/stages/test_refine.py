@@ -1,0 +1,93 @@
+"""Refining regenerates what has a plan, leaves the rest alone, and with keep "best" never prefers a worse caption."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+
+from realign_cli.errors import RecordError
+from realign_cli.records import Item, Mask, Object, Outcome, Record, noise_seed
+from realign_cli.roles import Modulation, Request
+from realign_cli.stages.refine import Refine
+from realign_cli.stages.segment import encode
+
+MODULATION = Modulation(
+    cross=1.0, self_=0.3, power=5.0, share=0.3, clamp=True, splice=True, score=True, only_phrase_tokens=False
+)
+MASK = encode(np.eye(4, dtype=bool))
+CUP = Object(label="cup", phrase="a cup", likelihood=2.0, boxes=[], mask=MASK)
+
+
+class Painter:
+    """All the roles of refining: paints grey 9, captions an image by its grey, likes captions near the prompt."""
+
+    def __init__(self) -> None:
+        self.requests: list[Request] = []
+
+    generator = captioner = text_encoder = property(lambda self: self)
+
+    def generate(self, requests: Sequence[Request], modulation: Modulation | None = None) -> list[Image.Image]:
+        assert modulation == MODULATION
+        self.requests += requests
+        return [grey(9) for _ in requests]
+
+    def caption(self, images: Sequence[Image.Image]) -> list[str]:
+        return [str(image.getpixel((0, 0))[0]) for image in images]  # type: ignore[index]
+
+    def encode(self, texts: Sequence[str]) -> torch.Tensor:
+        angles = torch.tensor([float(text) / 10 for text in texts])
+        return torch.stack([angles.cos(), angles.sin()], 1)
+
+
+def grey(value: int) -> Image.Image:
+    return Image.new("RGB", (4, 4), (value,) * 3)
+
+
+def item(text: str, *objects: Object) -> Item:
+    return Item(Record(id="1", text=text, file_name="1.png", objects=list(objects)), grey(3))
+
+
+def refine(keep: str, *items: Item) -> tuple[list[Outcome | RecordError], Painter]:
+    painter = Painter()
+    return Refine(painter, MODULATION, keep)(items), painter  # type: ignore[arg-type]
+
+
+def kept(outcome: Outcome | RecordError) -> tuple[str, int]:
+    assert isinstance(outcome, Outcome) and outcome.image is not None
+    return outcome.changes["refine"].kept, outcome.image.getpixel((0, 0))[0]  # type: ignore[index]
+
+
+def test_best_is_the_better_caption_and_coarse_on_a_tie() -> None:
+    outcomes, _ = refine("best", item("8", CUP), item("2", CUP), item("6", CUP))
+    assert [kept(outcome) for outcome in outcomes] == [("final", 9), ("coarse", 3), ("coarse", 3)]
+    choice = outcomes[0].changes["refine"]  # type: ignore[union-attr]
+    assert (choice.coarse.text, choice.final.text) == ("3", "9")
+    assert choice.final.reward > choice.coarse.reward
+
+
+def test_final_is_kept_without_captions() -> None:
+    outcomes, _ = refine("final", item("2", CUP))
+    assert kept(outcomes[0]) == ("final", 9)
+    assert outcomes[0].changes["refine"].final is None  # type: ignore[union-attr]
+
+
+def test_only_what_is_likely_described_and_found_is_a_region() -> None:
+    unlikely = CUP.model_copy(update={"likelihood": 0.0})
+    undescribed = CUP.model_copy(update={"phrase": ""})
+    unfound = CUP.model_copy(update={"mask": None})
+    outcomes, painter = refine("final", item("5", unlikely, CUP, undescribed), item("5", unlikely, unfound), item("5"))
+    (request,) = painter.requests
+    assert [(region.phrase, region.likelihood) for region in request.regions] == [("a cup", 2.0)]
+    assert np.array_equal(request.regions[0].mask, np.eye(4, dtype=bool))
+    assert request.noise_seed == noise_seed(item("5").record)
+    assert [kept(outcome) for outcome in outcomes] == [("final", 9), ("coarse", 3), ("coarse", 3)]
+
+
+def test_a_bad_mask_fails_its_record_alone() -> None:
+    bad = CUP.model_copy(update={"mask": Mask(size=(9, 9), counts="x")})
+    outcomes, _ = refine("best", item("8", bad), item("8", CUP))
+    assert isinstance(outcomes[0], RecordError) and outcomes[0].kind == "bad_mask"
+    assert kept(outcomes[1]) == ("final", 9)
