@@ -1,4 +1,4 @@
-"""How long `realign --help` takes against the help of an empty Typer program, run in turn: `python benchmarks/startup.py`."""
+"""Start of `realign --help` against that of an empty Typer program, in turn: `python benchmarks/startup.py`."""
 
 from __future__ import annotations
 

@@ -43,9 +43,9 @@ class Common:
         ),
     ] = field(default_factory=list)
     device: Annotated[Device, typer.Option(help="Where the models run.", rich_help_panel=_MODELS)] = Device.auto
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Say nothing but errors.", rich_help_panel=_SCREEN)
-    ] = False
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.", rich_help_panel=_SCREEN)] = (
+        False
+    )
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more.", rich_help_panel=_SCREEN)] = False
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the summary as one line of JSON.", rich_help_panel=_SCREEN)

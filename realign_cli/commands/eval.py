@@ -20,9 +20,7 @@ DEFAULT = "clip,negclip,blip,oracle"
 def eval_(
     options: Common,
     source: Annotated[str, typer.Option("--in", metavar="DIR|FILE|-", help="Records to judge; - is a pipe.")] = "-",
-    baseline: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Records to compare with, paired by id.")
-    ] = None,
+    baseline: Annotated[Path | None, typer.Option(metavar="DIR", help="Records to compare with, paired by id.")] = None,
     reference: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Real images for fid: a folder with records.")
     ] = None,
@@ -87,8 +85,11 @@ def eval_(
     screen.print(table(["metric", "n", "mean", "95 %", "baseline", "difference", "95 %", "won/lost"], _cells(rows)))
     for name, value in report.get(FID, {}).items():
         if name != "features":
-            screen.print(f"fid ({name}): {value['value']:.3f}  n {value['n']} against {value['n_reference']}, "
-                         f"{value['dimensions']}-d features of {report[FID]['features']}", soft_wrap=True)
+            screen.print(
+                f"fid ({name}): {value['value']:.3f}  n {value['n']} against {value['n_reference']}, "
+                f"{value['dimensions']}-d features of {report[FID]['features']}",
+                soft_wrap=True,
+            )
 
 
 def _chosen(metrics: str, has_reference: bool, sections: Any) -> list[str]:

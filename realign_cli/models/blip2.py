@@ -199,9 +199,7 @@ def match_logits(model: Blip2ForImageTextRetrieval, patches: Tensor, text: Mappi
     return model.itm_head(hidden[:, :length]).mean(1)
 
 
-def _load(
-    kind: type[M], checkpoint: Checkpoint, device: str, revision: str, dtype: torch.dtype = torch.float32
-) -> M:
+def _load(kind: type[M], checkpoint: Checkpoint, device: str, revision: str, dtype: torch.dtype = torch.float32) -> M:
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()  # one checkpoint serves several classes: unused weights are no news

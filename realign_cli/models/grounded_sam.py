@@ -47,13 +47,18 @@ class GroundingDetector:
         device: where to compute, in float32.
         threshold: least score in [0, 1] of a box.
         nms: largest overlap (IoU) between two boxes of one label; of more, the better box stays.
+        revision: commit of the hub id.
     """
 
-    def __init__(self, checkpoint: str | Path, *, device: str, threshold: float, nms: float) -> None:
+    def __init__(
+        self, checkpoint: str | Path, *, device: str, threshold: float, nms: float, revision: str = "main"
+    ) -> None:
         transformers_logging.disable_progress_bar()
         try:
-            model = AutoModelForZeroShotObjectDetection.from_pretrained(checkpoint, dtype=torch.float32)
-            self._processor = AutoProcessor.from_pretrained(checkpoint)
+            model = AutoModelForZeroShotObjectDetection.from_pretrained(
+                checkpoint, revision=revision, dtype=torch.float32
+            )
+            self._processor = AutoProcessor.from_pretrained(checkpoint, revision=revision)
         except (OSError, ValueError) as error:
             raise cannot_load(checkpoint, error) from None
         self._model = model.to(device).eval()

@@ -233,5 +233,3 @@ def _own_part(key: str, published: Tensor) -> Tensor:
     """The third of a joint query-key-value weight that belongs to `key`, or all of any other weight."""
     match = re.search(r"\.attention\.([qkv])_proj\.", key)
     return published.chunk(3)["qkv".index(match[1])].contiguous() if match else published
-
-

@@ -166,5 +166,3 @@ def _batches(entries: Iterable[Entry], size: int) -> Iterator[list[Entry]]:
     iterator = iter(entries)
     while batch := list(islice(iterator, size)):
         yield batch
-
-

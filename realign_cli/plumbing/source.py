@@ -208,5 +208,3 @@ def _unique(entries: Iterable[Entry]) -> Iterator[Entry]:
 def _inside(path: Path, base: Path) -> bool:
     """Whether `path`, with every symbolic link followed, still lies in `base`."""
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(base))
-
-

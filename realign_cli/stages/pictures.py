@@ -32,9 +32,7 @@ def overlay(image: Image.Image, masks: Sequence[NDArray[np.bool_]]) -> Image.Ima
     return Image.fromarray(canvas.astype(np.uint8))
 
 
-def strip(
-    prompt: str, coarse: Image.Image, regions: Sequence[Region], final: Image.Image, kept: str
-) -> Image.Image:
+def strip(prompt: str, coarse: Image.Image, regions: Sequence[Region], final: Image.Image, kept: str) -> Image.Image:
     """One row: the coarse image, its masks, the final image; under them the prompt and the phrase of each mask."""
     tiles = [coarse, overlay(coarse, [region.mask for region in regions]), final]
     lines = max(1, len(regions)) + 1

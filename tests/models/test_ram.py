@@ -19,9 +19,7 @@ from realign_cli.tinyworld.train.tagger import measure
 PARITY = Path(__file__).parents[2] / "../shared/data/parity"
 TAGGER = WEIGHTS / "tagger"
 
-SMALL = RamConfig(
-    img=16, embed=8, depths=[1, 2], heads=[1, 2], win=2, vw=16, hid=16, inter=24, ncls=3, proj=12
-)
+SMALL = RamConfig(img=16, embed=8, depths=[1, 2], heads=[1, 2], win=2, vw=16, hid=16, inter=24, ncls=3, proj=12)
 SWIN_L = RamConfig(
     img=384,
     embed=192,

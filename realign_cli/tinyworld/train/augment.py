@@ -88,9 +88,7 @@ def _loose(rng: np.random.Generator) -> list[Thing]:
     return things
 
 
-def _paint(
-    things: list[Thing], ground: str, rng: np.random.Generator, spoil: bool
-) -> tuple[np.ndarray, np.ndarray]:
+def _paint(things: list[Thing], ground: str, rng: np.random.Generator, spoil: bool) -> tuple[np.ndarray, np.ndarray]:
     """Paint things one over the other: float32 (64, 64, 3) in [0, 255] and what remains visible, (things, 64, 64)."""
     jitter = 18.0 if spoil else 0.0
     image = np.empty((SIZE, SIZE, 3), np.float32)

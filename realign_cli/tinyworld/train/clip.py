@@ -25,7 +25,7 @@ from realign_cli.tinyworld.train.examples import Examples
 from realign_cli.tinyworld.train.fit import fit
 from realign_cli.tinyworld.train.publish import WEIGHTS, publish
 
-_STEPS = 900
+_STEPS = 600
 _BATCH = 64
 _CONTEXT = 24
 SCENES = (

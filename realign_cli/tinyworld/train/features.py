@@ -19,7 +19,7 @@ from realign_cli.tinyworld.train.examples import Examples
 from realign_cli.tinyworld.train.fit import fit
 from realign_cli.tinyworld.train.publish import publish
 
-_STEPS = 1500
+_STEPS = 800
 _BATCH = 64
 _PAIRS, _COUNTS = len(COLOURS) * len(SHAPES), 3
 

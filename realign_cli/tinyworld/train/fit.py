@@ -112,7 +112,9 @@ def _average_gradients(parameters: list[nn.Parameter], world: int) -> None:
         gradient.copy_(part.view_as(gradient))
 
 
-def _save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: dict[str, Tensor], step: int) -> None:
+def _save(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: dict[str, Tensor], step: int
+) -> None:
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
     tensors |= {f"average.{k}": v for k, v in average.items()}
     for i, state in optimizer.state_dict()["state"].items():

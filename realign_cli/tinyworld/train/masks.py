@@ -110,9 +110,7 @@ def main(work: Path) -> None:
     weights = {key: value.half().contiguous() for key, value in sam.state_dict().items()}
     save_file(weights, checkpoint / "model.safetensors")
     masks = SamMasks(checkpoint, device="cpu")
-    finder = GroundingDetector(
-        WEIGHTS / "detector", device="cpu", threshold=detector.THRESHOLD, nms=detector.NMS
-    )
+    finder = GroundingDetector(WEIGHTS / "detector", device="cpu", threshold=detector.THRESHOLD, nms=detector.NMS)
     n = 500
     quality = {}
     for name, spoil in (("held-out scenes", False), ("held-out scenes, spoiled", True)):

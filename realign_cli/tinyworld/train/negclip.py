@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from realign_cli.tinyworld.train import clip
 from realign_cli.tinyworld.train.publish import WEIGHTS
 
-_STEPS = 900
+_STEPS = 600
 
 
 def main(work: Path) -> None:
