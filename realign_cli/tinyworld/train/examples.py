@@ -102,8 +102,12 @@ def any_caption(scene: Scene, rng: np.random.Generator) -> str:
 
 
 def foil(scene: Scene, rng: np.random.Generator) -> Scene:
-    """A scene that differs by the colours of two things traded or, where that cannot be, by one other word."""
-    trades = [traded for traded in swaps(scene) if _trainable(traded)]
+    """A scene that differs by the colours of two things traded or, where that cannot be, by one other word.
+
+    The foil of a training scene shows nothing that is held out; the foil of a held-out scene may.
+    """
+    allowed = _trainable if _trainable(scene) else _distinct
+    trades = [traded for traded in swaps(scene) if allowed(traded)]
     if trades:
         return trades[rng.integers(len(trades))]
     while True:
@@ -111,7 +115,7 @@ def foil(scene: Scene, rng: np.random.Generator) -> Scene:
         word = str(rng.choice(LABELS))
         thing = replace(scene.things[k], **{"colour" if word in COLOURS else "shape": word})
         changed = _with(scene, {int(k): thing})
-        if thing != scene.things[k] and _trainable(changed):
+        if thing != scene.things[k] and allowed(changed):
             return changed
 
 
@@ -231,10 +235,15 @@ def _with(scene: Scene, changes: dict[int, scenes.Thing]) -> Scene:
     return replace(scene, things=tuple(changes.get(k, thing) for k, thing in enumerate(scene.things)), relation=None)
 
 
+def _distinct(scene: Scene) -> bool:
+    """No two things are alike, and none is of a held-out pair."""
+    pairs = {thing.pair for thing in scene.things}
+    return len(pairs) == len(scene.things) and not scenes.HELD_OUT_PAIRS & pairs
+
+
 def _trainable(scene: Scene) -> bool:
-    pairs = [thing.pair for thing in scene.things]
-    apart = len(set(pairs)) == len(pairs) and not scenes.HELD_OUT_PAIRS & set(pairs)
-    return apart and not any(scenes.is_held_out(a, b) for a, b in combinations(pairs, 2))
+    together = combinations([thing.pair for thing in scene.things], 2)
+    return _distinct(scene) and not any(scenes.is_held_out(a, b) for a, b in together)
 
 
 def _leak(scene: Scene, rng: np.random.Generator) -> Scene:
