@@ -8,18 +8,20 @@ python -m realign_cli.tinyworld prompts -n "$n" > "$dir/prompts.txt"
 realign generate --prompts "$dir/prompts.txt" --out "$dir/coarse" -q > /dev/null
 realign tag --in "$dir/coarse" -q | realign score -q | realign segment --out "$dir/segmented" -q > /dev/null
 
-measure() { # NAME [OPTION ...]
-    realign refine --in "$dir/segmented" --out "$dir/$1" -q "${@:2}" > /dev/null
-    echo "== $*"
+measure() { # NAME INPUT [OPTION ...]
+    realign refine --in "$2" --out "$dir/$1" -q "${@:3}" > /dev/null
+    echo "== $1 ${*:3}"
     realign eval --in "$dir/$1" --baseline "$dir/coarse" --metrics oracle --out "$dir/$1-eval" -q
 }
-measure final --keep final
-measure best --keep best
-measure no-splice --set refine.splice=false
-measure no-self --set refine.self_=0.0
-measure no-clamp --set refine.clamp=false
-measure no-score --set refine.score=false
-measure phrase-tokens-only --set refine.only_phrase_tokens=true
-measure published-strength --set refine.cross=1.0 --set refine.self_=0.3
-measure strong --set refine.cross=2.0 --set refine.self_=0.6
-measure all-steps --set refine.share=1.0
+all=$dir/segmented first=$dir/segmented/first.jsonl
+measure final "$all" --keep final
+measure best "$all" --keep best
+
+head -n 160 "$all/metadata.jsonl" > "$first"
+measure as-preset "$first"
+measure no-splice "$first" --set refine.splice=false
+measure no-self "$first" --set refine.self_=0.0
+measure no-clamp "$first" --set refine.clamp=false
+measure no-score "$first" --set refine.score=false
+measure phrase-tokens "$first" --set refine.only_phrase_tokens=true
+measure double "$first" --set refine.cross=2.0 --set refine.self_=0.6

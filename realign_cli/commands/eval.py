@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from realign_cli.stages.eval import Row
 
 DEFAULT = "clip,negclip,blip,oracle"
+_PIPE_WIDTH = 160  # columns of the table where there is no terminal to ask
 
 
 def eval_(
@@ -42,6 +43,7 @@ def eval_(
     realign eval --in final/ --metrics fid,clip --reference real/ --out eval/ --json
     """
     import json
+    import sys
     from contextlib import ExitStack
     from dataclasses import asdict
 
@@ -81,7 +83,7 @@ def eval_(
     if options.as_json:
         typer.echo(json.dumps(report))
         return
-    screen = Console(highlight=False)
+    screen = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
     screen.print(table(["metric", "n", "mean", "95 %", "baseline", "difference", "95 %", "won/lost"], _cells(rows)))
     for name, value in report.get(FID, {}).items():
         if name != "features":

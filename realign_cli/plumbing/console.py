@@ -110,7 +110,7 @@ class Summary:
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     made = Table(box=None, pad_edge=False)
     for i, column in enumerate(columns):
-        made.add_column(column, justify="left" if i == 0 else "right")
+        made.add_column(column, justify="left" if i == 0 else "right", no_wrap=True)
     for row in rows:
         made.add_row(*(plain(cell) for cell in row))
     return made
