@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from realign_cli import __version__
-from realign_cli.commands import caption_reward, demo, eval, generate, refine, score, segment, tag
+from realign_cli.commands import caption_reward, demo, eval, generate, refine, score, segment, tag, train
 from realign_cli.errors import RealignError
 from realign_cli.options import spread
 
@@ -40,7 +40,9 @@ def main(
 
     Stages read and write records (JSON lines and PNGs) and chain through pipes:
 
-    realign generate --prompts prompts.txt --out coarse/
+    realign train --data shapes --out runs/coarse
+
+    realign generate --prompts prompts.txt --model runs/coarse --out coarse/
 
     realign tag --in coarse/ | realign score | realign segment | realign refine --out final/
 
@@ -85,6 +87,7 @@ def _say(line: str) -> None:
 
 _COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo.demo,
+    "train": train.train,
     "generate": generate.generate,
     "caption-reward": caption_reward.caption_reward,
     "tag": tag.tag,

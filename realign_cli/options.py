@@ -86,6 +86,14 @@ class Map(Run):
     ] = "-"
 
 
+Model = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR", help="What realign train made: its generator instead of the preset's.", rich_help_panel=_MODELS
+    ),
+]
+
+
 def spread(function: Callable[..., None]) -> Callable[..., None]:
     """Let a command take a dataclass of options as its first argument, while Typer sees the single fields."""
     parameters = list(inspect.signature(function).parameters.values())

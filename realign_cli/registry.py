@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from realign_cli import presets
 from realign_cli.errors import RealignError, UsageError
 from realign_cli.presets import Preset
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 _WEIGHTS = Path(__file__).parent / "tinyworld" / "weights"
 _PACKAGE = "package:"
+_REWARD = "reward-"
 
 
 class Models:
@@ -80,6 +82,23 @@ class Models:
     def features(self) -> roles.FeatureExtractor:
         return self._load("fid")
 
+    def trainee(self, **options: Any) -> roles.Trainee:
+        """The generator opened for training, apart from `generator`; options as of `models.trainee.Trainee`."""
+        return self._load("generator", full_precision=True).trainee(**options)
+
+    def reward(self, name: str, **options: Any) -> roles.Reward:
+        """The reward that section `reward-NAME` describes, or `module:Class` of the user's own."""
+        if ":" in name:
+            return _import(name, f"--reward {name}")(self, **options)
+        if f"{_REWARD}{name}" not in self.preset.sections:
+            known = [key.removeprefix(_REWARD) for key in self.preset.sections if key.startswith(_REWARD)]
+            raise UsageError(
+                f"preset '{self.preset.name}' has no reward '{name}'; there are {', '.join(known)}, or module:Class"
+            )
+        section = dict(self.preset.section(f"{_REWARD}{name}"))
+        adapter = section.pop("adapter", "")
+        return _import(adapter, f"[{_REWARD}{name}] adapter {adapter!r}")(self, **section, **options)
+
     def judge(self, name: str) -> roles.Judge:
         if name not in self._judges:
             self._judges[name] = self._load(name)
@@ -92,21 +111,32 @@ class Models:
             section = dict(self.preset.section(name))
             if str(section.get("checkpoint", "")).startswith(_PACKAGE):
                 section["sha256"] = _digest(section["checkpoint"].removeprefix(_PACKAGE))
+            if trained := presets.trained_manifest(section):
+                section["trained_sha256"] = hashlib.sha256(trained.read_bytes()).hexdigest()
             described[name] = section
         return {"preset": self.preset.name, "settings": described}
 
-    def _load(self, role: str, *, on_device: bool = True) -> Any:
-        options = dict(self.preset.section(role))
+    def _load(self, role: str, *, on_device: bool = True, **more: Any) -> Any:
+        options = dict(self.preset.section(role)) | more
         adapter, checkpoint = options.pop("adapter", ""), options.pop("checkpoint", "")
-        module, _, name = adapter.partition(":")
+        place = f"preset '{self.preset.name}': [{role}] adapter {adapter!r}"
+        factory = _import(adapter, place)
         try:
-            factory = getattr(importlib.import_module(module), name)
             inspect.signature(factory).bind(checkpoint, device="", **options)
-        except (ImportError, AttributeError, ValueError, TypeError) as error:
-            raise UsageError(f"preset '{self.preset.name}': [{role}] adapter {adapter!r}: {error}") from None
+        except TypeError as error:
+            raise UsageError(f"{place}: {error}") from None
         if checkpoint.startswith(_PACKAGE):
             checkpoint = str(_packaged(checkpoint.removeprefix(_PACKAGE)))
         return factory(checkpoint, device=self.device if on_device else None, **options)
+
+
+def _import(adapter: str, place: str) -> Any:
+    """The class that "module:Class" names."""
+    module, _, name = adapter.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UsageError(f"{place}: {error}") from None
 
 
 def _packaged(name: str) -> Path:

@@ -7,15 +7,18 @@ a batch may mix sizes. Results do not depend on how images are batched.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     from numpy.typing import NDArray
     from PIL.Image import Image
     from torch import Tensor
+    from torch.nn import Parameter
 
     from realign_cli.records import Box, Likelihood, Object, Tag
 
@@ -70,8 +73,71 @@ class Generator(Protocol):
         ...
 
 
+class Trainee(Protocol):
+    """A generator whose denoiser is trained. Latents are (B, C, h, w), embeddings (B, T, D), pixels in [0, 1]."""
+
+    steps: int  # of its sampler
+
+    def trained(self) -> Mapping[str, Parameter]:
+        """The weights that training changes, by name."""
+        ...
+
+    def embed(self, prompts: Sequence[str]) -> Tensor: ...
+    def noise(self, seeds: Sequence[int]) -> Tensor:
+        """Latents to start from, one noise per seed."""
+        ...
+
+    def advance(self, latents: Tensor, embeddings: Tensor, start: int, stop: int) -> Tensor:
+        """Sampler steps `start` up to, without, `stop`; no gradient."""
+        ...
+
+    def clean(self, latents: Tensor, embeddings: Tensor, step: int) -> Tensor:
+        """x_0' as seen from sampler step `step`, with gradient to the trained weights."""
+        ...
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Pixels (B, 3, H, W) of clean latents, differentiable."""
+        ...
+
+    def encode(self, pixels: Tensor) -> Tensor: ...
+    def denoising_loss(self, latents: Tensor, embeddings: Tensor, seed: int) -> Tensor:
+        """The loss of diffusion training (B,) at times and noises that `seed` decides, for clean latents."""
+        ...
+
+    def generate(self, requests: Sequence[Request]) -> list[Image]:
+        """Images by the weights as they are now, as `Generator.generate`."""
+        ...
+
+    def saved_bytes(self) -> int:
+        """How much `save` writes."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write what `--model` reads.
+
+        Raises:
+            RealignError: what was written does not load as what was trained.
+        """
+        ...
+
+
+class Reward(Protocol):
+    margin: float  # m of Eq. 5: a reward at or above it is good enough
+
+    def __call__(self, pixels: Tensor, prompts: Sequence[str], seed: int) -> Tensor:
+        """One reward per image, (B,), differentiable in float pixels (B, 3, H, W) in [0, 1]."""
+        ...
+
+
 class Captioner(Protocol):
     def caption(self, images: Sequence[Image]) -> list[str]: ...
+    def sample(self, pixels: Tensor, count: int, seed: int) -> list[list[str]]:
+        """`count` captions of each image, drawn from p(caption | image)."""
+        ...
+
+    def log_likelihood(self, pixels: Tensor, captions: Sequence[Sequence[str]]) -> tuple[Tensor, Tensor]:
+        """log p(caption | image) and the number of its tokens, (B, K) each; differentiable in the pixels."""
+        ...
 
 
 class TextEncoder(Protocol):

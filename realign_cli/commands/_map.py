@@ -26,12 +26,13 @@ def run(
     next_command: str | None = None,
     finish: Callable[[Path], object] | None = None,
     echo: bool = True,
+    model: Path | None = None,
     **config: Any,
 ) -> None:
     """Run the stages over `entries`, or over the records that `--in` names, and report.
 
     `config` is what the command adds to the settings that decide its result; `finish` is called with the completed
-    folder. Exits with 3 if some records failed.
+    folder; `model` is a folder of `realign train`. Exits with 3 if some records failed.
     """
     from realign_cli import presets
     from realign_cli.plumbing import source
@@ -41,7 +42,8 @@ def run(
     from realign_cli.registry import Models
 
     Verbosity(options.quiet, options.verbose).apply()
-    models = Models(presets.load(options.preset, options.overrides), options.device)
+    preset = presets.load(options.preset, options.overrides)
+    models = Models(presets.with_model(preset, model) if model else preset, options.device)
     stages = stages_of(models)
     if entries is None:
         assert isinstance(options, Map)

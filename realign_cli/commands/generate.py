@@ -6,13 +6,14 @@ from typing import Annotated
 import typer
 
 from realign_cli.commands import _map
-from realign_cli.options import Run
+from realign_cli.options import Model, Run
 
 
 def generate(
     options: Run,
     prompts: Annotated[Path, typer.Option(metavar="FILE", help="A .txt or .jsonl file of prompts.")],
     seed: Annotated[int, typer.Option(help="With a prompt's id it decides the noise of its image.")] = 42,
+    model: Model = None,
 ) -> None:
     """Generate one coarse image per prompt.
 
@@ -22,6 +23,8 @@ def generate(
     Examples:
 
     realign generate --prompts prompts.txt --out coarse/
+
+    realign generate --prompts prompts.txt --model runs/coarse --out coarse/
 
     realign generate --prompts prompts.txt --out coarse/ | realign tag | realign score
     """
@@ -38,5 +41,6 @@ def generate(
         entries=entries,
         total=len(entries),
         next_command="realign refine --in {out} --out final/",
+        model=model,
         seed=seed,
     )

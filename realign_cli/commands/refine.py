@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from realign_cli.commands import _map
-from realign_cli.options import Map
+from realign_cli.options import Map, Model
 
 
 class Keep(StrEnum):
@@ -19,6 +19,7 @@ def refine(
     keep: Annotated[
         Keep, typer.Option(help="The image with the better caption reward, or always the final one.")
     ] = Keep.final,
+    model: Model = None,
 ) -> None:
     """Generate each image again from the same noise with re-weighted attention (Eq. 7-9).
 
@@ -50,4 +51,4 @@ def refine(
     next_command = "realign eval --in {out}"
     if options.source != "-":
         next_command += f" --baseline {options.source}"
-    _map.run(options, stages, next_command=next_command, finish=write_contact_sheet, keep=keep.value)
+    _map.run(options, stages, next_command=next_command, finish=write_contact_sheet, model=model, keep=keep.value)

@@ -1,4 +1,4 @@
-"""Eq. 4: the caption reward."""
+"""Eq. 4, the caption reward, and what Eq. 5 makes of rewards."""
 
 from __future__ import annotations
 
@@ -17,3 +17,36 @@ def caption_reward(generated: Tensor, prompt: Tensor) -> Tensor:
         One reward per pair, (...).
     """
     return F.cosine_similarity(generated, prompt, dim=-1).clamp(-1, 1)  # rounding may leave the interval
+
+
+def hinge(reward: Tensor, margin: float) -> Tensor:
+    """ReLU(margin - R) of Eq. 5, elementwise.
+
+    The paper prints ReLU(R), whose minimisation would lower the reward; this is the mapping of the code that it builds
+    on (ImageReward, Xu et al. 2023). Below the margin its gradient is that of -R.
+    """
+    return F.relu(margin - reward)
+
+
+def leave_one_out(rewards: Tensor) -> Tensor:
+    """Each of K >= 2 rewards, (..., K), less the mean of the other K - 1 (Kool et al. 2019)."""
+    count = rewards.shape[-1]
+    return (rewards - rewards.mean(-1, keepdim=True)) * count / (count - 1)
+
+
+def score_function(rewards: Tensor, log_likelihoods: Tensor) -> Tensor:
+    """Mean reward of K >= 2 sampled captions per image, (B,), with a gradient although a caption has none.
+
+    The gradient is (1/K) sum_k (r_k - b_k) grad log p(c_k | x), b_k the mean of the other rewards: an unbiased estimate
+    of grad E[R] (Williams 1992). `rewards` and `log_likelihoods` are (B, K).
+    """
+    surrogate = (leave_one_out(rewards).detach() * log_likelihoods).mean(-1)
+    return rewards.detach().mean(-1) + surrogate - surrogate.detach()
+
+
+def reward_weight(reward: Tensor, margin: float, temperature: float) -> Tensor:
+    """exp(-ReLU(margin - R) / temperature), in (0, 1]: how much a generated image counts as an example.
+
+    The weight of reward-weighted regression (Peters and Schaal 2007), used on text-to-image models by Lee et al. 2023.
+    """
+    return (-hinge(reward, margin) / temperature).exp().detach()

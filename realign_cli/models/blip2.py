@@ -71,8 +71,62 @@ class Blip2Captioner:
             eos_token_id=config.text_config.eos_token_id,
             pad_token_id=config.text_config.pad_token_id,
         )
-        words = ids[:, config.num_query_tokens + 1 :]  # the output repeats the image tokens and the start token
-        return [text.strip() for text in self.tokenizer.batch_decode(words, skip_special_tokens=True)]
+        return self._texts(ids[:, config.num_query_tokens + 1 :])  # the output repeats the image and start tokens
+
+    @torch.no_grad()
+    def sample(self, pixels: Tensor, count: int, seed: int) -> list[list[str]]:
+        """`count` captions of each image, drawn from the model's own distribution (temperature 1, nothing cut off).
+
+        `pixels` is float (B, 3, H, W) in [0, 1]; the same batch and `seed` draw the same captions.
+        """
+        model, text = self.model, self.model.config.text_config
+        start = model.get_input_embeddings()(torch.tensor([[text.bos_token_id]], device=model.device))
+        prefix = torch.cat([self._image_tokens(pixels), start.expand(len(pixels), -1, -1)], dim=1)
+        with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            ids = model.language_model.generate(
+                inputs_embeds=prefix,
+                attention_mask=torch.ones(prefix.shape[:2], dtype=torch.long, device=model.device),
+                do_sample=True,
+                temperature=1.0,
+                top_k=0,
+                top_p=1.0,
+                num_return_sequences=count,
+                max_new_tokens=self.max_new_tokens,
+                eos_token_id=text.eos_token_id,
+                pad_token_id=text.pad_token_id,
+            )
+        texts = self._texts(ids)
+        return [texts[i : i + count] for i in range(0, len(texts), count)]
+
+    def log_likelihood(self, pixels: Tensor, captions: Sequence[Sequence[str]]) -> tuple[Tensor, Tensor]:
+        """log p(caption | image) in nats, summed over a caption's tokens and its end, and the number of those.
+
+        Both are (B, K) for K captions of each of B images. Differentiable in `pixels`, float (B, 3, H, W) in [0, 1].
+        """
+        model = self.model
+        count = len(captions[0])
+        flat = [caption for group in captions for caption in group]
+        targets = caption_targets(self.tokenizer, model.config, flat)
+        labels = targets["labels"].to(model.device)
+        queries = model.config.num_query_tokens
+        words = model.get_input_embeddings()(targets["input_ids"][:, queries:].to(model.device))
+        seen = self._image_tokens(pixels).repeat_interleave(count, dim=0)  # an image is looked at once
+        outputs = model.language_model(
+            inputs_embeds=torch.cat([seen, words], dim=1), attention_mask=targets["attention_mask"].to(model.device)
+        )
+        chances = outputs.logits[:, :-1].float().log_softmax(-1)
+        spoken = labels[:, 1:] != -100
+        token = chances.gather(-1, labels[:, 1:].clamp(min=0)[..., None])[..., 0]
+        return (token * spoken).sum(1).view(-1, count), spoken.sum(1).view(-1, count)
+
+    def _image_tokens(self, pixels: Tensor) -> Tensor:
+        """What the language model reads of the images, (B, Q, D)."""
+        inputs = pixels_to_input(pixels.float(), self.model.config.vision_config.image_size)
+        return self.model.get_image_features(inputs.to(self.model.device, self.model.dtype)).pooler_output
+
+    def _texts(self, ids: Tensor) -> list[str]:
+        return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
 
 class Blip2TextEncoder:
@@ -108,9 +162,14 @@ class Blip2Judge:
         inputs = images_to_input(images, model.config.vision_config.image_size).to(model.device)
         text = tokenize(self.tokenizer, prompts).to(model.device)
         patches = model.vision_model(inputs).last_hidden_state
-        similarity = torch.einsum("bqd,bd->bq", query_embeddings(model, patches), text_embeddings(model, text))
         matching = match_logits(model, patches, text).softmax(-1)[:, 1]
-        return {"blip_itc": similarity.amax(1).tolist(), "blip_itm": matching.tolist()}
+        return {"blip_itc": contrast(model, patches, text).tolist(), "blip_itm": matching.tolist()}
+
+    def similarity(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+        """`blip_itc` (B,) of float pixels (B, 3, H, W) in [0, 1], differentiable in them."""
+        inputs = pixels_to_input(pixels.float(), self.model.config.vision_config.image_size).to(self.model.device)
+        patches = self.model.vision_model(inputs).last_hidden_state
+        return contrast(self.model, patches, tokenize(self.tokenizer, prompts).to(self.model.device))
 
 
 def pixels_to_input(pixels: Tensor, size: int) -> Tensor:
@@ -183,6 +242,11 @@ def text_embeddings(model: Blip2ForImageTextRetrieval, text: Mapping[str, Tensor
         attention_mask=text["attention_mask"],
     ).last_hidden_state
     return F.normalize(model.text_projection(hidden[:, 0]), dim=-1)
+
+
+def contrast(model: Blip2ForImageTextRetrieval, patches: Tensor, text: Mapping[str, Tensor]) -> Tensor:
+    """Cosine (B,) of each image with its own text: that of the query nearest to the text."""
+    return torch.einsum("bqd,bd->bq", query_embeddings(model, patches), text_embeddings(model, text)).amax(1)
 
 
 def match_logits(model: Blip2ForImageTextRetrieval, patches: Tensor, text: Mapping[str, Tensor]) -> Tensor:

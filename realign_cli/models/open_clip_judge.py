@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import open_clip
-import torch
 from huggingface_hub import snapshot_download
+from torch import Tensor, no_grad
 
-from realign_cli.models.blip2 import Checkpoint, cannot_load, images_to_input
+from realign_cli.models.blip2 import Checkpoint, cannot_load, images_to_input, pixels_to_input
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -39,15 +39,24 @@ class OpenClipJudge:
         self.device = device
         self.column = column
 
-    @torch.no_grad()
+    @no_grad()
     def judge(self, images: Sequence[Image], prompts: Sequence[str]) -> dict[str, list[float | None]]:
         if not images:
             return {self.column: []}
-        size = self.model.visual.image_size
-        pixels = images_to_input(images, size if isinstance(size, int) else size[0])
-        seen = self.model.encode_image(pixels.to(self.device), normalize=True)
+        return {self.column: self._cosine(images_to_input(images, self._size()), prompts).tolist()}
+
+    def similarity(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+        """The cosine (B,) of float pixels (B, 3, H, W) in [0, 1] and prompts, differentiable in the pixels."""
+        return self._cosine(pixels_to_input(pixels.float(), self._size()), prompts)
+
+    def _cosine(self, inputs: Tensor, prompts: Sequence[str]) -> Tensor:
+        seen = self.model.encode_image(inputs.to(self.device), normalize=True)
         read = self.model.encode_text(self.tokenizer(list(prompts)).to(self.device), normalize=True)
-        return {self.column: (seen * read).sum(-1).tolist()}
+        return (seen * read).sum(-1)
+
+    def _size(self) -> int:
+        size = self.model.visual.image_size
+        return size if isinstance(size, int) else size[0]
 
 
 def _folder(checkpoint: str, revision: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import diffusers
 import torch
@@ -20,6 +20,9 @@ from torch import Tensor
 from realign_cli.errors import UsageError
 from realign_cli.models.attention_control import Layout, modulated
 from realign_cli.roles import Modulation, Region, Request
+
+if TYPE_CHECKING:
+    from realign_cli.models.trainee import Trainee
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +41,8 @@ class StableDiffusion:
         batch_size: images computed at a time. The last bits of an image depend on it, so a batch is always full:
             fewer requests cost as much as `batch_size` of them.
         revision: commit of the hub id.
+        lora: a folder with `pytorch_lora_weights.safetensors`, such as `realign train` makes.
+        full_precision: float32 on any device, as training wants it.
 
     Raises:
         UsageError: the checkpoint cannot be loaded, or `size` is not a multiple of 8.
@@ -53,10 +58,15 @@ class StableDiffusion:
         size: int,
         batch_size: int = 4,
         revision: str | None = None,
+        lora: str | None = None,
+        full_precision: bool = False,
     ) -> None:
         if size % 8:
             raise UsageError(f"generator.size is {size}; it must be a multiple of 8")
-        self.pipeline: Any = _load(checkpoint, device, revision)  # diffusers loads its classes lazily, untyped
+        # Any: diffusers loads its classes lazily, untyped.
+        self.pipeline: Any = _load(checkpoint, device, revision, full_precision)
+        if lora:
+            load_lora(self.pipeline, lora)
         self._steps = steps
         self._guidance = guidance
         self._size = size
@@ -73,13 +83,19 @@ class StableDiffusion:
             images += self._generate([*batch, *filling], modulation)[: len(batch)]
         return images
 
+    def trainee(self, *, steps: int, guidance: float, rank: int, checkpointing: bool) -> Trainee:
+        """This model opened for training; see `Trainee`. It goes on generating, by the weights as they change."""
+        from realign_cli.models.trainee import Trainee
+
+        return Trainee(self, steps=steps, guidance=guidance, rank=rank, checkpointing=checkpointing)
+
     def _generate(self, batch: Sequence[Request], modulation: Modulation | None) -> list[Image]:
         pipeline = self.pipeline
         embeddings: list[Tensor] = []
         layouts: list[Layout | None] = []
         for request in batch:
             self._warn_of_unknown_words(request.prompt)
-            embedding = self._embed(request.prompt)
+            embedding = self.embed(request.prompt)
             layout = None
             if modulation is not None:
                 found = self._find(request)
@@ -93,22 +109,22 @@ class StableDiffusion:
         with modulated(pipeline.unet, layouts, modulation, timesteps) if modulation is not None else nullcontext():
             return pipeline(
                 prompt_embeds=torch.stack(embeddings),
-                negative_prompt_embeds=self._embed("").expand(len(batch), -1, -1),
-                latents=torch.stack([self._noise(request.noise_seed) for request in batch]),
+                negative_prompt_embeds=self.embed("").expand(len(batch), -1, -1),
+                latents=torch.stack([self.noise(request.noise_seed) for request in batch]),
                 num_inference_steps=self._steps,
                 guidance_scale=self._guidance,
                 height=self._size,
                 width=self._size,
             ).images
 
-    def _noise(self, seed: int) -> Tensor:
+    def noise(self, seed: int) -> Tensor:
         """x_T of one image, drawn on the CPU so that it is the same on every device."""
         side = self._size // self.pipeline.vae_scale_factor
         shape = (self.pipeline.unet.config.in_channels, side, side)
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
         return noise.to(self.pipeline.device, self.pipeline.dtype)
 
-    def _embed(self, text: str) -> Tensor:
+    def embed(self, text: str) -> Tensor:
         """Token embeddings (T, D) of one text, encoded alone so that no other text touches its last bits."""
         with torch.no_grad():
             return self.pipeline.encode_prompt(text, self.pipeline.device, 1, False)[0][0].clone()
@@ -140,7 +156,7 @@ class StableDiffusion:
     def _splice(self, embedding: Tensor, found: Sequence[tuple[Region, list[slice]]]) -> None:
         """Put the embedding of each phrase encoded alone over its places in the prompt's (T, D)."""
         for region, places in found:
-            alone = self._embed(region.phrase)
+            alone = self.embed(region.phrase)
             for place in places:
                 embedding[place] = alone[1 : 1 + place.stop - place.start]
 
@@ -167,14 +183,14 @@ def _layout(found: Sequence[tuple[Region, list[slice]]], length: int) -> Layout 
     )
 
 
-def _load(checkpoint: str, device: str, revision: str | None) -> Any:
+def _load(checkpoint: str, device: str, revision: str | None, full_precision: bool) -> Any:
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
     try:
         pipeline = StableDiffusionPipeline.from_pretrained(
             checkpoint,
             revision=revision,
-            dtype=torch.float32 if torch.device(device).type == "cpu" else torch.float16,
+            dtype=torch.float32 if full_precision or torch.device(device).type == "cpu" else torch.float16,
             use_safetensors=True,
             safety_checker=None,
             feature_extractor=None,
@@ -192,6 +208,16 @@ def _load(checkpoint: str, device: str, revision: str | None) -> Any:
     assert not pipeline.scheduler.config.clip_sample
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)
+
+
+def load_lora(pipeline: Any, folder: str | Path, adapter: str | None = None) -> None:
+    """Load a LoRA of the U-Net; that there is none of the text encoder is no news."""
+    verbosity = diffusers.utils.logging.get_verbosity()
+    diffusers.utils.logging.set_verbosity_error()
+    try:
+        pipeline.load_lora_weights(folder, adapter_name=adapter)
+    finally:
+        diffusers.utils.logging.set_verbosity(verbosity)
 
 
 def _first_line(error: Exception) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,16 +23,16 @@ def write_bytes(path: Path, data: bytes) -> None:
     Raises:
         RealignError: the bytes cannot be written (full disk, read-only folder); an old file stays as it was.
     """
-    temporary = path.with_name(f"{_PREFIX}{path.name}{_SUFFIX}")
+    staging = temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        with staging.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        os.replace(staging, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        staging.unlink(missing_ok=True)
         raise RealignError(f"cannot write {path} ({len(data)} bytes): {error.strerror}") from None
 
 
@@ -54,17 +55,31 @@ def link_or_copy(source: Path, target: Path) -> None:
 
     Sharing is safe because nothing here ever writes into an existing file.
     """
-    temporary = target.with_name(f"{_PREFIX}{target.name}{_SUFFIX}")
-    temporary.unlink(missing_ok=True)
+    staging = temporary(target)
+    staging.unlink(missing_ok=True)
     try:
-        os.link(source, temporary)
-        os.replace(temporary, target)
-        temporary.unlink(missing_ok=True)  # a rename of two links to one file leaves both names
+        os.link(source, staging)
+        os.replace(staging, target)
+        staging.unlink(missing_ok=True)  # a rename of two links to one file leaves both names
     except OSError:
         write_bytes(target, source.read_bytes())
 
 
+def temporary(path: Path) -> Path:
+    """Where a file or folder is prepared before one rename makes it `path`."""
+    return path.with_name(f"{_PREFIX}{path.name}{_SUFFIX}")
+
+
+def sync(path: Path) -> None:
+    """Make what a library wrote survive a crash."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
 def remove_leftovers(folder: Path) -> None:
-    """Delete the temporary files that a killed run may have left in `folder` and its subfolders."""
-    for path in folder.rglob(f"{_PREFIX}*{_SUFFIX}"):
-        path.unlink(missing_ok=True)
+    """Delete the temporary files and folders that a killed run may have left in `folder` and its subfolders."""
+    for path in list(folder.rglob(f"{_PREFIX}*{_SUFFIX}")):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)

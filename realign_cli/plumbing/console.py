@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -62,6 +62,37 @@ def progress(label: str, total: int | None, *, quiet: bool) -> Iterator[Advance]
     with bar:
         task = bar.add_task(label, total=total)
         yield lambda count: bar.advance(task, count)
+
+
+class Training(Protocol):
+    def __call__(self, numbers: Mapping[str, float | None], samples_per_s: float) -> None: ...
+
+
+@contextmanager
+def training(steps: int, start: int, *, quiet: bool) -> Iterator[Training]:
+    """A bar over optimiser steps with the numbers that tell whether training gets anywhere, on a terminal only."""
+    bar = Progress(
+        SpinnerColumn(),
+        TextColumn("train"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=quiet or not console.is_terminal,
+    )
+    shown = {"loss/reward": "loss", "loss/pretraining": "L_pre", "caption_reward": "Eq. 4"}
+    with bar:
+        task = bar.add_task("", total=steps, completed=start)
+
+        def advance(numbers: Mapping[str, float | None], samples_per_s: float) -> None:
+            known = [f"{label} {numbers[name]:.3g}" for name, label in shown.items() if numbers.get(name) is not None]
+            bar.update(task, advance=1, description="  ".join([*known, f"{samples_per_s:.2f} samples/s"]))
+
+        yield advance
 
 
 class _Rate(TextColumn):

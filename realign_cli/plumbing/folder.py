@@ -22,7 +22,17 @@ from realign_cli.plumbing.source import METADATA, journal_path
 from realign_cli.records import Record, dump_line, parse_line
 
 RUN = "run.json"
-_LIBRARIES = ("torch", "diffusers", "transformers", "open_clip_torch", "segment-anything", "numpy", "pillow")
+_LIBRARIES = (
+    "torch",
+    "diffusers",
+    "transformers",
+    "accelerate",
+    "peft",
+    "open_clip_torch",
+    "segment-anything",
+    "numpy",
+    "pillow",
+)
 
 
 class RunFolder:
@@ -30,17 +40,8 @@ class RunFolder:
 
     def __init__(self, path: Path, config: Mapping[str, Any], *, overwrite: bool = False) -> None:
         self.path = path
-        if overwrite:
-            _clear(path)
-        _check_same(path, config)
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RealignError(f"cannot make the folder {path}: {error.strerror}") from None
-        atomic.remove_leftovers(path)
+        claim(path, config, overwrite=overwrite)
         self.kept = self._read_kept()
-        if not (path / RUN).exists():
-            atomic.write_json(path / RUN, {"argv": sys.argv[1:], "config": config, "versions": _versions()})
         self._journal = journal_path(path).open("ab")
 
     def add(self, record: Record) -> None:
@@ -75,6 +76,25 @@ class RunFolder:
         return kept
 
 
+def claim(path: Path, config: Mapping[str, Any], *, overwrite: bool = False) -> None:
+    """Make `path` the folder of a run with this `config`, new or to be continued, and say so in its `run.json`.
+
+    Raises:
+        UsageError: it holds a run of another configuration, or something else.
+        RealignError: it cannot be made or written.
+    """
+    if overwrite:
+        _clear(path)
+    _check_same(path, config)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RealignError(f"cannot make the folder {path}: {error.strerror}") from None
+    atomic.remove_leftovers(path)
+    if not (path / RUN).exists():
+        atomic.write_json(path / RUN, {"argv": sys.argv[1:], "config": config, "versions": _versions()})
+
+
 def _parse(data: bytes, path: Path) -> dict[str, Record]:
     lines = data.decode().split("\n")  # not splitlines: JSON strings may hold other line separators
     records = (parse_line(line, f"{path}:{number}") for number, line in enumerate(lines, 1) if line)
@@ -100,7 +120,16 @@ def _check_same(path: Path, config: Mapping[str, Any]) -> None:
         before = json.loads(run.read_text())["config"]
     except (ValueError, KeyError, TypeError):
         raise UsageError(f"{run}: not readable; --overwrite starts over") from None
-    old, new = _flatten(before), _flatten(json.loads(json.dumps(config)))
+    require_same(path, before, json.loads(json.dumps(config)))
+
+
+def require_same(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse to continue what lies in `path` with other settings.
+
+    Raises:
+        UsageError: with the keys that differ.
+    """
+    old, new = _flatten(before), _flatten(now)
     differing = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
     if differing:
         named = ", ".join(f"{key} ({old.get(key)!r} before, {new.get(key)!r} now)" for key in differing[:4])

@@ -6,15 +6,18 @@ set; a value keeps the type it has in the file.
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from realign_cli.errors import UsageError
+
+_PIPELINE, _LORA, _MANIFEST = "model_index.json", "pytorch_lora_weights.safetensors", "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,36 @@ def load(name: str, overrides: Iterable[str] = ()) -> Preset:
         _apply(data, override, name)
     sections = {key: value for key, value in data.items() if isinstance(value, dict)}
     return Preset(Path(name).stem, data.get("batch_size", 8), data.get("needs_gpu", False), sections)
+
+
+def with_model(preset: Preset, model: Path) -> Preset:
+    """The preset with the generator that `realign train` left in the folder `model`.
+
+    Raises:
+        UsageError: there is none, or it is a LoRA of another generator.
+    """
+    generator = preset.section("generator")
+    if (model / _PIPELINE).is_file():
+        trained: dict[str, Any] = {"checkpoint": str(model)}
+    elif (model / _LORA).is_file():
+        trained = {"lora": str(model)}
+    else:
+        raise UsageError(
+            f"--model {model}: neither {_LORA} nor {_PIPELINE} in it; give the folder of a finished 'realign train', "
+            "or one of its checkpoints/"
+        )
+    if "lora" in trained and (manifest := model / _MANIFEST).is_file():
+        base = json.loads(manifest.read_text())["config"]["settings"]["generator"]["checkpoint"]
+        if base != generator["checkpoint"]:
+            raise UsageError(f"--model {model}: a LoRA of {base}; preset '{preset.name}' has {generator['checkpoint']}")
+    return replace(preset, sections={**preset.sections, "generator": {**generator, **trained}})
+
+
+def trained_manifest(section: Mapping[str, Any]) -> Path | None:
+    """The file with the SHA-256 sums of what a section takes from `realign train`, if it does."""
+    folder = section.get("lora") or section.get("checkpoint")
+    manifest = Path(str(folder)) / _MANIFEST
+    return manifest if folder and manifest.is_file() else None
 
 
 def _folder() -> Any:

@@ -32,6 +32,19 @@ def overlay(image: Image.Image, masks: Sequence[NDArray[np.bool_]]) -> Image.Ima
     return Image.fromarray(canvas.astype(np.uint8))
 
 
+def grid(rows: Sequence[Sequence[Image.Image]], titles: Sequence[str]) -> Image.Image:
+    """Rows of equally many images, each row under its title."""
+    width = max(len(row) for row in rows) * (_TILE + 4)
+    canvas = Image.new("RGB", (width, len(rows) * (_TILE + _LINE + 4)), "white")
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=13)
+    for y, (row, title) in enumerate(zip(rows, titles, strict=True)):
+        top = y * (_TILE + _LINE + 4)
+        draw.text((2, top), title, fill="black", font=font)
+        for x, image in enumerate(row):
+            canvas.paste(_tile(image), (x * (_TILE + 4), top + _LINE))
+    return canvas
+
+
 def strip(prompt: str, coarse: Image.Image, regions: Sequence[Region], final: Image.Image, kept: str) -> Image.Image:
     """One row: the coarse image, its masks, the final image; under them the prompt and the phrase of each mask."""
     tiles = [coarse, overlay(coarse, [region.mask for region in regions]), final]
@@ -39,8 +52,7 @@ def strip(prompt: str, coarse: Image.Image, regions: Sequence[Region], final: Im
     canvas = Image.new("RGB", (3 * _TILE + 8, _TILE + lines * _LINE + 6), "white")
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=13)
     for i, tile in enumerate(tiles):
-        filtering = Image.Resampling.NEAREST if tile.width < _TILE else Image.Resampling.LANCZOS
-        canvas.paste(tile.resize((_TILE, _TILE), filtering), (i * (_TILE + 4), 0))
+        canvas.paste(_tile(tile), (i * (_TILE + 4), 0))
     chosen = 0 if kept == "coarse" else 2 * (_TILE + 4)
     draw.rectangle((chosen, 0, chosen + _TILE - 1, _TILE - 1), outline=(0, 158, 115), width=3)
     draw.text((2, _TILE + 2), f"{prompt}   (kept: {kept})", fill="black", font=font)
@@ -51,3 +63,8 @@ def strip(prompt: str, coarse: Image.Image, regions: Sequence[Region], final: Im
     if not regions:
         draw.text((2, _TILE + 2 + _LINE), "nothing found to refine by", fill=(120, 120, 120), font=font)
     return canvas
+
+
+def _tile(image: Image.Image) -> Image.Image:
+    filtering = Image.Resampling.NEAREST if image.width < _TILE else Image.Resampling.LANCZOS
+    return image.resize((_TILE, _TILE), filtering)

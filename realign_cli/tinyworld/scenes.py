@@ -101,9 +101,18 @@ def compatible(a: Pair, b: Pair) -> bool:
 
 def held_out_prompts() -> list[str]:
     """Every two-object prompt "a ... and a ..." of trained pairs in combinations no model saw, in a fixed order."""
+    return _two_object_prompts(held_out=True)
+
+
+def training_prompts() -> list[str]:
+    """Every two-object prompt "a ... and a ..." in combinations that models are trained on, in a fixed order."""
+    return _two_object_prompts(held_out=False)
+
+
+def _two_object_prompts(*, held_out: bool) -> list[str]:
     prompts = []
     for a, b in combinations(all_pairs(), 2):
-        if compatible(a, b) and is_held_out(a, b):
+        if compatible(a, b) and is_held_out(a, b) == held_out:
             for first, second in ((a, b), (b, a)):
                 prompts.append(compose([f"{article(c)} {c} {s}" for c, s in (first, second)]))
     return sorted(prompts, key=lambda prompt: hashlib.sha256(prompt.encode()).digest())

@@ -1,0 +1,312 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from realign_cli.options import Common
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from realign_cli.plumbing.captions import Captions
+    from realign_cli.registry import Models
+    from realign_cli.roles import Reward, Trainee
+    from realign_cli.stages.train import Examples, Feedback
+
+_METHOD, _OPTIMISER, _RUN = "Method", "Optimiser", "Run"
+_INDIFFERENT = ("max_train_steps", "gradient_checkpointing", "checkpointing_steps", "sampling_steps")
+_PATIENCE = 5  # optimiser steps in a row without a finite gradient
+
+
+class Estimator(StrEnum):
+    reinforce = "reinforce"
+    likelihood = "likelihood"
+    weighted = "weighted"
+
+
+class Combine(StrEnum):
+    sum = "sum"
+    alternate = "alternate"
+
+
+class Precision(StrEnum):
+    no = "no"
+    fp16 = "fp16"
+    bf16 = "bf16"
+
+
+class Tracker(StrEnum):
+    none = "none"
+    tensorboard = "tensorboard"
+    wandb = "wandb"
+
+
+def train(
+    options: Common,
+    data: Annotated[
+        str,
+        typer.Option(
+            metavar="FILE|DIR|NAME",
+            help="Prompts: .txt, .jsonl, COCO's captions .json, a folder of records, coco, shapes, or a hub dataset.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The trained model, checkpoints, log and samples.")],
+    reward: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME=WEIGHT,...",
+            help="What to train for: caption, clip, blip, or module:Class.",
+            rich_help_panel=_METHOD,
+        ),
+    ] = None,
+    estimator: Annotated[
+        Estimator | None,
+        typer.Option(help="Where the gradient of a caption comes from.", rich_help_panel=_METHOD),
+    ] = None,
+    combine: Annotated[
+        Combine | None, typer.Option(help="Reward and L_pre in one step or by turns.", rich_help_panel=_METHOD)
+    ] = None,
+    terms_per_rollout: Annotated[
+        int | None, typer.Option(min=1, help="Reward terms taken from one rollout.", rich_help_panel=_METHOD)
+    ] = None,
+    rank: Annotated[
+        int | None, typer.Option(min=0, help="Of the LoRA; 0 trains the whole U-Net.", rich_help_panel=_METHOD)
+    ] = None,
+    learning_rate: Annotated[float | None, typer.Option(min=0.0, rich_help_panel=_OPTIMISER)] = None,
+    max_train_steps: Annotated[
+        int | None, typer.Option(min=1, help="Optimiser steps in all.", rich_help_panel=_OPTIMISER)
+    ] = None,
+    mixed_precision: Annotated[
+        Precision | None, typer.Option(help="Autocast; the weights stay float32.", rich_help_panel=_OPTIMISER)
+    ] = None,
+    gradient_checkpointing: Annotated[
+        bool | None,
+        typer.Option(
+            "--gradient-checkpointing/--no-gradient-checkpointing",
+            help="Less memory, more time.",
+            rich_help_panel=_OPTIMISER,
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything random.", rich_help_panel=_OPTIMISER)] = 42,
+    resume_from_checkpoint: Annotated[
+        str, typer.Option(metavar="latest|DIR", help="Where an interrupted run goes on.", rich_help_panel=_RUN)
+    ] = "latest",
+    stop_on_collapse: Annotated[
+        bool, typer.Option("--stop-on-collapse", help="Stop when the sample images collapse.", rich_help_panel=_RUN)
+    ] = False,
+    report_to: Annotated[
+        Tracker, typer.Option(help="A tracker beside log.jsonl.", rich_help_panel=_RUN)
+    ] = Tracker.none,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Start over in a folder of an earlier run.", rich_help_panel=_RUN)
+    ] = False,
+) -> None:
+    """Fine-tune the generator with reward feedback learning on the caption reward (Eq. 4 and 5).
+
+    Images on their way from noise to a prompt are captioned; the closer the caption is to the prompt, the better. The
+    folder that comes out is what --model of generate and refine takes: a LoRA that diffusers' load_lora_weights reads,
+    or with --rank 0 a whole pipeline. The same command continues an interrupted run. What is not given here is in
+    section 'train' of the preset. Several processes: accelerate launch -m realign_cli train ...
+
+    Examples:
+
+    realign train --data shapes --out runs/coarse
+
+    realign train --data captions_train2014.json --reward caption=1.0,clip=0.2 --out runs/coarse
+
+    realign generate --prompts prompts.txt --model runs/coarse --out coarse/
+    """
+    from realign_cli import presets
+    from realign_cli.plumbing.checkpoint import require_space
+    from realign_cli.plumbing.console import Verbosity
+    from realign_cli.plumbing.fit import Schedule, accelerate, fit, start
+    from realign_cli.registry import Models
+    from realign_cli.stages.train import RewardFeedback
+
+    Verbosity(options.quiet, options.verbose).apply()
+    preset = presets.load(options.preset, options.overrides)
+    given = {
+        "reward": reward,
+        "estimator": estimator,
+        "combine": combine,
+        "terms_per_rollout": terms_per_rollout,
+        "rank": rank,
+        "learning_rate": learning_rate,
+        "max_train_steps": max_train_steps,
+        "mixed_precision": mixed_precision,
+        "gradient_checkpointing": gradient_checkpointing,
+    }
+    numbers = {**preset.section("train"), **{key: value for key, value in given.items() if value is not None}}
+    weights = _weights(numbers["reward"])
+    captions = _captions(data)
+    accelerator = accelerate(out, options.device == "cpu", numbers["mixed_precision"], report_to)
+    micro_batches = _micro_batches(numbers, accelerator.num_processes)
+    models = Models(preset, accelerator.device.type)
+    rewards = {name: _reward(models, name, numbers["estimator"]) for name in weights}
+    trainee = models.trainee(
+        steps=numbers["steps"],
+        guidance=numbers["guidance"],
+        rank=numbers["rank"],
+        checkpointing=numbers["gradient_checkpointing"],
+    )
+    config = _config(models, captions, numbers, weights, seed)
+    require_space(out, _checkpoint_bytes(trainee, numbers["ema"] > 0))
+    resume = start(accelerator, out, config, resume_from_checkpoint, overwrite=overwrite)
+    method = RewardFeedback(
+        models,
+        trainee,
+        rewards,
+        _feedback(numbers, weights, micro_batches, seed),
+        captions.prompts,
+        _examples(accelerator, trainee, captions, preset.section("generator")["size"], numbers, seed, out),
+    )
+    schedule = Schedule(
+        steps=numbers["max_train_steps"],
+        micro_batches=micro_batches,
+        batch_size=numbers["batch_size"],
+        learning_rate=numbers["learning_rate"],
+        max_grad_norm=numbers["max_grad_norm"],
+        ema=numbers["ema"],
+        checkpoint_every=numbers["checkpointing_steps"],
+        sample_every=numbers["sampling_steps"],
+        patience=_PATIENCE,
+        stop_on_collapse=stop_on_collapse,
+    )
+    fit(method, accelerator, schedule, out, config, resume, quiet=options.quiet)
+    if accelerator.is_main_process:
+        _report(options, out, config, numbers["max_train_steps"])
+
+
+def _weights(text: str) -> dict[str, float]:
+    """The weight of each reward in "caption=1.0,clip=0.2"; 1 where none is given."""
+    from realign_cli.errors import UsageError
+
+    weights = {}
+    for part in text.split(","):
+        name, _, weight = part.strip().partition("=")
+        try:
+            weights[name] = float(weight or 1)
+        except ValueError:
+            raise UsageError(f"--reward {text}: {weight!r} is no number; write NAME=WEIGHT,...") from None
+    return weights
+
+
+def _captions(data: str) -> Captions:
+    from realign_cli.plumbing.captions import Captions, read_captions
+    from realign_cli.plumbing.console import console, plain
+    from realign_cli.tinyworld.scenes import training_prompts
+
+    if data == "shapes":
+        return Captions(training_prompts(), "shapes: captions of rendered scenes, of no held-out combination")
+    captions = read_captions(data)
+    console.print(plain(f"{len(captions.prompts)} prompts from {captions.note}"), soft_wrap=True)
+    return captions
+
+
+def _micro_batches(numbers: Mapping[str, Any], processes: int) -> int:
+    from realign_cli.errors import UsageError
+
+    size, effective = numbers["batch_size"], numbers["effective_batch_size"]
+    if effective % (size * processes):
+        raise UsageError(
+            f"train.effective_batch_size {effective} is no multiple of train.batch_size {size} x {processes} processes"
+        )
+    return int(effective // size)
+
+
+def _reward(models: Models, name: str, estimator: str) -> Reward:
+    """The estimator is a matter of the caption reward alone: the others have a gradient of their own."""
+    return models.reward(name, estimator=estimator) if name == "caption" else models.reward(name)
+
+
+def _config(
+    models: Models, captions: Captions, numbers: Mapping[str, Any], weights: Mapping[str, float], seed: int
+) -> dict[str, Any]:
+    """What decides the weights that come out; how long the run is and how memory is saved do not."""
+    import hashlib
+
+    roles = ["generator", "captioner", "text_encoder", *(f"reward-{name}" for name in weights if ":" not in name)]
+    return {
+        "command": "train",
+        "data": captions.note,
+        "prompts": len(captions.prompts),
+        "prompts_sha256": hashlib.sha256("\n".join(captions.prompts).encode()).hexdigest(),
+        "seed": seed,
+        "train": {k: v for k, v in numbers.items() if k not in _INDIFFERENT},
+        **models.describe(roles),
+    }
+
+
+def _checkpoint_bytes(trainee: Trainee, averaged: bool) -> int:
+    """Of all that are kept and the one being written: weights, two moments, perhaps an average, and the model."""
+    from realign_cli.plumbing.checkpoint import KEPT
+
+    trained = sum(weight.numel() for weight in trainee.trained().values())
+    return (KEPT + 1) * (4 * trained * (3 + averaged) + trainee.saved_bytes())
+
+
+def _feedback(numbers: Mapping[str, Any], weights: Mapping[str, float], micro_batches: int, seed: int) -> Feedback:
+    from realign_cli.stages.train import Feedback
+
+    return Feedback(
+        rewards=weights,
+        weighted=numbers["estimator"] == Estimator.weighted,
+        scale=numbers["scale"],
+        temperature=numbers["temperature"],
+        first_step=numbers["first_step"],
+        last_step=numbers["last_step"],
+        terms=numbers["terms_per_rollout"],
+        combine=numbers["combine"],
+        batch_size=numbers["batch_size"],
+        micro_batches=micro_batches,
+        seed=seed,
+    )
+
+
+def _examples(
+    accelerator: Accelerator,
+    trainee: Trainee,
+    captions: Captions,
+    size: int,
+    numbers: Mapping[str, Any],
+    seed: int,
+    out: Path,
+) -> Examples | None:
+    """What L_pre is taken on: real images where the data has them, else what the model draws before training."""
+    import numpy as np
+
+    from realign_cli.plumbing.fit import kept_latents
+    from realign_cli.stages.train import Examples, own_latents, real_latents
+
+    count = min(numbers["pretraining_images"], len(captions.prompts))
+    if not count:
+        return None
+    chosen = np.random.default_rng(seed).choice(len(captions.prompts), size=count, replace=False).tolist()
+    prompts = [captions.prompts[i] for i in chosen]
+    if captions.images:
+        latents = real_latents(trainee, (captions.images[i]() for i in chosen), size)
+    else:
+        latents = own_latents(trainee, prompts, numbers["batch_size"], seed)
+    return Examples(kept_latents(accelerator, out, latents, count), prompts)
+
+
+def _report(options: Common, out: Path, config: Mapping[str, Any], steps: int) -> None:
+    import json
+    import shlex
+
+    from realign_cli.plumbing.card import write_card
+    from realign_cli.plumbing.console import console, plain
+
+    write_card(out, config)
+    if options.as_json:
+        console.print(plain(json.dumps({"command": "train", "out": str(out), "steps": steps})), soft_wrap=True)
+    elif not options.quiet:
+        console.print(plain(f"trained {steps} steps; wrote {out} (README.md, samples/)"), soft_wrap=True)
+        console.print(
+            plain(f"next: realign generate --prompts prompts.txt --model {shlex.quote(str(out))} --out coarse/"),
+            soft_wrap=True,
+        )

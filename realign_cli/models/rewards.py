@@ -1,0 +1,56 @@
+"""The rewards of the coarse stage: float pixels and their prompts in, one differentiable reward per image out.
+
+A reward is built as `Reward(models, **options)` and satisfies `roles.Reward`. Its gradient, not only its value, is what
+training follows: see `CaptionReward`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from torch import Tensor
+
+from realign_cli.equations.reward import caption_reward, score_function
+from realign_cli.roles import Models
+
+Estimator = Literal["reinforce", "likelihood"]
+
+
+class CaptionReward:
+    """Eq. 4, whose caption is decoded text and so has no gradient of its own, with a choice of what stands in for it.
+
+    - "reinforce": the value is the mean caption reward of `samples` captions drawn from the captioner, the gradient an
+      unbiased estimate of that of the expected caption reward (score function with a leave-one-out baseline, Kool et
+      al. 2019), which reaches the pixels through the captioner's log-likelihood.
+    - "likelihood": the mean log-likelihood per token of the prompt itself, as in CoMat (Jiang et al. 2024): another
+      objective with less variance.
+    """
+
+    margin = 1.0
+
+    def __init__(self, models: Models, *, estimator: Estimator = "reinforce", samples: int = 4) -> None:
+        self._models, self._estimator, self._samples = models, estimator, samples
+
+    def __call__(self, pixels: Tensor, prompts: Sequence[str], seed: int) -> Tensor:
+        captioner, encoder = self._models.captioner, self._models.text_encoder
+        if self._estimator == "likelihood":
+            total, length = captioner.log_likelihood(pixels, [[prompt] for prompt in prompts])
+            return (total / length)[:, 0]
+        captions = captioner.sample(pixels.detach(), self._samples, seed)
+        read = encoder.encode([caption for group in captions for caption in group])
+        rewards = caption_reward(read.view(len(prompts), self._samples, -1), encoder.encode(prompts)[:, None])
+        total, _ = captioner.log_likelihood(pixels, captions)
+        return score_function(rewards, total)
+
+
+class SimilarityReward:
+    """The cosine of image and prompt by one of the evaluation's models: the CLIP and BLIP rewards of Table 3."""
+
+    margin = 1.0
+
+    def __init__(self, models: Models, *, judge: str) -> None:
+        self._judge: Any = models.judge(judge)
+
+    def __call__(self, pixels: Tensor, prompts: Sequence[str], seed: int) -> Tensor:
+        return self._judge.similarity(pixels, prompts)
