@@ -152,6 +152,7 @@ def train(
         guidance=numbers["guidance"],
         rank=numbers["rank"],
         checkpointing=numbers["gradient_checkpointing"],
+        seed=seed,
     )
     config = _config(models, captions, numbers, weights, seed)
     require_space(out, _checkpoint_bytes(trainee, numbers["ema"] > 0))

@@ -83,11 +83,11 @@ class StableDiffusion:
             images += self._generate([*batch, *filling], modulation)[: len(batch)]
         return images
 
-    def trainee(self, *, steps: int, guidance: float, rank: int, checkpointing: bool) -> Trainee:
+    def trainee(self, *, steps: int, guidance: float, rank: int, checkpointing: bool, seed: int) -> Trainee:
         """This model opened for training; see `Trainee`. It goes on generating, by the weights as they change."""
         from realign_cli.models.trainee import Trainee
 
-        return Trainee(self, steps=steps, guidance=guidance, rank=rank, checkpointing=checkpointing)
+        return Trainee(self, steps=steps, guidance=guidance, rank=rank, checkpointing=checkpointing, seed=seed)
 
     def _generate(self, batch: Sequence[Request], modulation: Modulation | None) -> list[Image]:
         pipeline = self.pipeline

@@ -39,10 +39,11 @@ class Trainee:
             conditional half only.
         rank: of the LoRA on the attention projections; 0 trains the whole U-Net.
         checkpointing: trade time for memory in the U-Net and the autoencoder.
+        seed: of the LoRA's first weights.
     """
 
     def __init__(
-        self, generator: StableDiffusion, *, steps: int, guidance: float, rank: int, checkpointing: bool
+        self, generator: StableDiffusion, *, steps: int, guidance: float, rank: int, checkpointing: bool, seed: int
     ) -> None:
         self._generator = generator
         self._pipeline: Any = generator.pipeline
@@ -56,9 +57,10 @@ class Trainee:
             part.requires_grad_(False)
         self._rank = rank
         if rank:
-            self._pipeline.unet.add_adapter(
-                LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=_ATTENTION), _TRAINED
-            )
+            config = LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=_ATTENTION)
+            with torch.random.fork_rng():
+                torch.manual_seed(seed)
+                self._pipeline.unet.add_adapter(config, _TRAINED)
         else:
             self.unet.requires_grad_(True)
         if checkpointing:

@@ -152,7 +152,7 @@ def fit(
     run = _Run(method, accelerator, schedule, out, config)
     begin = run.restore(resume) if resume else 0
     if not resume:
-        run.sample(0)
+        run.begin()
     with training(schedule.steps, begin, quiet=quiet or not accelerator.is_main_process) as screen:
         for step in range(begin, schedule.steps):
             run.step(step, screen)
@@ -180,6 +180,12 @@ class _Run:
         self._before: dict[str, float] = {}  # what the samples looked like at first
         self._unusable = 0  # steps in a row
         self._skipped = 0  # steps in all
+
+    def begin(self) -> None:
+        """Look at the model as it is; forget what an earlier run logged that left no checkpoint."""
+        if self._accelerator.is_main_process:
+            (self._out / LOG).unlink(missing_ok=True)
+        self.sample(0)
 
     def step(self, step: int, screen: Training) -> None:
         """One optimiser step; without a finite gradient the weights stay as they are."""
@@ -234,7 +240,8 @@ class _Run:
     def save(self, step: int) -> None:
         self._accelerator.wait_for_everyone()
         if self._accelerator.is_main_process:
-            tensors: dict[str, Tensor] = {f"weights.{name}": weight for name, weight in self._weights.items()}
+            # Copies, because the weights become their average while the model is exported.
+            tensors = {f"weights.{name}": weight.detach().clone() for name, weight in self._weights.items()}
             for index, moments in self._optimizer.state_dict()["state"].items():
                 tensors |= {f"optimizer.{index}.{name}": moment for name, moment in moments.items()}
             if self._average:

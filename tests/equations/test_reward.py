@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from realign_cli.equations.reward import caption_reward
+from realign_cli.equations.reward import caption_reward, hinge, leave_one_out, reward_weight, score_function
 
 
 def test_hand_worked():
@@ -25,3 +25,50 @@ def test_in_its_interval_and_blind_to_length(seed: int, scale: float):
     assert -1 <= reward <= 1
     assert caption_reward(a, scale * a) <= 1
     torch.testing.assert_close(caption_reward(scale * a, b), reward)
+
+
+def test_minimising_the_hinge_raises_the_reward():
+    reward = torch.tensor([0.25, 1.0, 1.5], requires_grad=True)
+    loss = hinge(reward, 1.0)
+    torch.testing.assert_close(loss, torch.tensor([0.75, 0.0, 0.0]))
+    loss.sum().backward()
+    assert reward.grad is not None and reward.grad.tolist() == [-1, 0, 0]
+
+
+def test_each_reward_is_held_against_the_others():
+    # 0.9 against the mean of 0.3 and 0.6; 0.3 against that of 0.9 and 0.6; 0.6 against that of 0.9 and 0.3
+    torch.testing.assert_close(leave_one_out(torch.tensor([0.9, 0.3, 0.6])), torch.tensor([0.45, -0.45, 0.0]))
+
+
+def test_score_function_value_and_gradient_by_hand():
+    rewards = torch.tensor([[0.9, 0.3]])
+    log_likelihoods = torch.tensor([[-1.0, -2.0]], requires_grad=True)
+    value = score_function(rewards, log_likelihoods)
+    assert value.tolist() == pytest.approx([0.6])
+    value.sum().backward()
+    # half of 0.9 - 0.3, and half of 0.3 - 0.9
+    assert log_likelihoods.grad is not None
+    torch.testing.assert_close(log_likelihoods.grad, torch.tensor([[0.3, -0.3]]))
+
+
+def test_score_function_is_unbiased():
+    """Averaged over all pairs of captions that a two-caption model can say, it is the gradient of E[R]."""
+    rewards = torch.tensor([0.9, 0.2])
+    logit = torch.tensor(0.3, requires_grad=True)
+
+    def log_chances() -> torch.Tensor:
+        return torch.stack([logit, torch.zeros(())]).log_softmax(0)
+
+    (exact,) = torch.autograd.grad((log_chances().exp() * rewards).sum(), logit)
+    expected = torch.zeros(())
+    for pair in torch.cartesian_prod(torch.arange(2), torch.arange(2)):
+        chance = log_chances()[pair].sum().exp().detach()
+        (estimate,) = torch.autograd.grad(score_function(rewards[pair][None], log_chances()[pair][None]).sum(), logit)
+        expected += chance * estimate
+    torch.testing.assert_close(expected, exact)
+
+
+def test_a_reward_of_the_margin_counts_in_full():
+    weight = reward_weight(torch.tensor([1.2, 1.0, 0.9, 0.5], requires_grad=True), margin=1.0, temperature=0.1)
+    torch.testing.assert_close(weight, torch.exp(torch.tensor([0.0, 0.0, -1.0, -5.0])))
+    assert not weight.requires_grad

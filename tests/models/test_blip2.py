@@ -196,3 +196,48 @@ def test_missing_checkpoint_is_one_clear_line(adapter, tmp_path):
     with pytest.raises(RealignError, match=r"cannot load .*--preset tiny") as caught:
         adapter(tmp_path, device="cpu")
     assert "\n" not in str(caught.value)
+
+
+def stacked(images: list[Image.Image]) -> torch.Tensor:
+    return torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2) / 255
+
+
+def test_likelihood_is_that_of_the_whole_model(captioner: blip2.Blip2Captioner):
+    """Each of several captions of an image has the likelihood that the model's own loss gives it alone."""
+    pixels = stacked(pictures(5, (64, 64), (64, 64)))
+    captions = [["a red circle", "a blue square and a pink ring"], ["a green cross and a red ring", "a cyan cross"]]
+    total, length = captioner.log_likelihood(pixels, captions)
+    assert total.shape == length.shape == (2, 2)
+    size = captioner.model.config.vision_config.image_size
+    for i, group in enumerate(captions):
+        for j, caption in enumerate(group):
+            targets = blip2.caption_targets(captioner.tokenizer, captioner.model.config, [caption])
+            loss = captioner.model(pixel_values=blip2.pixels_to_input(pixels[i : i + 1], size), **targets).loss
+            assert length[i, j] == (targets["labels"] != -100).sum()
+            assert (total[i, j] / length[i, j]).item() == pytest.approx(-loss.item(), abs=1e-5)
+
+
+def test_samples_are_of_the_models_distribution(captioner: blip2.Blip2Captioner):
+    blank = torch.full((2, 3, 64, 64), 0.5)  # no shape: the captioner must guess
+    captions = captioner.sample(blank, 200, seed=1)
+    assert [len(group) for group in captions] == [200, 200]
+    assert captions == captioner.sample(blank, 200, seed=1)
+    assert captions != captioner.sample(blank, 200, seed=2)
+    said = sorted(set(captions[0]))
+    total, _ = captioner.log_likelihood(blank[:1], [said])
+    chances = total[0].exp()
+    assert len(said) > 2 and chances.sum() > 0.8
+    for caption, chance in zip(said, chances.tolist(), strict=True):
+        spread = (chance * (1 - chance) / 200) ** 0.5
+        assert captions[0].count(caption) / 200 == pytest.approx(chance, abs=4 * spread + 0.005)
+
+
+def test_gradients_reach_the_pixels(captioner: blip2.Blip2Captioner, judge: blip2.Blip2Judge):
+    pixels = stacked(pictures(7, (64, 64), (64, 64))).requires_grad_(True)
+    prompts = ["a red circle", "a blue square"]
+    for value in (captioner.log_likelihood(pixels, [[p] for p in prompts])[0], judge.similarity(pixels, prompts)):
+        (gradient,) = torch.autograd.grad(value.sum(), pixels)
+        assert gradient.isfinite().all() and (gradient.abs().amax((1, 2, 3)) > 0).all()
+    images = [Image.fromarray(a) for a in (pixels.detach() * 255).round().byte().permute(0, 2, 3, 1).numpy()]
+    same = judge.judge(images, prompts)["blip_itc"]
+    assert judge.similarity(pixels, prompts).tolist() == pytest.approx(same, abs=1e-5)

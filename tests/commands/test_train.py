@@ -1,0 +1,162 @@
+"""`realign train` as a user runs it: in processes that are killed, multiplied and given wrong input."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+
+Run = Callable[..., CompletedProcess[str]]
+
+SMALL = {
+    "steps": 4,
+    "first_step": 1,
+    "last_step": 3,
+    "guidance": 1.0,
+    "batch_size": 2,
+    "effective_batch_size": 4,
+    "pretraining_images": 4,
+    "checkpointing_steps": 2,
+    "sampling_steps": 4,
+    "ema": 0.5,
+}
+STEPS = 6
+ARGUMENTS = [
+    *("train", "--data", "shapes", "--estimator", "reinforce", "--rank", "4", "--max-train-steps", STEPS, "-q"),
+    *(word for key, value in SMALL.items() for word in ("--set", f"train.{key}={value}")),
+    *("--set", "generator.steps=4"),
+]
+
+
+def command(out: Path, *more: object) -> list[str]:
+    return [sys.executable, "-m", "realign_cli", *map(str, [*ARGUMENTS, "--out", out, *more])]
+
+
+def losses(out: Path) -> list[dict[str, float]]:
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "samples_per_s"} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing disturbs."""
+    out = tmp_path_factory.mktemp("train") / "whole"
+    done = subprocess.run(command(out), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def test_what_is_left(whole: Path):
+    names = {path.name for path in whole.iterdir()}
+    assert {"pytorch_lora_weights.safetensors", "README.md", "curves.png", "log.jsonl", "run.json", "samples"} <= names
+    card = (whole / "README.md").read_text()
+    assert "base_model: package:generator" in card and "| train.rank | 4 |" in card and "456 prompts, shapes" in card
+    steps = [line for line in losses(whole) if "grad_norm" in line]
+    assert [line["step"] for line in steps] == list(range(1, STEPS + 1))
+    assert all({"caption_reward", "reward/caption", "loss/reward", "loss/pretraining"} <= set(line) for line in steps)
+
+
+def kill_at(out: Path, moment: Callable[[], bool]) -> None:
+    process = subprocess.Popen(command(out), stderr=subprocess.PIPE, text=True)
+    while not moment():
+        assert process.poll() is None, f"ended before the moment came: {process.communicate()[1]}"
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
+def test_killed_at_any_step_and_in_a_save_it_ends_the_same(whole: Path, tmp_path: Path):
+    """SIGKILL in a random step, then during a save; the run that goes on leaves the same bytes."""
+    out = tmp_path / "killed"
+    log, staging = out / "log.jsonl", out / "checkpoints" / ".realign-000004.tmp"
+    at = random.Random().randint(1, 3)
+    kill_at(out, lambda: log.exists() and f'"step": {at}, "caption' in log.read_text())
+    kill_at(out, staging.exists)
+    assert staging.exists() and not (out / "checkpoints" / "000004").exists()
+    done = subprocess.run(command(out), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert losses(out) == losses(whole), f"killed at step {at}"
+    for name in ("pytorch_lora_weights.safetensors", "checkpoints/000006/state.safetensors", "samples/000006.png"):
+        assert (out / name).read_bytes() == (whole / name).read_bytes(), f"killed at step {at}"
+    assert not staging.exists()
+
+
+def test_two_processes_take_the_same_steps(whole: Path, tmp_path: Path):
+    """The same effective batch on 2 processes over gloo; sums in another order differ in the last bits."""
+    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "-m", "realign_cli"]
+    line = [sys.executable, *launch, *map(str, ARGUMENTS), "--out", str(tmp_path / "two")]
+    done = subprocess.run(line, capture_output=True, text=True, env=os.environ | {"ACCELERATE_USE_CPU": "true"})
+    assert done.returncode == 0, done.stderr
+    for one, two in zip(losses(whole), losses(tmp_path / "two"), strict=True):
+        assert two == pytest.approx(one, rel=1e-3, abs=1e-5)
+
+
+def test_the_result_is_used(whole: Path, coarse: Path, tmp_path: Path, realign: Run):
+    prompts = coarse.parent / "prompts.txt"
+    done = realign("generate", "--prompts", prompts, "--model", whole, "--out", tmp_path / "new")
+    assert done.returncode == 0, done.stderr
+    changed = [(tmp_path / "new" / p.name).read_bytes() != p.read_bytes() for p in sorted(coarse.glob("*.png"))]
+    assert any(changed)
+    generator = json.loads((tmp_path / "new" / "run.json").read_text())["config"]["settings"]["generator"]
+    assert generator["lora"] == str(whole) and len(generator["trained_sha256"]) == 64
+    refined = realign("refine", "--in", tmp_path / "new", "--model", whole, "--out", tmp_path / "final")
+    assert refined.returncode == 0, refined.stderr
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory, whole: Path) -> Path:
+    folder = tmp_path_factory.mktemp("here")
+    (folder / "empty.txt").write_text("\n")
+    (folder / "odd.jsonl").write_text('{"title": "a red circle", "url": "x"}\n')
+    (folder / "whole").symlink_to(whole)
+    (folder / "sd.toml").write_text('[generator]\nadapter = "a:b"\ncheckpoint = "other/model"\n')
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("--data empty.txt --out new", "no captions"),
+        ("--data odd.jsonl --out new", "odd.jsonl:1: none of prompt, text, caption with a string; keys found: title, url"),
+        ("--data nowhere --out new", "--data nowhere: no such file or folder"),
+        ("--data shapes --out empty.txt", "cannot make the folder empty.txt"),
+        ("--data shapes --out /proc/new", "cannot make the folder /proc/new"),
+        ("--data shapes --out whole", "whole: made with another configuration: train."),
+        ("--data shapes --out new --resume-from-checkpoint nowhere", "nowhere: not a complete checkpoint"),
+        ("--data shapes --out new --resume-from-checkpoint whole/checkpoints/000006", "with another configuration"),
+        ("--data shapes --out new --reward imagereward", "has no reward 'imagereward'; there are caption, clip, blip"),
+        ("--data shapes --out new --reward caption=much", "'much' is no number; write NAME=WEIGHT,..."),
+        ("--data shapes --out new --reward nowhere:Class", "--reward nowhere:Class: No module named 'nowhere'"),
+        ("--data shapes --out new --set train.batch_size=3", "32 is no multiple of train.batch_size 3 x 1 processes"),
+        ("--data shapes --out new --report-to wandb", "--report-to wandb: pip install wandb"),
+    ],
+)  # fmt: skip
+def test_mistakes(here: Path, realign: Run, line: str, complaint: str):
+    before = sorted((here / "whole").iterdir())
+    done = realign("train", *line.split(), cwd=here)
+    assert done.returncode in (1, 2)
+    assert complaint in done.stderr and done.stderr.count("\n") <= 2, done.stderr
+    assert sorted((here / "whole").iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("--model .", "--model .: neither pytorch_lora_weights.safetensors nor model_index.json in it"),
+        ("--model whole --preset sd.toml", "--model whole: a LoRA of package:generator; preset 'sd' has other/model"),
+    ],
+)
+def test_models_that_do_not_fit(here: Path, realign: Run, line: str, complaint: str):
+    (here / "prompts.txt").write_text("a red circle\n")
+    done = realign("generate", "--prompts", "prompts.txt", "--out", "new", *line.split(), cwd=here)
+    assert done.returncode == 2 and complaint in done.stderr
