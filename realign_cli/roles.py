@@ -194,6 +194,9 @@ class Models(Protocol):
     """All roles of a preset; each model is loaded when its attribute is first read."""
 
     @property
+    def device(self) -> str: ...
+
+    @property
     def generator(self) -> Generator: ...
     @property
     def captioner(self) -> Captioner: ...

@@ -119,7 +119,7 @@ def _key(row: Mapping[str, Any], keys: Sequence[str], place: str) -> str:
         if isinstance(row.get(key), str):
             return key
     found = ", ".join(map(str, row)) or "none"
-    raise UsageError(f"{place}: none of {", ".join(keys)} with a string; keys found: {found}")
+    raise UsageError(f"{place}: none of {', '.join(keys)} with a string; keys found: {found}")
 
 
 def _flat(column: Iterable[Any]) -> Iterator[str]:

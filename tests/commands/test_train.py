@@ -127,7 +127,7 @@ def here(tmp_path_factory: pytest.TempPathFactory, whole: Path) -> Path:
     ("line", "complaint"),
     [
         ("--data empty.txt --out new", "no captions"),
-        ("--data odd.jsonl --out new", "odd.jsonl:1: none of prompt, text, caption with a string; keys found: title, url"),
+        ("--data odd.jsonl --out new", "none of prompt, text, caption with a string; keys found: title, url"),
         ("--data nowhere --out new", "--data nowhere: no such file or folder"),
         ("--data shapes --out empty.txt", "cannot make the folder empty.txt"),
         ("--data shapes --out /proc/new", "cannot make the folder /proc/new"),
