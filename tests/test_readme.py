@@ -16,20 +16,37 @@ def blocks() -> list[str]:
     return [block.strip("\n") for block in re.findall(r"(?:^ {4}.*\n)+", README.read_text(), flags=re.MULTILINE)]
 
 
-def test_pipeline(tmp_path: Path) -> None:
-    script = next(block for block in blocks() if "realign generate" in block)
+def run(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
     binaries = Path(sys.executable).parent
-    done = subprocess.run(
+    return subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script],
-        cwd=tmp_path,
+        cwd=folder,
         env={**os.environ, "PATH": f"{binaries}:{os.environ['PATH']}"},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
     )
+
+
+def test_pipeline(tmp_path: Path) -> None:
+    script = next(block for block in blocks() if "realign generate" in block)
+    done = run(script, tmp_path)
     assert done.returncode == 0, done.stderr
     assert "all_correct" in done.stdout
     assert (tmp_path / "final" / "contact_sheet.png").exists()
+
+
+def test_coarse_stage(tmp_path: Path) -> None:
+    """As shown, but for one short step of training."""
+    script = next(block for block in blocks() if "realign train" in block)
+    small = {"effective_batch_size": 2, "batch_size": 2, "pretraining_images": 2}
+    settings = " ".join(f"--set train.{key}={value}" for key, value in small.items())
+    assert script.startswith("realign train ")
+    script = script.replace("realign train ", f"realign train --max-train-steps 1 {settings} ", 1)
+    (tmp_path / "prompts.txt").write_text("a red circle and a blue square\n")
+    done = run(script, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "best" / "metadata.jsonl").exists()
 
 
 def test_demo(tmp_path: Path) -> None:
