@@ -121,11 +121,7 @@ def train(
     realign generate --prompts prompts.txt --model runs/coarse --out coarse/
     """
     from realign_cli import presets
-    from realign_cli.plumbing.checkpoint import require_space
     from realign_cli.plumbing.console import Verbosity
-    from realign_cli.plumbing.fit import Schedule, accelerate, fit, start
-    from realign_cli.registry import Models
-    from realign_cli.stages.train import RewardFeedback
 
     Verbosity(options.quiet, options.verbose).apply()
     preset = presets.load(options.preset, options.overrides)
@@ -143,6 +139,12 @@ def train(
     numbers = {**preset.section("train"), **{key: value for key, value in given.items() if value is not None}}
     weights = _weights(numbers["reward"])
     captions = _captions(data)
+
+    from realign_cli.plumbing.checkpoint import require_space  # takes seconds, and what is wrong above is known by now
+    from realign_cli.plumbing.fit import Schedule, accelerate, fit, start
+    from realign_cli.registry import Models
+    from realign_cli.stages.train import RewardFeedback
+
     accelerator = accelerate(out, options.device == "cpu", numbers["mixed_precision"], report_to)
     micro_batches = _micro_batches(numbers, accelerator.num_processes)
     models = Models(preset, accelerator.device.type)
