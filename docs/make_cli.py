@@ -1,42 +1,64 @@
-"""Write docs/cli.md from the help pages: `python docs/make_cli.py`."""
+"""Write docs/cli.md from the commands: `python docs/make_cli.py`.
+
+It reads what the commands declare and not what a help page shows, which differs from one version of Typer to the next.
+"""
 
 from __future__ import annotations
 
-import os
-import subprocess
+import inspect
 import sys
+from collections.abc import Callable
+from enum import EnumType
 from pathlib import Path
-
-import typer
+from types import NoneType
+from typing import Any, get_args
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "cli.md"
-_WIDTH = "100"
 
 
 def page() -> str:
     """The help of `realign` and of each command as Markdown."""
     sys.path.insert(0, str(ROOT))
-    from realign_cli.app import app
+    from realign_cli.app import app, main
 
-    names = list(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
-    sections = [_section([])] + [_section([name]) for name in names]
-    return "\n".join(["# Commands", "", "Made by `python docs/make_cli.py` from the help pages.", "", *sections])
+    parts = ["# Commands", "Made by `python docs/make_cli.py` from the commands.", "## realign"]
+    parts += [_prose(inspect.getdoc(main) or ""), "Every command has `--help`."]
+    for command in app.registered_commands:
+        assert command.name and command.callback and command.help
+        parts += [f"## realign {command.name}", _prose(command.help), _options(command.callback)]
+    return "\n\n".join(parts) + "\n"
 
 
-def _section(command: list[str]) -> str:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("REALIGN_")}
-    environment |= {
-        "COLUMNS": _WIDTH,
-        "TERMINAL_WIDTH": _WIDTH,
-        "NO_COLOR": "1",
-        "TERM": "dumb",
-        "PYTHONIOENCODING": "utf-8",
-    }
-    line = [sys.executable, "-m", "realign_cli", *command, "--help"]
-    done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, encoding="utf-8", check=True)
-    text = "\n".join(row.rstrip() for row in done.stdout.strip("\n").split("\n")).strip()
-    return f"## {' '.join(['realign', *command])}\n\n```text\n{text}\n```\n"
+def _prose(text: str) -> str:
+    """Paragraphs as they are, examples as code."""
+    paragraphs = text.replace("[bold]", "`").replace("[/bold]", "`").split("\n\n")
+    return "\n\n".join(f"    {one}" if one.startswith("realign ") else one for one in paragraphs)
+
+
+def _options(command: Callable[..., Any]) -> str:
+    rows = ["| option | value | default | |", "|---|---|---|---|"]
+    for name, parameter in inspect.signature(command).parameters.items():
+        kind, option = get_args(parameter.annotation)
+        declared = [one for one in (option.default, *(option.param_decls or ())) if isinstance(one, str)]
+        names = ", ".join(f"`{one}`" for one in declared or [f"--{name.replace('_', '-')}"])
+        default = parameter.default
+        silent = default is None or default is False or default == []
+        told = "required" if default is parameter.empty else "" if silent else f"`{default}`"
+        said = f"{option.help} Environment: `{option.envvar}`." if option.envvar else option.help
+        cells = [names, _value(kind, option.metavar), told, said]
+        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(rows)
+
+
+def _value(kind: Any, metavar: str | None) -> str:
+    """What follows the option: nothing after a switch."""
+    kind = next((one for one in get_args(kind) if one is not NoneType), kind)  # of "... or not given"
+    if kind is bool:
+        return ""
+    if isinstance(kind, EnumType):
+        return "|".join(kind)
+    return metavar or "number"
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import os
 import sys
 from collections.abc import Callable
@@ -74,6 +75,11 @@ def _guarded(function: Callable[..., None], name: str) -> Callable[..., None]:
     return command
 
 
+def _flowing(function: Callable[..., None]) -> str:
+    """The docstring with each paragraph on one line; Typer would break lines on the screen where they end here."""
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in (inspect.getdoc(function) or "").split("\n\n"))
+
+
 def _close_stdout() -> None:
     """Point it elsewhere, so that Python's flush at exit stays silent."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -97,4 +103,4 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "eval": eval.eval_,
 }
 for _name, _function in _COMMANDS.items():
-    app.command(_name)(_guarded(spread(_function), _name))
+    app.command(_name, help=_flowing(_function))(_guarded(spread(_function), _name))

@@ -79,6 +79,23 @@ class Models:
         return self._load("mask_model")
 
     @cached_property
+    def modulation(self) -> roles.Modulation:
+        """Section `refine` of the preset.
+
+        Raises:
+            UsageError: a key is missing, unknown or of another type.
+        """
+        from pydantic import ValidationError
+
+        from realign_cli.roles import Modulation
+
+        try:
+            return Modulation(**self.preset.section("refine"))
+        except ValidationError as error:
+            wrong = "; ".join(f"refine.{one['loc'][0]}: {one['msg']}" for one in error.errors())
+            raise UsageError(f"preset '{self.preset.name}': {wrong}; presets/tiny.toml shows the keys") from None
+
+    @cached_property
     def features(self) -> roles.FeatureExtractor:
         return self._load("fid")
 

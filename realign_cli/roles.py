@@ -11,6 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass as checked
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -41,7 +44,7 @@ class Request:
     regions: tuple[Region, ...] = ()
 
 
-@dataclass(frozen=True)
+@checked(frozen=True, config=ConfigDict(strict=True, extra="forbid", allow_inf_nan=False))
 class Modulation:
     """The numbers of Eq. 8 and 9, section `refine` of a preset; see `equations.attention`.
 

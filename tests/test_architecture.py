@@ -83,7 +83,7 @@ def test_arrows_point_down() -> None:
 
 
 def test_the_tiny_world_stays_apart() -> None:
-    """Only the demo borrows its prompts."""
+    """Only its prompts are borrowed."""
     importers = {
         (str(path), name)
         for path, names in ours()
@@ -91,7 +91,10 @@ def test_the_tiny_world_stays_apart() -> None:
         for name in names
         if floor(name) == "tinyworld"
     }
-    assert importers == {("commands/demo.py", "tinyworld.scenes.held_out_prompts")}
+    assert importers == {
+        ("commands/demo.py", "tinyworld.scenes.held_out_prompts"),
+        ("commands/train.py", "tinyworld.scenes.training_prompts"),
+    }
 
 
 def test_no_stage_can_consult_the_oracle() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -13,3 +16,15 @@ def test_the_command_page_is_fresh() -> None:
     assert "## realign refine" in fresh and "--keep" in fresh
     stale = (DOCS / "cli.md").read_text(encoding="utf-8") != fresh
     assert not stale, "docs/cli.md is stale: run 'python docs/make_cli.py'"
+
+
+def test_paragraphs_flow_to_the_width_of_the_screen() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "realign_cli", "generate", "--help"],
+        env={**os.environ, "COLUMNS": "250", "TERMINAL_WIDTH": "250"},
+        capture_output=True,
+        text=True,
+    )
+    (line,) = (line for line in done.stdout.splitlines() if "A .txt file holds" in line)
+    assert line.rstrip().endswith("imagefolder.")
+    assert "\n realign generate --prompts prompts.txt --out coarse/ " in done.stdout

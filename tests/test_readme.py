@@ -1,4 +1,4 @@
-"""The commands that the README shows run as they are shown."""
+"""The commands that the README and the examples show run as they are shown."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
 
 
 def blocks() -> list[str]:
@@ -16,24 +17,34 @@ def blocks() -> list[str]:
     return [block.strip("\n") for block in re.findall(r"(?:^ {4}.*\n)+", README.read_text(), flags=re.MULTILINE)]
 
 
-def run(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    binaries = Path(sys.executable).parent
-    return subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", script],
+def bash(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Bash in `folder`, with this environment's `realign` and `python` first."""
+    done = subprocess.run(
+        ["bash", *arguments],
         cwd=folder,
-        env={**os.environ, "PATH": f"{binaries}:{os.environ['PATH']}"},
+        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
     )
+    assert done.returncode == 0, done.stderr
+    return done
 
 
 def test_pipeline(tmp_path: Path) -> None:
     script = next(block for block in blocks() if "realign generate" in block)
-    done = run(script, tmp_path)
-    assert done.returncode == 0, done.stderr
+    done = bash(tmp_path, "-euo", "pipefail", "-c", script)
     assert "all_correct" in done.stdout
-    assert (tmp_path / "final" / "contact_sheet.png").exists()
+    assert (tmp_path / "final" / "pictures" / "contact_sheet.png").exists()
+
+
+def test_coarse_to_fine(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("a red circle and a blue square\na pink cross\n")
+    done = bash(tmp_path, str(ROOT / "examples" / "coarse_to_fine.sh"), "mine.txt", "out")
+    assert "all_correct" in done.stdout
+    assert (tmp_path / "out" / "eval" / "metrics.json").exists()
+    for folder in ("coarse", "final"):
+        assert len((tmp_path / "out" / folder / "metadata.jsonl").read_text().splitlines()) == 2
 
 
 def test_coarse_stage(tmp_path: Path) -> None:
@@ -44,8 +55,7 @@ def test_coarse_stage(tmp_path: Path) -> None:
     assert script.startswith("realign train ")
     script = script.replace("realign train ", f"realign train --max-train-steps 1 {settings} ", 1)
     (tmp_path / "prompts.txt").write_text("a red circle and a blue square\n")
-    done = run(script, tmp_path)
-    assert done.returncode == 0, done.stderr
+    bash(tmp_path, "-euo", "pipefail", "-c", script)
     assert (tmp_path / "best" / "metadata.jsonl").exists()
 
 
@@ -60,5 +70,5 @@ def test_demo(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     demo = tmp_path / "realign-demo"
     assert {path.name for path in demo.iterdir()} == {"prompts.txt", "coarse", "final", "eval"}
-    assert (demo / "final" / "contact_sheet.png").exists()
+    assert (demo / "final" / "pictures" / "contact_sheet.png").exists()
     assert len((demo / "final" / "metadata.jsonl").read_text().splitlines()) == 16

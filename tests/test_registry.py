@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,27 @@ def test_one_instance_of_each() -> None:
     loaded = Models(presets.load("tiny"), "cpu")
     assert loaded.scorer is loaded.scorer
     assert loaded.judge("oracle") is loaded.judge("oracle")
+
+
+def test_the_numbers_of_the_method() -> None:
+    numbers = Models(presets.load("tiny", ["refine.cross=2"])).modulation
+    assert (numbers.cross, numbers.self_, numbers.clamp) == (2.0, 0.3, True)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (("share = 0.3\n", ""), "preset 'mine': refine.share: Field required"),
+        (("share = 0.3\n", "shar = 0.3\n"), "refine.share: Field required; refine.shar: Unexpected"),
+        (("cross = 1.0", "cross = 'strong'"), "refine.cross: Input should be a valid number"),
+        (("clamp = true", "clamp = 1"), "refine.clamp: Input should be a valid boolean"),
+    ],
+)
+def test_what_a_preset_file_may_get_wrong_in_refine(tmp_path: Path, change: tuple[str, str], complaint: str) -> None:
+    packaged = (Path(presets.__file__).parent / "tiny.toml").read_text()
+    assert change[0] in packaged
+    with pytest.raises(UsageError, match=re.escape(complaint)):
+        _ = models(tmp_path, packaged.replace(*change)).modulation
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,13 @@ if TYPE_CHECKING:
     from realign_cli.registry import Models
 
 
-def run(
+def run(options: Run, stages_of: Callable[[Models], Sequence[Stage]], **settings: Any) -> None:
+    """`process` as a whole command: exits with 3 if some records failed."""
+    if process(options, stages_of, **settings):
+        raise typer.Exit(3)
+
+
+def process(
     options: Run,
     stages_of: Callable[[Models], Sequence[Stage]],
     *,
@@ -28,11 +34,11 @@ def run(
     echo: bool = True,
     model: Path | None = None,
     **config: Any,
-) -> None:
+) -> int:
     """Run the stages over `entries`, or over the records that `--in` names, and report.
 
     `config` is what the command adds to the settings that decide its result; `finish` is called with the completed
-    folder; `model` is a folder of `realign train`. Exits with 3 if some records failed.
+    folder; `model` is a folder of `realign train`. Returns how many records failed.
     """
     from realign_cli import presets
     from realign_cli.plumbing import source
@@ -73,8 +79,7 @@ def run(
         preset = "" if options.preset == "tiny" else f" --preset {shlex.quote(options.preset)}"
         summary.next_command = next_command.format(out=shlex.quote(str(options.out))) + preset
     summary.show(quiet=options.quiet, as_json=options.as_json)
-    if summary.failed:
-        raise typer.Exit(3)
+    return summary.failed
 
 
 def _not_in_place(options: Run) -> None:

@@ -28,7 +28,7 @@ def demo(
     """See the whole method work on this computer: embedded models, no GPU, no download.
 
     Coarse images are generated, captioned, tagged, scored, segmented and refined, and coarse is compared with final.
-    Open contact_sheet.png in the folder that comes out.
+    Open final/pictures/contact_sheet.png in the folder that comes out.
 
     Examples:
 
@@ -38,9 +38,9 @@ def demo(
     """
     from realign_cli.plumbing import atomic
     from realign_cli.plumbing.console import console, plain
-    from realign_cli.plumbing.sheet import SHEET, write_contact_sheet
+    from realign_cli.plumbing.folder import sheet_path
+    from realign_cli.plumbing.sheet import write_contact_sheet
     from realign_cli.plumbing.source import count_records, read_prompts, read_records
-    from realign_cli.roles import Modulation
     from realign_cli.stages.caption_reward import CaptionReward
     from realign_cli.stages.generate import Generate
     from realign_cli.stages.refine import Refine
@@ -52,7 +52,8 @@ def demo(
     coarse, final = out / "coarse", out / "final"
     if prompts is None:
         prompts = out / "prompts.txt"
-        atomic.write_text(prompts, "\n".join(held_out_prompts()[:_PROMPTS]) + "\n")
+        if not prompts.exists():
+            atomic.write_text(prompts, "\n".join(held_out_prompts()[:_PROMPTS]) + "\n")
 
     def run(folder: Path) -> Run:
         return Run(
@@ -67,12 +68,12 @@ def demo(
         )
 
     def stages(models: Models) -> list[Stage]:
-        refine = Refine(models, Modulation(**models.preset.section("refine")), "best")
+        refine = Refine(models, models.modulation, "best")
         return [CaptionReward(models), Tag(models), Score(models), Segment(models), refine]
 
     entries = list(read_prompts(prompts, seed))
-    _map.run(run(coarse), lambda m: [Generate(m)], entries=entries, total=len(entries), echo=False, seed=seed)
-    _map.run(
+    _map.process(run(coarse), lambda m: [Generate(m)], entries=entries, total=len(entries), echo=False, seed=seed)
+    failed = _map.process(  # of the coarse records too: they pass through
         run(final),
         stages,
         entries=read_records(str(coarse)),
@@ -83,4 +84,6 @@ def demo(
     )
     eval_(options, source=str(final), baseline=coarse, out=out / "eval")
     if not options.quiet:
-        console.print(plain(f"open {final / SHEET}"), soft_wrap=True)
+        console.print(plain(f"open {sheet_path(final)}"), soft_wrap=True)
+    if failed:
+        raise typer.Exit(3)

@@ -24,7 +24,7 @@ def refine(
     """Generate each image again from the same noise with re-weighted attention (Eq. 7-9).
 
     Stages that a record has not been through (tag, score, segment) are run first. The folder gets, besides the
-    images, a strip per prompt (coarse, masks, final, phrases) in pictures/ and one contact_sheet.png of them.
+    images, a strip per prompt (coarse, masks, final, phrases) in pictures/ and contact_sheet.png of them all.
 
     Examples:
 
@@ -35,7 +35,6 @@ def refine(
     from realign_cli.errors import UsageError
     from realign_cli.plumbing.sheet import write_contact_sheet
     from realign_cli.registry import Models
-    from realign_cli.roles import Modulation
     from realign_cli.stages.refine import Refine
     from realign_cli.stages.score import Score
     from realign_cli.stages.segment import Segment
@@ -45,8 +44,7 @@ def refine(
         raise UsageError("images need a folder: give --out DIR")
 
     def stages(models: Models) -> list[Tag | Score | Segment | Refine]:
-        modulation = Modulation(**models.preset.section("refine"))
-        return [Tag(models), Score(models), Segment(models), Refine(models, modulation, keep.value)]
+        return [Tag(models), Score(models), Segment(models), Refine(models, models.modulation, keep.value)]
 
     next_command = "realign eval --in {out}"
     if options.source != "-":

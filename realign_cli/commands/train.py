@@ -76,7 +76,9 @@ def train(
     rank: Annotated[
         int | None, typer.Option(min=0, help="Of the LoRA; 0 trains the whole U-Net.", rich_help_panel=_METHOD)
     ] = None,
-    learning_rate: Annotated[float | None, typer.Option(min=0.0, rich_help_panel=_OPTIMISER)] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(min=0.0, help="Constant, of AdamW.", rich_help_panel=_OPTIMISER)
+    ] = None,
     max_train_steps: Annotated[
         int | None, typer.Option(min=1, help="Optimiser steps in all.", rich_help_panel=_OPTIMISER)
     ] = None,

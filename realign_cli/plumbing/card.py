@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from realign_cli.plumbing import atomic
-from realign_cli.plumbing.fit import LOG
-
-CARD, CURVES = "README.md", "curves.png"
+from realign_cli.plumbing.fit import CARD, CURVES, LOG
 
 
 def write_card(run: Path, config: Mapping[str, Any]) -> None:

@@ -15,6 +15,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -113,6 +114,16 @@ def publish(checkpoint: Path, run: Path) -> None:
             (run / name).parent.mkdir(parents=True, exist_ok=True)
             atomic.link_or_copy(path, run / name)
     atomic.link_or_copy(checkpoint / MANIFEST, run / MANIFEST)
+
+
+def clear(run: Path) -> None:
+    """Delete the checkpoints of a run and the model that it published."""
+    for folder in list(_folders(run)):
+        shutil.rmtree(folder)
+    with suppress(OSError, ValueError, KeyError):
+        for name in json.loads((run / MANIFEST).read_text())["files"]:
+            (run / name).unlink(missing_ok=True)
+    (run / MANIFEST).unlink(missing_ok=True)
 
 
 def require_space(run: Path, needed: int) -> None:

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LOG = "log.jsonl"
-_LATENTS = "pretraining.safetensors"
+# What lies in the folder of a run beside its checkpoints and the trained model.
+LOG, SAMPLES, CARD, CURVES, LATENTS = "log.jsonl", "samples", "README.md", "curves.png", "pretraining.safetensors"
 
 
 class Loss(Protocol):
@@ -109,6 +109,8 @@ def start(
     """
     if accelerator.is_main_process:
         claim(out, config, overwrite=overwrite)
+        if overwrite:
+            _clear(out)
     accelerator.wait_for_everyone()
     accelerator.init_trackers("realign")
     if resume == "latest":
@@ -118,9 +120,18 @@ def start(
     return found
 
 
+def _clear(out: Path) -> None:
+    """Delete what an earlier run left in its folder, and nothing else."""
+    checkpoint.clear(out)
+    for name in (LOG, CARD, CURVES, LATENTS):
+        (out / name).unlink(missing_ok=True)
+    for sheet in (out / SAMPLES).glob("[0-9]*.png"):
+        sheet.unlink()
+
+
 def kept_latents(accelerator: Accelerator, out: Path, batches: Iterable[Tensor], count: int) -> Tensor:
     """The `count` latents that `batches` yields, computed once and kept in `out`."""
-    path = out / _LATENTS
+    path = out / LATENTS
     if accelerator.is_main_process and not path.exists():
         parts = []
         with progress("images for L_pre", count, quiet=False) as advance:
@@ -229,7 +240,7 @@ class _Run:
         if self._accelerator.is_main_process:
             with self._averaged():
                 sheet, looks = self._method.sample()
-            atomic.write_png(self._out / "samples" / f"{step:06d}.png", sheet)
+            atomic.write_png(self._out / SAMPLES / f"{step:06d}.png", sheet)
             self._before = self._before or looks
             signs = self._method.collapsed(looks, self._before)
             self._log({"step": step, **{f"samples/{name}": value for name, value in looks.items()}})

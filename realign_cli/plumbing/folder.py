@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -23,16 +23,25 @@ from realign_cli.records import Record, dump_line, parse_line
 
 RUN = "run.json"
 _LIBRARIES = (
-    "torch",
-    "diffusers",
-    "transformers",
-    "accelerate",
-    "peft",
-    "open_clip_torch",
-    "segment-anything",
-    "numpy",
-    "pillow",
+    *("torch", "diffusers", "transformers", "accelerate", "peft"),
+    *("open_clip_torch", "segment-anything", "numpy", "pillow"),
 )
+_PICTURES = "pictures"
+
+
+def image_name(record_id: str) -> str:
+    """The file name of a record's image."""
+    return f"{record_id}.png"
+
+
+def picture_path(folder: Path, record_id: str, kind: str) -> Path:
+    """Where a picture for people lies: in a folder of its own, so that no id can take its name for an image."""
+    return folder / _PICTURES / f"{record_id}-{kind}.png"
+
+
+def sheet_path(folder: Path) -> Path:
+    """Where the one picture of all strips lies; it has no hyphen, so that it is no record's picture either."""
+    return folder / _PICTURES / "contact_sheet.png"
 
 
 class RunFolder:
@@ -102,12 +111,30 @@ def _parse(data: bytes, path: Path) -> dict[str, Record]:
 
 
 def _clear(path: Path) -> None:
-    """Delete what an earlier run left, and only in a folder that a run made."""
+    """Delete the files of an earlier run and no other, and only in a folder that a run made."""
     if not path.exists():
         return
     if any(path.iterdir()) and not (path / RUN).exists():
         raise UsageError(f"{path}: --overwrite only clears folders that realign made (no {RUN} here); choose another")
-    shutil.rmtree(path)
+    for record_id in _ids(path):
+        (path / image_name(record_id)).unlink(missing_ok=True)
+        for picture in path.glob(str(picture_path(Path(), record_id, "*"))):
+            picture.unlink()
+    atomic.remove_leftovers(path)
+    for file in (sheet_path(path), path / METADATA, journal_path(path), path / RUN):  # the last says whose folder it is
+        file.unlink(missing_ok=True)
+    with suppress(OSError):  # not there, or somebody else's files are in it
+        (path / _PICTURES).rmdir()
+
+
+def _ids(path: Path) -> set[str]:
+    """The ids of all records that can still be read here."""
+    ids = set()
+    for file in (path / METADATA, journal_path(path)):
+        for line in file.read_text(errors="replace").split("\n") if file.exists() else []:
+            with suppress(UsageError):
+                ids.add(parse_line(line, str(file)).id)
+    return ids
 
 
 def _check_same(path: Path, config: Mapping[str, Any]) -> None:

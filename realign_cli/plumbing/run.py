@@ -11,7 +11,7 @@ from typing import Any, TextIO
 
 from realign_cli.errors import RecordError, UsageError
 from realign_cli.plumbing import atomic, console
-from realign_cli.plumbing.folder import RunFolder
+from realign_cli.plumbing.folder import RunFolder, image_name, picture_path
 from realign_cli.plumbing.source import Entry, image_path, open_image
 from realign_cli.records import Failure, Item, Outcome, Record, Stage, dump_line
 
@@ -138,7 +138,7 @@ def _store(work: _Work, out: RunFolder | None) -> Record:
         return work.record
     record = work.record
     images = [outcome.image for outcome in work.outcomes if outcome.image]
-    name = f"{record.id}.png"
+    name = image_name(record.id)
     if images:
         atomic.write_png(out.path / name, images[-1])
         record = record.with_(file_name=name)
@@ -150,7 +150,7 @@ def _store(work: _Work, out: RunFolder | None) -> Record:
             record = record.with_(file_name="")
     for outcome in work.outcomes:
         for kind, picture in outcome.pictures.items():
-            atomic.write_png(out.path / "pictures" / f"{record.id}-{kind}.png", picture)
+            atomic.write_png(picture_path(out.path, record.id, kind), picture)
     out.add(record)
     return record
 

@@ -7,16 +7,16 @@ from pathlib import Path
 from PIL import Image
 
 from realign_cli.plumbing import atomic
+from realign_cli.plumbing.folder import picture_path, sheet_path
 from realign_cli.plumbing.source import Entry, read_records
 
-SHEET = "contact_sheet.png"
 _MOST, _COLUMNS, _GAP = 48, 3, 8
 
 
 def write_contact_sheet(folder: Path) -> None:
     """Put the strips of the first records of `folder` on one sheet; nothing where there are none."""
     entries: list[Entry] = list(read_records(str(folder)))
-    paths = [folder / "pictures" / f"{entry.record.id}-strip.png" for entry in entries]
+    paths = [picture_path(folder, entry.record.id, "strip") for entry in entries]
     strips = [Image.open(path) for path in paths if path.exists()][:_MOST]
     if not strips:
         return
@@ -26,4 +26,4 @@ def write_contact_sheet(folder: Path) -> None:
     sheet = Image.new("RGB", (columns * (width + _GAP) + _GAP, rows * (height + _GAP) + _GAP), "white")
     for i, strip in enumerate(strips):
         sheet.paste(strip, (_GAP + i % columns * (width + _GAP), _GAP + i // columns * (height + _GAP)))
-    atomic.write_png(folder / SHEET, sheet)
+    atomic.write_png(sheet_path(folder), sheet)

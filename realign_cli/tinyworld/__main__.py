@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from realign_cli.plumbing import atomic
-from realign_cli.plumbing.folder import RunFolder
+from realign_cli.plumbing.folder import RunFolder, image_name
 from realign_cli.records import Record
 from realign_cli.tinyworld import scenes
 
@@ -39,7 +39,7 @@ def render(out: Path, n: int, seed: int) -> None:
     ids = [f"{i:06d}" for i in range(n)]
     for record_id in ids:
         scene = next(stream)
-        name = f"{record_id}.png"
+        name = image_name(record_id)
         atomic.write_png(out / name, Image.fromarray(scenes.render(scene)))
         folder.add(Record(file_name=name, text=scene.caption, id=record_id, seed=seed))
     folder.complete(ids)

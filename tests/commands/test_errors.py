@@ -33,6 +33,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("here")
     (folder / "empty.txt").write_text("\n")
     (folder / "prompts.txt").write_text("a red circle\n")
+    (folder / "short.toml").write_text("[refine]\ncross = 1.0\n")
     (folder / "mine.toml").write_text('[scorer]\nadapter = "realign_cli.models.rule_scorer:RuleScorer"\ntemper = 1\n')
     write(folder / "tagged", TAGGED)
     return folder
@@ -57,6 +58,8 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "score --in tagged --preset mine.toml",
             "preset 'mine': [scorer] adapter 'realign_cli.models.rule_scorer:Rule",
         ),
+        ("refine --in tagged --out new --preset short.toml", "preset 'short': refine.self_: Field required; "),
+        ("demo --out new --prompts prompts.txt --preset short.toml", "preset 'short' has no [generator]"),
         ("eval --in tagged --metrics clip,fdi", "--metrics fdi: no such metric in this preset; there are "),
         ("eval --in tagged --metrics fid", "--metrics fid compares with real images: give --reference DIR"),
         ("eval --in tagged --metrics oracle", "tagged/metadata.jsonl:1: record 0 names no image"),

@@ -18,6 +18,8 @@ from subprocess import CompletedProcess
 import pytest
 from PIL import Image
 
+from realign_cli import presets
+
 Run = Callable[..., CompletedProcess[str]]
 
 
@@ -119,6 +121,25 @@ def test_no_image_depends_on_its_batch(coarse: Path, one_by_one: Path) -> None:
     assert product(one_by_one) == product(coarse)
 
 
+def test_captions_are_rewarded(realign: Run, coarse: Path) -> None:
+    done = succeed(realign("caption-reward", "--in", "coarse", "--out", "captioned", cwd=coarse.parent))
+    lines = records((coarse.parent / "captioned" / "metadata.jsonl").read_text())
+    assert unnamed(lines) == unnamed(records(done.stdout))
+    rewards = [line["caption"]["reward"] for line in lines]  # type: ignore[index]
+    assert len(rewards) == 4 and all(-1 <= reward <= 1 for reward in rewards)
+    assert all(line["caption"]["text"] for line in lines)  # type: ignore[index]
+
+
+def test_frechet_distance_to_rendered_scenes(shell: Callable[..., CompletedProcess[str]], coarse: Path) -> None:
+    line = '"$PYTHON" -m realign_cli.tinyworld render -n 8 --out real; realign eval --in coarse --metrics fid,oracle '
+    done = succeed(shell(line + "--reference real --out measured --json", coarse.parent))
+    report = json.loads(done.stdout)
+    assert report == json.loads((coarse.parent / "measured" / "metrics.json").read_text())
+    assert (report["fid"]["in"]["n"], report["fid"]["in"]["n_reference"]) == (4, 8)
+    assert report["fid"]["in"]["value"] > 0
+    assert len((coarse.parent / "measured" / "scores.jsonl").read_text().splitlines()) == 4
+
+
 def test_shards_make_the_whole(realign: Run, coarse: Path) -> None:
     whole = product(coarse)
     lines = whole.pop("metadata.jsonl").splitlines()
@@ -201,13 +222,36 @@ def test_a_reader_that_leaves_early_is_no_error(shell: Run, coarse: Path, reader
     assert [record["id"] for record in records(done.stdout)] == (["000000"] if reader == "head -1" else [])
 
 
+def test_demo_goes_on_past_a_record_that_fails(realign: Run, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("a red circle and a blue square\na blue ring\n")
+    (tmp_path / "moody.py").write_text(
+        "from realign_cli.errors import RecordError\n"
+        "from realign_cli.models.rule_scorer import RuleScorer\n\n\n"
+        "class Moody(RuleScorer):\n"
+        "    def score(self, prompt, labels):\n"
+        "        if 'ring' in prompt:\n"
+        "            raise RecordError('refusal', 'no rings')\n"
+        "        return super().score(prompt, labels)\n"
+    )
+    packaged = (Path(presets.__file__).parent / "tiny.toml").read_text()
+    preset = packaged.replace("realign_cli.models.rule_scorer:RuleScorer", "moody:Moody")
+    (tmp_path / "moody.toml").write_text(preset)
+    done = realign("demo", "--prompts", "mine.txt", "--out", "demo", "--preset", "moody.toml", cwd=tmp_path)
+    assert done.returncode == 3
+    assert "metadata.jsonl:2: score: no rings" in done.stderr
+    assert "all_correct" in done.stdout
+    good, bad = records((tmp_path / "demo" / "final" / "metadata.jsonl").read_text())
+    assert "refine" in good and "failures" not in good
+    assert [failure["kind"] for failure in bad["failures"]] == ["refusal"]  # type: ignore[attr-defined]
+
+
 def test_demo_shows_the_whole_method(realign: Run, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("a red circle and a blue square\n")
     done = succeed(realign("demo", "-q", "--prompts", "mine.txt", "--out", "demo", cwd=tmp_path))
     assert done.stderr == ""
     (record,) = records((tmp_path / "demo" / "final" / "metadata.jsonl").read_text())
     assert {"caption", "tags", "objects", "refine"} <= record.keys()
-    assert Image.open(tmp_path / "demo" / "final" / "contact_sheet.png").width > 500
+    assert Image.open(tmp_path / "demo" / "final" / "pictures" / "contact_sheet.png").width > 500
     report = json.loads((tmp_path / "demo" / "eval" / "metrics.json").read_text())
     rows = {row["metric"]: row for row in report["metrics"]}
     assert {"clip", "negclip", "blip_itc", "blip_itm", "all_correct"} <= rows.keys()

@@ -158,3 +158,11 @@ def test_another_configuration_is_refused(tmp_path: Path):
     other = str(tmp_path / "a" / "checkpoints" / "000006")
     with pytest.raises(UsageError, match=r"000006: made with another configuration: train.rank"):
         start(accelerator, tmp_path / "b", {"train": {"rank": 8}}, other, overwrite=False)
+
+
+def test_starting_over_leaves_what_is_not_ours(tmp_path: Path):
+    run(Toy(), tmp_path)
+    (tmp_path / "notes.txt").write_text("mine")
+    start(Accelerator(cpu=True), tmp_path, {"train": {"rank": 8}}, "latest", overwrite=True)
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {"notes.txt", "run.json"}

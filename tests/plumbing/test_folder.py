@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from realign_cli.errors import RealignError, UsageError
-from realign_cli.plumbing.folder import RUN, RunFolder
+from realign_cli.plumbing.folder import RUN, RunFolder, image_name, picture_path, sheet_path
 from realign_cli.plumbing.source import METADATA, journal_path
 from realign_cli.records import Record, parse_line
 
@@ -68,6 +68,22 @@ def test_overwrite_starts_over(tmp_path: Path) -> None:
     assert json.loads((tmp_path / RUN).read_text())["config"] == {"command": "score"}
     assert not (tmp_path / "pictures").exists()
     assert RunFolder(tmp_path / "new", CONFIG, overwrite=True).kept == {}
+
+
+def test_overwrite_leaves_the_files_of_others(tmp_path: Path) -> None:
+    folder = filled(tmp_path)
+    ours = [tmp_path / image_name("a"), picture_path(tmp_path, "b", "strip"), sheet_path(tmp_path)]
+    theirs = [tmp_path / "notes.txt", tmp_path / "holiday.png", sheet_path(tmp_path).with_name("holiday.png")]
+    for path in ours + theirs:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("x")
+    folder.complete(["a", "b"])
+    with (tmp_path / METADATA).open("a") as file:
+        file.write("damaged\n")
+    RunFolder(tmp_path, {"command": "score"}, overwrite=True).complete([])
+    left = {path for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {*theirs, tmp_path / METADATA, tmp_path / RUN}
+    assert (tmp_path / METADATA).read_text() == ""
 
 
 def test_a_folder_of_another_origin_is_left_alone(tmp_path: Path) -> None:

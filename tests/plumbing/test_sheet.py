@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
 
+from realign_cli.errors import RecordError
 from realign_cli.plumbing import atomic
-from realign_cli.plumbing.folder import RunFolder
-from realign_cli.plumbing.sheet import SHEET, write_contact_sheet
-from realign_cli.records import Record
+from realign_cli.plumbing.folder import RunFolder, image_name, picture_path, sheet_path
+from realign_cli.plumbing.run import run_map
+from realign_cli.plumbing.sheet import write_contact_sheet
+from realign_cli.plumbing.source import Entry
+from realign_cli.records import Item, Outcome, Record
 
 
 def test_strips_row_by_row(tmp_path: Path) -> None:
@@ -19,12 +23,36 @@ def test_strips_row_by_row(tmp_path: Path) -> None:
         folder.add(Record(id=one, text="a"))
     for one in ids[:-1]:
         strip = Image.new("RGB", (20, 10), (int(one),) * 3)
-        atomic.write_png(tmp_path / "pictures" / f"{one}-strip.png", strip)
+        atomic.write_png(picture_path(tmp_path, one, "strip"), strip)
     folder.complete(ids)
     write_contact_sheet(tmp_path)
-    sheet = Image.open(tmp_path / SHEET)
+    sheet = Image.open(sheet_path(tmp_path))
     centres = [(sheet.width * x // 6, sheet.height * y // 4) for y in (1, 3) for x in (1, 3, 5)]
     assert [sheet.getpixel(centre)[0] for centre in centres] == [3, 1, 4, 2, 255, 255]
+
+
+def test_no_id_takes_the_place_of_the_sheet(tmp_path: Path) -> None:
+    ids = ["contact_sheet", "pictures", "a", "a-strip"]
+    folder = RunFolder(tmp_path, {})
+    run_map([Entry(Record(id=one, text="a"), "") for one in ids], [_Draw()], out=folder, batch_size=4, echo=False)
+    write_contact_sheet(tmp_path)
+    for number, one in enumerate(ids):
+        assert Image.open(tmp_path / image_name(one)).getpixel((0, 0)) == (number,) * 3
+        assert Image.open(picture_path(tmp_path, one, "strip")).size == (20, 10)
+    assert len([path for path in tmp_path.rglob("*.png")]) == 2 * len(ids) + 1
+
+
+class _Draw:
+    """An image of the record's number, and a strip."""
+
+    name, needs, looks, uses = "draw", {}, False, ()
+
+    def done(self, record: Record) -> bool:
+        return False
+
+    def __call__(self, items: Sequence[Item]) -> list[Outcome | RecordError]:
+        strip = Image.new("RGB", (20, 10))
+        return [Outcome(image=Image.new("RGB", (2, 2), (i,) * 3), pictures={"strip": strip}) for i in range(len(items))]
 
 
 def test_no_strips_no_sheet(tmp_path: Path) -> None:
@@ -32,4 +60,4 @@ def test_no_strips_no_sheet(tmp_path: Path) -> None:
     folder.add(Record(id="1", text="a"))
     folder.complete(["1"])
     write_contact_sheet(tmp_path)
-    assert not (tmp_path / SHEET).exists()
+    assert not sheet_path(tmp_path).exists()
