@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
+    from realign_cli.errors import RecordError
     from realign_cli.records import Box, Likelihood, Object, Tag
 
 
@@ -64,6 +65,18 @@ class Detection:
     score: float
 
 
+@dataclass(frozen=True)
+class Scored:
+    """The objects of one prompt, and who named them: the name of a language model, or "rules".
+
+    `recovered` says why it was not the scorer that was asked for.
+    """
+
+    objects: list[Object]
+    scorer: str
+    recovered: RecordError | None = None
+
+
 class Generator(Protocol):
     def generate(self, requests: Sequence[Request], modulation: Modulation | None = None) -> list[Image]:
         """One image per request; the same request gives the same image in any batch."""
@@ -87,13 +100,11 @@ class Tagger(Protocol):
 
 
 class Scorer(Protocol):
-    def score(self, prompt: str, labels: Sequence[str]) -> list[Object]:
-        """One object per label that the prompt speaks of or may imply, in the order of the prompt.
+    def score(self, prompts: Sequence[str], labels: Sequence[Sequence[str]]) -> list[Scored]:
+        """For each prompt and its labels one object per distinct label, in the order of the prompt.
 
-        Each `phrase` is a literal span of the prompt; `likelihood` is 2, 0.5 or 0.
-
-        Raises:
-            RecordError: the scorer's answer cannot be used.
+        Each `phrase` is a literal span of the prompt, empty where the prompt has no words for the label; `likelihood`
+        is 2, 0.5 or 0. There is always an answer: where a scorer finds none, it asks another one and says so.
         """
         ...
 
