@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,12 +26,13 @@ def run(
     next_command: str | None = None,
     finish: Callable[[Path], object] | None = None,
     echo: bool = True,
+    scorer: Mapping[str, Any] | None = None,
     **config: Any,
 ) -> None:
     """Run the stages over `entries`, or over the records that `--in` names, and report.
 
-    `config` is what the command adds to the settings that decide its result; `finish` is called with the completed
-    folder. Exits with 3 if some records failed.
+    `scorer` is what the command line says of the preset's scorer; `config` is what the command adds to the settings
+    that decide its result; `finish` is called with the completed folder. Exits with 3 if some records failed.
     """
     from realign_cli import presets
     from realign_cli.plumbing import source
@@ -41,7 +42,8 @@ def run(
     from realign_cli.registry import Models
 
     Verbosity(options.quiet, options.verbose).apply()
-    models = Models(presets.load(options.preset, options.overrides), options.device)
+    preset = presets.load(options.preset, options.overrides)
+    models = Models(preset.with_("scorer", scorer) if scorer else preset, options.device)
     stages = stages_of(models)
     if entries is None:
         assert isinstance(options, Map)
@@ -68,8 +70,8 @@ def run(
     if finish and options.out and summary.records:
         finish(options.out)
     if next_command and options.out:
-        preset = "" if options.preset == "tiny" else f" --preset {shlex.quote(options.preset)}"
-        summary.next_command = next_command.format(out=shlex.quote(str(options.out))) + preset
+        named = "" if options.preset == "tiny" else f" --preset {shlex.quote(options.preset)}"
+        summary.next_command = next_command.format(out=shlex.quote(str(options.out))) + named
     summary.show(quiet=options.quiet, as_json=options.as_json)
     if summary.failed:
         raise typer.Exit(3)

@@ -22,7 +22,7 @@ from realign_cli.plumbing.source import METADATA, journal_path
 from realign_cli.records import Record, dump_line, parse_line
 
 RUN = "run.json"
-_LIBRARIES = ("torch", "diffusers", "transformers", "open_clip_torch", "segment-anything", "numpy", "pillow")
+_LIBRARIES = ("torch", "diffusers", "transformers", "open_clip_torch", "segment-anything", "openai", "numpy", "pillow")
 
 
 class RunFolder:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
@@ -30,6 +30,10 @@ class Preset:
         if name not in self.sections:
             raise UsageError(f"preset '{self.name}' has no [{name}]; --preset tiny has every role")
         return self.sections[name]
+
+    def with_(self, name: str, settings: Mapping[str, Any]) -> Preset:
+        """The preset with settings of one section changed or added."""
+        return replace(self, sections={**self.sections, name: {**self.section(name), **settings}})
 
 
 def names() -> list[str]:
