@@ -16,6 +16,7 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+KEY = "sk-recognisable-0123456789"  # what the tests give as OPENAI_API_KEY
 Behaviour = Callable[["Handler"], None]
 
 

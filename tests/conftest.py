@@ -10,10 +10,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from chat_server import ChatServer
+from chat_server import KEY, ChatServer
 
 ROOT = Path(__file__).parents[1]
-KEY = "sk-recognisable-0123456789"
 Finished = subprocess.CompletedProcess[str]
 
 os.environ |= {

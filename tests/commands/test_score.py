@@ -10,8 +10,7 @@ from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
-from chat_server import Behaviour, ChatServer, answers, drips, resets, says, status
-from conftest import KEY
+from chat_server import KEY, Behaviour, ChatServer, answers, drips, resets, says, status
 
 Run = Callable[..., CompletedProcess[str]]
 
