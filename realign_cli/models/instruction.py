@@ -88,6 +88,7 @@ class _Entries(BaseModel):
 
 SINGLE_SCHEMA: Mapping[str, Any] = _Entries.model_json_schema()
 _MOST_BRACKETS = 100  # to try; a model that got stuck may write thousands, and each is read to the end
+_OBJECTS = TypeAdapter(_Entries)
 _PHRASES = TypeAdapter(dict[str, str], config=ConfigDict(strict=True))
 _LIKELIHOODS = TypeAdapter(dict[str, Likelihood], config=ConfigDict(strict=True))
 
@@ -99,7 +100,7 @@ def read_objects(reply: str, prompt: str, labels: Sequence[str]) -> list[Object]
         InvalidReply: it breaks a rule.
     """
     found = _json(reply)
-    entries = _checked(TypeAdapter(_Entries), {"objects": found} if isinstance(found, list) else found).objects
+    entries = _checked(_OBJECTS, {"objects": found} if isinstance(found, list) else found).objects
     tags = [entry.tag for entry in entries]
     _given(tags, labels)
     if twice := sorted({tag for tag in tags if tags.count(tag) > 1}):
