@@ -58,9 +58,14 @@ class Chat:
         self._client: openai.AsyncOpenAI | None = None
         self._terms_of = "terms", self._url, model, mode
         remembered = cache.get(*self._terms_of)
-        self._terms = _Terms(*remembered) if remembered else _Terms("json_schema" if schema else "json_object")
-        self.settled = bool(remembered)  # whether it is known what the server takes
+        self._taken = _Terms(*remembered) if remembered else None  # what the server is known to take
+        self._terms = self._taken or _Terms("json_schema" if schema else "json_object")
         self._answered = False
+
+    @property
+    def settled(self) -> bool:
+        """Whether it is known what the server takes."""
+        return self._taken is not None
 
     async def __aenter__(self) -> Chat:
         return self
@@ -83,15 +88,14 @@ class Chat:
         if kept:
             return _answer(_completion(kept["reply"]))
         self._budget.take_call()
-        reply = await self._send(messages)
-        completion = _completion(reply)
+        reply, completion = await self._send(messages)
         self._cache.put(*question, entry=dict(zip(("model", "mode", "messages"), question, strict=True), reply=reply))
         counted = completion.usage.total_tokens if completion.usage else None
         self._budget.tokens += counted or len(json.dumps([messages, reply])) // 4  # some servers do not count
         return _answer(completion)
 
-    async def _send(self, messages: Sequence[Message]) -> Any:
-        """The body of the reply, a JSON value."""
+    async def _send(self, messages: Sequence[Message]) -> tuple[Any, _Completion]:
+        """The reply as it came, a JSON value, and what of it matters."""
         while True:
             terms = self._terms
             try:
@@ -109,13 +113,16 @@ class Chat:
                 continue
             except openai.OpenAIError as error:
                 raise self._failure(error) from None
-            if not self.settled or self._terms is not terms:
-                self._cache.put(*self._terms_of, entry=astuple(self._terms))
-            self.settled = self._answered = True
             try:
-                return json.loads(self._clean(response.text))
+                reply = json.loads(self._clean(response.text))
             except (ValueError, RecursionError):
                 raise RecordError("bad_response", f"{self._place} replied with something else than JSON") from None
+            completion = _completion(reply)
+            self._answered = True
+            if terms != self._taken:
+                self._cache.put(*self._terms_of, entry=astuple(terms))
+                self._taken = terms
+            return reply, completion
 
     def _connected(self) -> openai.AsyncOpenAI:
         if not self._url:
@@ -138,7 +145,8 @@ class Chat:
                 return RecordError("connection_lost", f"{self._place} broke off the connection")
             if self._answered:
                 return RecordError("unreachable", f"{self._place} does not answer any more")
-            return RealignError(f"{self._place}: nobody answers; start the server, or set OPENAI_BASE_URL")
+            why = self._clean(str(error.__cause__))
+            return RealignError(f"{self._place}: nobody answers ({why}); start the server, or set OPENAI_BASE_URL")
         if isinstance(error, openai.RateLimitError):
             return RecordError("rate_limited", self._said(error))
         if isinstance(error, openai.InternalServerError):

@@ -219,6 +219,11 @@ def test_what_the_server_takes_is_learnt_once(chat_server: ChatServer) -> None:
     assert forms == ["json_schema", "json_object", None, None, None, None, None]
     scorer().score(["a blue book"], [["book"]])
     assert len(chat_server.requests) == len(forms) + 1
+    chat_server.after = rejects("temperature")  # it takes less than it did
+    for n, requests in enumerate((2, 1)):
+        before = len(chat_server.requests)
+        scorer().score([f"a blue book and {n} pens"], [["book"]])
+        assert len(chat_server.requests) == before + requests
 
 
 COLOURS = ["red", "blue", "green", "pink", "grey", "black", "white", "gold", "cyan", "tan"]
@@ -335,7 +340,7 @@ def test_nobody_there(chat_server: ChatServer, monkeypatch: pytest.MonkeyPatch) 
     chat_server.shutdown()
     chat_server.socket.close()
     assert kind(asking.score(PROMPTS[:1], [["book"]])[0]) == "unreachable"
-    with pytest.raises(RealignError, match=r"127\.0\.0\.1:\d+: nobody answers; start the server"):
+    with pytest.raises(RealignError, match=r"127\.0\.0\.1:\d+: nobody answers \(.*\); start the server"):
         scorer().score(PROMPTS[:1], [["book"]])
     assert seen(scorer().score([PROMPT], [TAGS])[0]) == BY_MODEL  # from the cache
 
