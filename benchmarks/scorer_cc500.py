@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from realign_cli.models.rule_scorer import Phrase, RuleScorer, noun_phrases
+from realign_cli.models.rule_scorer import Phrase, by_rules, noun_phrases
 
 TEMPLATE = re.compile(r"(an? (\w+) ([\w ]+)) and ((an? )?(\w+) ([\w ]+))", re.IGNORECASE)
 SUBJECTS = {"that", "who", "which", "it", "he", "she"}
@@ -48,7 +48,7 @@ def cc500(lines: Sequence[str]) -> dict[str, int]:
         counts["template"] += 1
         counts["deviating"] += not match[5] or any(" " in noun for noun in nouns)  # no second article, or a compound
         counts["phrases"] += [phrase.text for phrase in noun_phrases(prompt)] == sides
-        objects = RuleScorer().score(prompt, nouns)
+        objects = by_rules(prompt, nouns).objects
         counts["scores"] += [(o.label, o.phrase, o.likelihood) for o in objects] == [
             (noun, side, 2.0) for noun, side in zip(nouns, sides, strict=True)
         ]

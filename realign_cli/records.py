@@ -79,11 +79,12 @@ class Refinement(_Part):
 
 
 class Failure(_Part):
-    """Why a stage could not process the record."""
+    """Why a stage could not process the record, or only in another way than it was asked to (`recovered`)."""
 
     stage: str
     kind: str
     message: str
+    recovered: bool = False
 
 
 class Record(_Part):
@@ -96,11 +97,17 @@ class Record(_Part):
     caption: Caption | None = None
     tags: list[Tag] | None = None
     objects: list[Object] | None = None
+    scorer: str | None = None  # who named the objects: a language model, or "rules"
     refine: Refinement | None = None
     failures: list[Failure] = Field(default_factory=list)
 
     def with_(self, **changes: Any) -> Record:
         return self.model_copy(update=changes)
+
+    @property
+    def failed(self) -> bool:
+        """Whether a stage could not do its part, so that later stages leave the record alone."""
+        return not all(failure.recovered for failure in self.failures)
 
 
 @dataclass(frozen=True)
@@ -116,11 +123,13 @@ class Outcome:
     """What a stage gives: the keys it adds, the record's new image if it makes one, and pictures for people.
 
     `pictures` are named by kind ("overlay", "strip", "mask-0"); where they are stored is the runner's affair.
+    `recovered` is what went wrong where the stage had to find its result in another way than it was asked to.
     """
 
     changes: Mapping[str, Any] = field(default_factory=dict)
     image: Image | None = None
     pictures: Mapping[str, Image] = field(default_factory=dict)
+    recovered: RecordError | None = None
 
 
 class Stage(Protocol):

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Parameter
 
+    from realign_cli.errors import RecordError
     from realign_cli.records import Box, Likelihood, Object, Tag
 
 
@@ -68,6 +69,18 @@ class Detection:
     label: str
     box: Box
     score: float
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The objects of one prompt, and who named them: the name of a language model, or "rules".
+
+    `recovered` says why it was not the scorer that was asked for.
+    """
+
+    objects: list[Object]
+    scorer: str
+    recovered: RecordError | None = None
 
 
 class Generator(Protocol):
@@ -156,13 +169,11 @@ class Tagger(Protocol):
 
 
 class Scorer(Protocol):
-    def score(self, prompt: str, labels: Sequence[str]) -> list[Object]:
-        """One object per label that the prompt speaks of or may imply, in the order of the prompt.
+    def score(self, prompts: Sequence[str], labels: Sequence[Sequence[str]]) -> list[Scored]:
+        """For each prompt and its labels one object per distinct label, in the order of the prompt.
 
-        Each `phrase` is a literal span of the prompt; `likelihood` is 2, 0.5 or 0.
-
-        Raises:
-            RecordError: the scorer's answer cannot be used.
+        Each `phrase` is a literal span of the prompt, empty where the prompt has no words for the label; `likelihood`
+        is 2, 0.5 or 0. There is always an answer: where a scorer finds none, it asks another one and says so.
         """
         ...
 

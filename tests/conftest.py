@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from chat_server import KEY, ChatServer
 
 ROOT = Path(__file__).parents[1]
 Finished = subprocess.CompletedProcess[str]
@@ -54,3 +56,19 @@ def coarse(realign: Callable[..., Finished], tmp_path_factory: pytest.TempPathFa
     done = realign("generate", "--prompts", "prompts.txt", "--out", "coarse", cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder / "coarse"
+
+
+@pytest.fixture
+def chat_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ChatServer]:
+    """A language model's server on loopback, which the environment names; its replies are cached in a folder of the
+    test's own."""
+    with ChatServer() as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        monkeypatch.setenv("OPENAI_API_KEY", KEY)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        yield server
+        server.closing.set()
+        server.shutdown()
+        thread.join()

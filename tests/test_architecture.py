@@ -28,7 +28,7 @@ FLOORS = {
     "registry": {"presets", "roles", "errors"},
     "models": {"models", "roles", "equations", "records", "errors"},
     "presets": {"errors"},
-    "roles": {"records"},
+    "roles": {"records", "errors"},
     "records": {"errors"},
     "equations": set(),
     "options": set(),

@@ -27,6 +27,7 @@ OBJECT = st.fixed_dictionaries(
     },
 )
 CAPTION = st.fixed_dictionaries({"text": TEXT, "reward": st.floats(-1, 1)})
+FAILURE = st.fixed_dictionaries({"stage": TEXT, "kind": TEXT, "message": TEXT}, optional={"recovered": st.booleans()})
 LINE = st.fixed_dictionaries(
     {"text": TEXT, "id": st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,20}", fullmatch=True)},
     optional={
@@ -36,7 +37,8 @@ LINE = st.fixed_dictionaries(
         "tags": st.lists(st.fixed_dictionaries({"label": TEXT, "confidence": st.floats(0, 1), "of_mine": JSON})),
         "objects": st.lists(OBJECT, max_size=2),
         "refine": st.fixed_dictionaries({"kept": st.sampled_from(["coarse", "final"])}, optional={"final": CAPTION}),
-        "failures": st.lists(st.fixed_dictionaries({"stage": TEXT, "kind": TEXT, "message": TEXT}), max_size=2),
+        "scorer": TEXT,
+        "failures": st.lists(FAILURE, max_size=2),
         "of_mine": JSON,
     },
 )

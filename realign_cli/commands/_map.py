@@ -13,6 +13,7 @@ from realign_cli.options import Map, Run
 
 if TYPE_CHECKING:
     from realign_cli.plumbing.source import Entry
+    from realign_cli.presets import Preset
     from realign_cli.records import Stage
     from realign_cli.registry import Models
 
@@ -32,13 +33,13 @@ def process(
     next_command: str | None = None,
     finish: Callable[[Path], object] | None = None,
     echo: bool = True,
-    model: Path | None = None,
+    adapt: Callable[[Preset], Preset] | None = None,
     **config: Any,
 ) -> int:
     """Run the stages over `entries`, or over the records that `--in` names, and report.
 
-    `config` is what the command adds to the settings that decide its result; `finish` is called with the completed
-    folder; `model` is a folder of `realign train`. Returns how many records failed.
+    `adapt` is what the command line does to the preset, `config` what the command adds to the settings that decide its
+    result; `finish` is called with the completed folder. Returns how many records failed.
     """
     from realign_cli import presets
     from realign_cli.plumbing import source
@@ -49,7 +50,7 @@ def process(
 
     Verbosity(options.quiet, options.verbose).apply()
     preset = presets.load(options.preset, options.overrides)
-    models = Models(presets.with_model(preset, model) if model else preset, options.device)
+    models = Models(adapt(preset) if adapt else preset, options.device)
     stages = stages_of(models)
     if entries is None:
         assert isinstance(options, Map)
@@ -76,8 +77,8 @@ def process(
     if finish and options.out and summary.records:
         finish(options.out)
     if next_command and options.out:
-        preset = "" if options.preset == "tiny" else f" --preset {shlex.quote(options.preset)}"
-        summary.next_command = next_command.format(out=shlex.quote(str(options.out))) + preset
+        named = "" if options.preset == "tiny" else f" --preset {shlex.quote(options.preset)}"
+        summary.next_command = next_command.format(out=shlex.quote(str(options.out))) + named
     summary.show(quiet=options.quiet, as_json=options.as_json)
     return summary.failed
 

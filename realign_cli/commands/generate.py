@@ -28,6 +28,9 @@ def generate(
 
     realign generate --prompts prompts.txt --out coarse/ | realign tag | realign score
     """
+    import shlex
+
+    from realign_cli import presets
     from realign_cli.errors import UsageError
     from realign_cli.plumbing.source import read_prompts
     from realign_cli.stages.generate import Generate
@@ -35,12 +38,13 @@ def generate(
     if options.out is None:
         raise UsageError("images need a folder: give --out DIR")
     entries = list(read_prompts(prompts, seed))
+    same_model = f" --model {shlex.quote(str(model))}" if model else ""
     _map.run(
         options,
         lambda models: [Generate(models)],
         entries=entries,
         total=len(entries),
-        next_command="realign refine --in {out} --out final/",
-        model=model,
+        next_command="realign refine --in {out} --out final/" + same_model,
+        adapt=lambda preset: presets.with_model(preset, model),
         seed=seed,
     )

@@ -32,6 +32,7 @@ def refine(
 
     realign tag --in coarse/ | realign score | realign segment | realign refine --keep best --out final/
     """
+    from realign_cli import presets
     from realign_cli.errors import UsageError
     from realign_cli.plumbing.sheet import write_contact_sheet
     from realign_cli.registry import Models
@@ -49,4 +50,11 @@ def refine(
     next_command = "realign eval --in {out}"
     if options.source != "-":
         next_command += f" --baseline {options.source}"
-    _map.run(options, stages, next_command=next_command, finish=write_contact_sheet, model=model, keep=keep.value)
+    _map.run(
+        options,
+        stages,
+        next_command=next_command,
+        finish=write_contact_sheet,
+        adapt=lambda preset: presets.with_model(preset, model),
+        keep=keep.value,
+    )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from realign_cli.models import english
 from realign_cli.records import Likelihood, Object
+from realign_cli.roles import Scored
 
 _WORD = re.compile(r"['\u2019]s\b|\d+(?:[.:,]\d+)*|[^\W_]+(?:[-'\u2019](?!s\b)[^\W_]+)*|[^\w\s]")
 # One letter per word: D determiner, 1 number, A adjective, C connector, n noun, x anything else. Connectors join
@@ -36,54 +37,61 @@ class Phrase:
 
 
 class RuleScorer:
-    """A `roles.Scorer` by rules. It has no weights: `checkpoint` and `device` make no difference."""
+    """A `roles.Scorer` by rules: no weights and no calls, so `checkpoint`, `device` and the caps change nothing."""
 
-    def __init__(self, checkpoint: str | None = None, *, device: object = None) -> None:
-        del checkpoint, device
+    def __init__(
+        self, checkpoint: str | None = None, *, device: object = None, max_calls: int = 0, max_tokens: int = 0
+    ) -> None:
+        del checkpoint, device, max_calls, max_tokens
 
-    def score(self, prompt: str, labels: Sequence[str]) -> list[Object]:
-        """One object per distinct label: the bound ones in the order of the prompt, then the unlikely ones.
+    def score(self, prompts: Sequence[str], labels: Sequence[Sequence[str]]) -> list[Scored]:
+        return [by_rules(prompt, own) for prompt, own in zip(prompts, labels, strict=True)]
 
-        - 2: the prompt names the label, in singular or plural, by a synonym, or as the head of a compound ("phone" and
-          "cell phone" name each other). The phrase is the noun phrase with its article, number and adjectives.
-        - 0.5: the prompt names something of that kind ("person", "a man"; "teddy bear", "a polar bear"). Or one noun
-          among the labels and one phrase of the prompt are left over and get each other, as "pencil" gets "a yellow
-          pen" in Table 4 of the paper.
-        - 0: neither. The phrase is empty.
 
-        The mask of a label holds all of its instances, so its phrase must be true of all of them. Where different
-        phrases name one label, it gets the span over them with 0.5 if they are neighbours ("a red cube and a blue
-        cube"): the label is certain, but not which part of its mask each of them describes. Where another thing
-        stands between them no span fits the mask, and the label gets 0.
-        """
-        phrases = noun_phrases(prompt)
-        nowhere: tuple[int, int, Likelihood] = len(prompt), len(prompt), 0.0
-        spans = dict.fromkeys(labels, nowhere)
-        spoken_of: set[int] = set()
-        strangers: list[str] = []
-        for label in spans:
-            likelihood, named = _bind(label, phrases)
-            spoken_of.update(named)
-            named = [i for i in named if i == named[0] or not _is_mention(phrases[i])]
-            if not named:
-                strangers.append(label)
-            elif len({phrases[i].text.lower() for i in named}) == 1:
-                spans[label] = phrases[named[0]].start, phrases[named[0]].end, likelihood
-            elif named[-1] - named[0] == len(named) - 1:
-                spans[label] = phrases[named[0]].start, phrases[named[-1]].end, 0.5
-        strangers = [label for label in strangers if _nouns(label)]
-        # What is followed by "of" measures or places another thing: "a photo of", "a pair of".
-        left = [
-            phrase
-            for i, phrase in enumerate(phrases)
-            if i not in spoken_of and not re.match(r"\s+of\b", prompt[phrase.end :], re.IGNORECASE)
-        ]
-        if len(strangers) == len(left) == 1:
-            spans[strangers[0]] = left[0].start, left[0].end, 0.5
-        return [
-            Object(label=label, phrase=prompt[start:end], likelihood=likelihood)
-            for label, (start, end, likelihood) in sorted(spans.items(), key=lambda item: item[1][0])
-        ]
+def by_rules(prompt: str, labels: Sequence[str]) -> Scored:
+    """One object per distinct label: the bound ones in the order of the prompt, then the unlikely ones.
+
+    - 2: the prompt names the label, in singular or plural, by a synonym, or as the head of a compound ("phone" and
+      "cell phone" name each other). The phrase is the noun phrase with its article, number and adjectives.
+    - 0.5: the prompt names something of that kind ("person", "a man"; "teddy bear", "a polar bear"). Or one noun
+      among the labels and one phrase of the prompt are left over and get each other, as "pencil" gets "a yellow
+      pen" in Table 4 of the paper.
+    - 0: neither. The phrase is empty.
+
+    The mask of a label holds all of its instances, so its phrase must be true of all of them. Where different
+    phrases name one label, it gets the span over them with 0.5 if they are neighbours ("a red cube and a blue
+    cube"): the label is certain, but not which part of its mask each of them describes. Where another thing
+    stands between them no span fits the mask, and the label gets 0.
+    """
+    phrases = noun_phrases(prompt)
+    nowhere: tuple[int, int, Likelihood] = len(prompt), len(prompt), 0.0
+    spans = dict.fromkeys(labels, nowhere)
+    spoken_of: set[int] = set()
+    strangers: list[str] = []
+    for label in spans:
+        likelihood, named = _bind(label, phrases)
+        spoken_of.update(named)
+        named = [i for i in named if i == named[0] or not _is_mention(phrases[i])]
+        if not named:
+            strangers.append(label)
+        elif len({phrases[i].text.lower() for i in named}) == 1:
+            spans[label] = phrases[named[0]].start, phrases[named[0]].end, likelihood
+        elif named[-1] - named[0] == len(named) - 1:
+            spans[label] = phrases[named[0]].start, phrases[named[-1]].end, 0.5
+    strangers = [label for label in strangers if _nouns(label)]
+    # What is followed by "of" measures or places another thing: "a photo of", "a pair of".
+    left = [
+        phrase
+        for i, phrase in enumerate(phrases)
+        if i not in spoken_of and not re.match(r"\s+of\b", prompt[phrase.end :], re.IGNORECASE)
+    ]
+    if len(strangers) == len(left) == 1:
+        spans[strangers[0]] = left[0].start, left[0].end, 0.5
+    objects = [
+        Object(label=label, phrase=prompt[start:end], likelihood=likelihood)
+        for label, (start, end, likelihood) in sorted(spans.items(), key=lambda item: item[1][0])
+    ]
+    return Scored(objects, "rules")
 
 
 def noun_phrases(prompt: str) -> list[Phrase]:

@@ -29,7 +29,8 @@ def run_map(
     """Run `stages` one after the other over every batch of `entries`.
 
     All but the last stage are skipped for records that have what they add. With `out`, records, images and
-    pictures are kept there; with `echo`, records go to stdout unless it is a terminal. Failed records pass through.
+    pictures are kept there; with `echo`, records go to stdout unless it is a terminal. Failed records pass through;
+    what a stage recovered from is reported by the run in which the stage took part, and by no later one.
 
     Raises:
         UsageError: a record lacks a key that its stage needs, or `out` holds another record under the same id.
@@ -50,8 +51,9 @@ def run_map(
                 record = done.get(entry.record.id) or _store(work[i], out)
                 if pipe:
                     _echo(record, out.path if out else entry.base, pipe)
-                summary.failed += bool(record.failures)
-                summary.failures += [f"{entry.place}: {f.stage}: {f.message}" for f in record.failures]
+                reported = _reported(record, entry.record, stages)
+                summary.failed += bool(reported)
+                summary.failures += [f"{entry.place}: {f.stage}: {f.message}" for f in reported]
             summary.records += len(batch)
             summary.kept += len(done)
             if out:
@@ -75,14 +77,25 @@ class _Work:
         self.outcomes: list[Outcome] = []
 
     def fail(self, stage: str, error: RecordError) -> None:
-        failure = Failure(stage=stage, kind=error.kind, message=str(error))
+        self._note(Failure(stage=stage, kind=error.kind, message=str(error)))
+
+    def finish(self, stage: str, outcome: Outcome) -> None:
+        self.record = self.record.with_(**outcome.changes)
+        self.outcomes.append(outcome)
+        before = [f for f in self.record.failures if f.stage != stage]  # of an earlier run of this stage
+        if len(before) < len(self.record.failures):
+            self.record = self.record.with_(failures=before)
+        if error := outcome.recovered:
+            self._note(Failure(stage=stage, kind=error.kind, message=str(error), recovered=True))
+
+    def _note(self, failure: Failure) -> None:
         self.record = self.record.with_(failures=[*self.record.failures, failure])
 
 
 def _apply(stage: Stage, work: Sequence[_Work], *, only_missing: bool) -> None:
     chosen, items = [], []
     for one in work:
-        if one.record.failures or (only_missing and stage.done(one.record)):
+        if one.record.failed or (only_missing and stage.done(one.record)):
             continue
         for key, command in stage.needs.items():
             if getattr(one.record, key) is None:
@@ -98,8 +111,13 @@ def _apply(stage: Stage, work: Sequence[_Work], *, only_missing: bool) -> None:
         if isinstance(outcome, RecordError):
             one.fail(stage.name, outcome)
         else:
-            one.record = one.record.with_(**outcome.changes)
-            one.outcomes.append(outcome)
+            one.finish(stage.name, outcome)
+
+
+def _reported(record: Record, given: Record, stages: Sequence[Stage]) -> list[Failure]:
+    """The failures of a record for this run's summary: those that stand, and what its own stages recovered from."""
+    ran = {stage.name for stage in stages if stage is stages[-1] or not stage.done(given)}
+    return [failure for failure in record.failures if not failure.recovered or failure.stage in ran]
 
 
 def _kept(batch: Sequence[Entry], out: RunFolder | None) -> dict[str, Record]:

@@ -34,6 +34,10 @@ class Preset:
             raise UsageError(f"preset '{self.name}' has no [{name}]; --preset tiny has every role")
         return self.sections[name]
 
+    def with_(self, name: str, settings: Mapping[str, Any]) -> Preset:
+        """The preset with settings of one section changed or added."""
+        return replace(self, sections={**self.sections, name: {**self.section(name), **settings}})
+
 
 def names() -> list[str]:
     return sorted(file.name.removesuffix(".toml") for file in _folder().iterdir() if file.name.endswith(".toml"))
@@ -52,12 +56,14 @@ def load(name: str, overrides: Iterable[str] = ()) -> Preset:
     return Preset(Path(name).stem, data.get("batch_size", 8), data.get("needs_gpu", False), sections)
 
 
-def with_model(preset: Preset, model: Path) -> Preset:
-    """The preset with the generator that `realign train` left in the folder `model`.
+def with_model(preset: Preset, model: Path | None) -> Preset:
+    """The preset with the generator that `realign train` left in the folder `model`, if there is one.
 
     Raises:
         UsageError: there is none, or it is a LoRA of another generator.
     """
+    if model is None:
+        return preset
     generator = preset.section("generator")
     if (model / _PIPELINE).is_file():
         trained: dict[str, Any] = {"checkpoint": str(model)}
@@ -72,7 +78,7 @@ def with_model(preset: Preset, model: Path) -> Preset:
         base = json.loads(manifest.read_text())["config"]["settings"]["generator"]["checkpoint"]
         if base != generator["checkpoint"]:
             raise UsageError(f"--model {model}: a LoRA of {base}; preset '{preset.name}' has {generator['checkpoint']}")
-    return replace(preset, sections={**preset.sections, "generator": {**generator, **trained}})
+    return preset.with_("generator", trained)
 
 
 def trained_manifest(section: Mapping[str, Any]) -> Path | None:

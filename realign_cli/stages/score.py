@@ -21,11 +21,9 @@ class Score:
         return record.objects is not None
 
     def __call__(self, items: Sequence[Item]) -> list[Outcome | RecordError]:
-        return [self._score(item) for item in items]
-
-    def _score(self, item: Item) -> Outcome | RecordError:
-        labels = [tag.label for tag in item.record.tags or []]
-        try:
-            return Outcome({"objects": self._models.scorer.score(item.record.text, labels)})
-        except RecordError as error:
-            return error
+        prompts = [item.record.text for item in items]
+        labels = [[tag.label for tag in item.record.tags or []] for item in items]
+        return [
+            Outcome({"objects": one.objects, "scorer": one.scorer}, recovered=one.recovered)
+            for one in self._models.scorer.score(prompts, labels)
+        ]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from realign_cli.models.rule_scorer import RuleScorer, noun_phrases
+from realign_cli.models.rule_scorer import RuleScorer, by_rules, noun_phrases
 from realign_cli.tinyworld import scenes
 
 ROOT = Path(__file__).parents[2]
@@ -27,7 +27,7 @@ def found(prompt: str) -> list[str]:
 
 
 def scored(prompt: str, *labels: str) -> list[tuple[str, str, float]]:
-    return [(item.label, item.phrase, item.likelihood) for item in RuleScorer().score(prompt, labels)]
+    return [(item.label, item.phrase, item.likelihood) for item in by_rules(prompt, labels).objects]
 
 
 @pytest.mark.parametrize(
@@ -80,13 +80,13 @@ def test_phrases_are_spans_in_order_without_overlap(prompt: str) -> None:
 
 @given(TEXT, st.lists(st.one_of(TEXT, st.sampled_from(["dog", "teddy bear", "person", "red", ""]))))
 def test_scores_hold_the_contract_for_any_text(prompt: str, labels: list[str]) -> None:
-    objects = RuleScorer().score(prompt, labels)
+    objects = by_rules(prompt, labels).objects
     assert sorted(item.label for item in objects) == sorted(set(labels))
     for item in objects:
         assert item.likelihood in {0.0, 0.5, 2.0}
         assert item.phrase in prompt
         assert (item.phrase == "") == (item.likelihood == 0)
-    assert objects == RuleScorer().score(prompt, labels)
+    assert [by_rules(prompt, labels)] == RuleScorer().score([prompt], [labels])
 
 
 def test_every_two_object_caption_of_the_tiny_world_is_bound() -> None:

@@ -171,3 +171,53 @@ def test_input_whose_key_the_stage_completed_is_no_other_record(tmp_path: Path) 
     run(source, Complete(), out=tmp_path)
     summary, _ = run(source, Complete(), out=tmp_path)
     assert summary.kept == 1
+
+
+class Guess(Count):
+    """Tags in another way than it was asked to, unless it is told to do it right."""
+
+    name, needs = "guess", {}
+
+    def __init__(self, right: bool = False) -> None:
+        self.right = right
+
+    def done(self, record: Record) -> bool:
+        return record.tags is not None
+
+    def __call__(self, items: Sequence[Item]) -> list[Outcome | RecordError]:
+        error = None if self.right else RecordError("asleep", "the expert sleeps")
+        return [Outcome({"tags": [Tag(label="a", confidence=1.0)]}, recovered=error) for _ in items]
+
+
+def test_what_a_stage_recovered_from_is_told_by_its_own_run_alone(tmp_path: Path) -> None:
+    summary, (line,) = run(entries("1"), Guess())
+    failure = {"stage": "guess", "kind": "asleep", "message": "the expert sleeps", "recovered": True}
+    assert line["failures"] == [failure]
+    assert (summary.failed, summary.failures) == (1, ["prompts:1: guess: the expert sleeps"])
+    guessed = [Entry(Record.model_validate(line), "p:1")]
+    summary, (later,) = run(guessed, Guess(), Count())  # guess is done
+    assert (later["of_mine"], later["failures"]) == (1, [failure])
+    assert (summary.failed, summary.failures) == (0, [])
+    summary, _ = run(entries("1"), Guess(), Count(), out=tmp_path)
+    again, _ = run(entries("1"), Guess(), Count(), out=tmp_path)
+    assert (summary.failed, again.failed, again.kept) == (1, 1, 1)
+
+
+@pytest.mark.parametrize("right", [False, True])
+def test_a_stage_that_runs_again_takes_back_what_it_said(right: bool) -> None:
+    _, (line,) = run(entries("1"), Guess())
+    summary, (again,) = run([Entry(Record.model_validate(line), "p:1")], Guess(right))
+    assert again["failures"] == ([] if right else line["failures"])
+    assert summary.failed == (not right)
+
+
+def test_a_record_that_fails_after_recovering_stops() -> None:
+    class Break(Count):
+        name = "break"
+
+        def __call__(self, items: Sequence[Item]) -> list[Outcome | RecordError]:
+            return [RecordError("broken", "it broke") for _ in items]
+
+    summary, (line,) = run(entries("1"), Guess(), Break(), Count())
+    assert [failure["kind"] for failure in line["failures"]] == ["asleep", "broken"]  # type: ignore[attr-defined]
+    assert "of_mine" not in line and len(summary.failures) == 2

@@ -1,0 +1,52 @@
+"""What language models replied, on disk: a question that was asked before costs nothing, and every reply can be read.
+
+One JSON file per entry, named by the SHA-256 of what identifies it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from realign_cli.errors import RealignError
+
+
+class ReplyCache:
+    """Entries in `folder`; an empty string is `realign/replies` in the user's cache folder (XDG_CACHE_HOME)."""
+
+    def __init__(self, folder: str = "") -> None:
+        user = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+        self._folder = Path(folder or f"{user}/realign/replies").expanduser()
+
+    def get(self, *identity: Any) -> Any:
+        """The entry put under the same `identity` (JSON values), or None; a damaged file counts as none."""
+        try:
+            return json.loads(self._path(identity).read_bytes())
+        except (OSError, ValueError):
+            return None
+
+    def put(self, *identity: Any, entry: Any) -> None:
+        """Keep `entry`, a JSON value.
+
+        Raises:
+            RealignError: it cannot be written.
+        """
+        path = self._path(identity)
+        # Shards share the folder, and two may write one entry at once: each has a temporary file of its own.
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(
+                "w", dir=path.parent, suffix=".tmp", encoding="utf-8", delete=False
+            ) as file:
+                json.dump(entry, file, indent=1)
+            os.replace(file.name, path)
+        except OSError as error:
+            raise RealignError(f"{path.parent}: cannot keep replies ({error.strerror}); set scorer.cache") from None
+
+    def _path(self, identity: tuple[Any, ...]) -> Path:
+        text = json.dumps(identity, sort_keys=True)
+        return self._folder / f"{hashlib.sha256(text.encode()).hexdigest()}.json"
