@@ -19,8 +19,11 @@ def page() -> str:
     sys.path.insert(0, str(ROOT))
     from realign_cli.app import app
 
-    names = list(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
-    sections = [_section([])] + [_section([name]) for name in names]
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    paths = [
+        [name, *sub] for name, one in commands.items() for sub in ([], *([s] for s in getattr(one, "commands", [])))
+    ]
+    sections = [_section(path) for path in ([], *paths)]
     return "\n".join(["# Commands", "", "Made by `python docs/make_cli.py` from the help pages.", "", *sections])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import os
 import sys
 from collections.abc import Callable
@@ -11,7 +12,19 @@ from typing import Annotated
 import typer
 
 from realign_cli import __version__
-from realign_cli.commands import caption_reward, demo, eval, generate, refine, score, segment, tag
+from realign_cli.commands import (
+    caption_reward,
+    demo,
+    eval,
+    export,
+    generate,
+    import_,
+    prompts,
+    refine,
+    score,
+    segment,
+    tag,
+)
 from realign_cli.errors import RealignError
 from realign_cli.options import spread
 
@@ -72,6 +85,21 @@ def _guarded(function: Callable[..., None], name: str) -> Callable[..., None]:
     return command
 
 
+def _alone(function: Callable[..., None]) -> Callable[..., None]:
+    """A command that steps back where one of its subcommands is called."""
+
+    def command(context: typer.Context, **options: object) -> None:
+        if context.invoked_subcommand is None:
+            function(**options)
+
+    signature = inspect.signature(function)
+    own = inspect.signature(command).parameters["context"].replace(annotation=typer.Context)
+    command.__doc__ = function.__doc__
+    command.__signature__ = signature.replace(parameters=[own, *signature.parameters.values()])  # type: ignore[attr-defined]
+    command.__annotations__ = {"context": typer.Context, **function.__annotations__}
+    return command
+
+
 def _close_stdout() -> None:
     """Point it elsewhere, so that Python's flush at exit stays silent."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -85,13 +113,20 @@ def _say(line: str) -> None:
 
 _COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo.demo,
+    "prompts": prompts.prompts,
     "generate": generate.generate,
     "caption-reward": caption_reward.caption_reward,
     "tag": tag.tag,
     "score": score.score,
     "segment": segment.segment,
     "refine": refine.refine,
-    "eval": eval.eval_,
 }
 for _name, _function in _COMMANDS.items():
     app.command(_name)(_guarded(spread(_function), _name))
+
+_eval = typer.Typer()
+_eval.callback(invoke_without_command=True)(_alone(_guarded(spread(eval.eval_), "eval")))
+_eval.command("stats")(_guarded(spread(eval.stats), "eval stats"))
+app.add_typer(_eval, name="eval")
+app.command("import")(_guarded(spread(import_.import_), "import"))
+app.command("export")(_guarded(spread(export.export), "export"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 Finished = subprocess.CompletedProcess[str]
 
+_CACHE = tempfile.TemporaryDirectory()  # no test meets what an earlier run remembered
+
 os.environ |= {
     "HF_HUB_OFFLINE": "1",
     "NO_COLOR": "1",
@@ -20,6 +23,7 @@ os.environ |= {
     "PYTHON": sys.executable,
     "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
     "PYTHONWARNINGS": "ignore",
+    "XDG_CACHE_HOME": _CACHE.name,
 }
 
 

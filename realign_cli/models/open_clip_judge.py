@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,8 @@ import open_clip
 import torch
 from huggingface_hub import snapshot_download
 
-from realign_cli.models.blip2 import Checkpoint, cannot_load, images_to_input
+from realign_cli.models.blip2 import RESIZING, Checkpoint, cannot_load, images_to_input
+from realign_cli.models.fingerprint import fingerprint
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -38,6 +40,15 @@ class OpenClipJudge:
         self.model = model.eval().requires_grad_(False)
         self.device = device
         self.column = column
+        quick = any(isinstance(module, open_clip.transformer.QuickGELU) for module in model.modules())
+        self.note = (
+            f"cosine of image and text, raw: not clamped, not scaled; {'QuickGELU' if quick else 'GELU'}; "
+            f"reads {model.context_length} tokens"
+        )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return fingerprint(self.model, RESIZING, self.note)
 
     @torch.no_grad()
     def judge(self, images: Sequence[Image], prompts: Sequence[str]) -> dict[str, list[float | None]]:
@@ -48,6 +59,11 @@ class OpenClipJudge:
         seen = self.model.encode_image(pixels.to(self.device), normalize=True)
         read = self.model.encode_text(self.tokenizer(list(prompts)).to(self.device), normalize=True)
         return {self.column: (seen * read).sum(-1).tolist()}
+
+    def cut(self, prompts: Sequence[str]) -> list[bool]:
+        # With room for one token more, its place holds padding unless the prompt is cut.
+        ids = self.tokenizer(["", *prompts], context_length=self.model.context_length + 1)
+        return (ids[1:, -1] != ids[0, -1]).tolist()
 
 
 def _folder(checkpoint: str, revision: str) -> str:
