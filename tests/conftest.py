@@ -23,7 +23,7 @@ os.environ |= {
     "PYTHON": sys.executable,
     "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
     "PYTHONWARNINGS": "ignore",
-    "XDG_CACHE_HOME": _CACHE.name,
+    "REALIGN_CACHE": _CACHE.name,
 }
 
 

@@ -10,7 +10,9 @@ from realign_cli.options import Common
 Cache = Annotated[
     Path | None,
     typer.Option(
-        metavar="DIR", help="Where answers of models are remembered; if not given, realign in the user's cache folder."
+        envvar="REALIGN_CACHE",
+        metavar="DIR",
+        help="Where answers of models are remembered; if not given, in the user's cache folder.",
     ),
 ]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Images at a time.")]

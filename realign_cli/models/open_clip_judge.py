@@ -12,7 +12,7 @@ import open_clip
 import torch
 from huggingface_hub import snapshot_download
 
-from realign_cli.models.blip2 import RESIZING, Checkpoint, cannot_load, images_to_input
+from realign_cli.models.blip2 import Checkpoint, cannot_load
 from realign_cli.models.fingerprint import fingerprint
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ class OpenClipJudge:
     """`roles.Judge`: the cosine of image and text, in [-1, 1], neither clipped nor scaled, in one named column.
 
     `checkpoint` is a folder or a hub id (`revision`: its commit) in open_clip's layout: `open_clip_config.json`,
-    weights in safetensors, tokenizer. The model must read CLIP's image normalisation, as CLIP and NegCLIP do.
+    weights in safetensors, tokenizer. Images are resized, cropped to a square and normalised as its configuration says.
 
     Raises:
         RealignError: there is no such checkpoint, or it cannot be reached.
@@ -33,7 +33,7 @@ class OpenClipJudge:
         try:
             # open_clip's own way to a hub id knows no revision.
             name = f"local-dir:{_folder(os.fspath(checkpoint), revision)}"
-            model = open_clip.create_model(name, device=device, require_pretrained=True)
+            model, self.preprocess = open_clip.create_model_from_pretrained(name, device=device)
             self.tokenizer = open_clip.get_tokenizer(name)
         except (OSError, ValueError, RuntimeError) as error:
             raise cannot_load(checkpoint, error) from None
@@ -48,14 +48,13 @@ class OpenClipJudge:
 
     @cached_property
     def fingerprint(self) -> str:
-        return fingerprint(self.model, RESIZING, self.note)
+        return fingerprint(self.model, str(self.model.visual.preprocess_cfg), self.note)
 
     @torch.no_grad()
     def judge(self, images: Sequence[Image], prompts: Sequence[str]) -> dict[str, list[float | None]]:
         if not images:
             return {self.column: []}
-        size = self.model.visual.image_size
-        pixels = images_to_input(images, size if isinstance(size, int) else size[0])
+        pixels = torch.stack([self.preprocess(image) for image in images])
         seen = self.model.encode_image(pixels.to(self.device), normalize=True)
         read = self.model.encode_text(self.tokenizer(list(prompts)).to(self.device), normalize=True)
         return {self.column: (seen * read).sum(-1).tolist()}

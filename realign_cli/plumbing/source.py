@@ -202,9 +202,8 @@ def read_text(path: Path, member: str = "") -> str:
         data = zipfile.Path(path, member).read_bytes() if path.suffix == ".zip" else path.read_bytes()
         return data.decode("utf-8-sig")
     except (OSError, KeyError, zipfile.BadZipFile) as error:
-        raise UsageError(
-            f"{path}: {getattr(error, 'strerror', None) or error}; name a text file, such as prompts.txt or prompts.jsonl"
-        ) from None
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"{path}: {reason}; name a text file, such as prompts.txt") from None
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
 
