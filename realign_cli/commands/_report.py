@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from realign_cli.commands._eval import Measurement
 
 _PIPE_WIDTH = 160  # columns of the table where there is no terminal to ask
-_DRAWN = 12  # regressions on worst.png
+_DRAWN = 12  # images on worst.png
 _COLUMNS = ("metric", "n", "mean", "95 %", "baseline", "difference", "95 %", "win rate", "95 %", "won/lost")
 
 
@@ -84,9 +84,10 @@ class Report:
             atomic.write_png(out / "values.png", plots.values(scores, baseline))
         if self._before:
             _write_lines(out / "worst.jsonl", map(self._fall, self._worst))
-            drawn = sorted(self._worst, key=lambda fall: fall.rank)[:_DRAWN]
-            if drawn:
-                atomic.write_png(out / "worst.png", sheet.sheet_of([self._draw(fall) for fall in drawn]))
+            drawn = {fall.id: fall for fall in sorted(self._worst, key=lambda fall: -fall.rank)}  # its worst fall
+            strips = [self._draw(fall) for fall in sorted(drawn.values(), key=lambda fall: fall.rank)[:_DRAWN]]
+            if strips:
+                atomic.write_png(out / "worst.png", sheet.sheet_of(strips))
 
     def _as_dict(self) -> dict[str, Any]:
         report: dict[str, Any] = {"in": self._run.source}
