@@ -91,7 +91,7 @@ class Evaluate:
         """Measure every image; with `fid` its features become row 0, 1, ... of `rows`."""
         said: dict[str, dict[tuple[str, str], dict[str, float | None]]] = {}  # id -> (metric, prompt) -> columns
         measured = Measured(cut=dict.fromkeys(self.judges, 0))
-        pairs: dict[str, str] = {}
+        records: dict[str, Record] = {}
         waiting: dict[str, list[_Question]] = {name: [] for name in self.metrics}
 
         def take(question: _Question, answer: bytes) -> None:
@@ -109,12 +109,9 @@ class Evaluate:
                 take(question, answer)
             questions.clear()
 
-        texts: dict[str, str] = {}
         for index, sight in enumerate(sights):
             record = sight.record
-            said[record.id], texts[record.id] = {}, record.text
-            if record.pair:
-                pairs[record.id] = record.pair.text
+            said[record.id], records[record.id] = {}, record
             for question in self._questions(sight, index):
                 known = self._memory.get(question.key) if question.key else None
                 if known is not None:
@@ -127,8 +124,7 @@ class Evaluate:
         for queue in waiting.values():
             if queue:
                 ask(queue)
-        for record_id, answers in said.items():
-            measured.scores[record_id] = self._columns(answers, texts[record_id], pairs.get(record_id))
+        measured.scores = {record_id: self._columns(records[record_id], answers) for record_id, answers in said.items()}
         return measured
 
     def _questions(self, sight: Sight, index: int) -> Iterator[_Question]:
@@ -136,10 +132,10 @@ class Evaluate:
         texts = [record.text, record.pair.text] if record.pair else [record.text]
         for name, judge in self.judges.items():
             for text in texts:
-                key = _key(judge.fingerprint, sight.digest, text)
+                key = _key(name, judge.fingerprint, sight.digest, text)
                 yield _Question(name, key, index, record, sight.image, text)
         if self.extractor:
-            yield _Question(FID, _key(self.extractor.fingerprint, sight.digest), index, record, sight.image)
+            yield _Question(FID, _key(FID, self.extractor.fingerprint, sight.digest), index, record, sight.image)
 
     def _answers(self, questions: Sequence[_Question]) -> list[bytes]:
         """Ask one model about a batch, and remember."""
@@ -158,15 +154,15 @@ class Evaluate:
         return answers
 
     def _columns(
-        self, answers: Mapping[tuple[str, str], Mapping[str, float | None]], text: str, other: str | None
+        self, record: Record, answers: Mapping[tuple[str, str], Mapping[str, float | None]]
     ) -> dict[str, float | None]:
-        """All columns of one image: of its prompt, and whether each is higher than for the other prompt of a pair."""
+        """All columns of one image: for its prompt, and whether each is higher than for the other prompt of a pair."""
         columns: dict[str, float | None] = {}
         for name in self.judges:
-            own = answers[name, text]
+            own = answers[name, record.text]
             columns |= own
-            if other is not None:
-                swapped = answers[name, other]
+            if record.pair:
+                swapped = answers[name, record.pair.text]
                 columns |= {f"{c}_{PREFERS_OWN}": _higher(value, swapped[c]) for c, value in own.items()}
         return columns
 
@@ -175,7 +171,7 @@ def _higher(value: float | None, other: float | None) -> float | None:
     return None if value is None or other is None else float(value > other)
 
 
-def _key(fingerprint: str | None, digest: str, text: str = "") -> str | None:
+def _key(metric: str, fingerprint: str | None, digest: str, text: str = "") -> str | None:
     if fingerprint is None:
         return None
-    return hashlib.sha256("\0".join([fingerprint, digest, text]).encode()).hexdigest()
+    return hashlib.sha256("\0".join([metric, fingerprint, digest, text]).encode()).hexdigest()
