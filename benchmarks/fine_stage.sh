@@ -4,8 +4,8 @@
 set -euo pipefail
 dir=${1:-runs/fine_stage} n=${2:-520}
 mkdir -p "$dir"
-python -m realign_cli.tinyworld prompts -n "$n" > "$dir/prompts.txt"
-realign generate --prompts "$dir/prompts.txt" --out "$dir/coarse" -q > /dev/null
+realign prompts shapes -n "$n" --out "$dir/prompts.jsonl" -q
+realign generate --prompts "$dir/prompts.jsonl" --out "$dir/coarse" -q > /dev/null
 realign tag --in "$dir/coarse" -q | realign score -q | realign segment --out "$dir/segmented" -q > /dev/null
 
 measure() { # NAME INPUT [OPTION ...]

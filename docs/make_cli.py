@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from enum import EnumType
 from pathlib import Path
 from types import NoneType
@@ -24,10 +24,19 @@ def page() -> str:
 
     parts = ["# Commands", "Made by `python docs/make_cli.py` from the commands.", "## realign"]
     parts += [_prose(inspect.getdoc(main) or ""), "Every command has `--help`."]
-    for command in app.registered_commands:
-        assert command.name and command.callback and command.help
-        parts += [f"## realign {command.name}", _prose(command.help), _options(command.callback)]
+    for name, command in _commands(app):
+        parts += [f"## realign {name}", _prose(command.help), _options(command.callback)]
     return "\n\n".join(parts) + "\n"
+
+
+def _commands(app: Any) -> Iterator[tuple[str, Any]]:
+    """Each command with its name; one with subcommands comes before them."""
+    for command in app.registered_commands:
+        yield command.name, command
+    for group in app.registered_groups:
+        inner = group.typer_instance
+        yield group.name, inner.registered_callback
+        yield from ((f"{group.name} {command.name}", command) for command in inner.registered_commands)
 
 
 def _prose(text: str) -> str:
@@ -39,6 +48,8 @@ def _prose(text: str) -> str:
 def _options(command: Callable[..., Any]) -> str:
     rows = ["| option | value | default | |", "|---|---|---|---|"]
     for name, parameter in inspect.signature(command).parameters.items():
+        if name == "context":
+            continue
         kind, option = get_args(parameter.annotation)
         declared = [one for one in (option.default, *(option.param_decls or ())) if isinstance(one, str)]
         names = ", ".join(f"`{one}`" for one in declared or [f"--{name.replace('_', '-')}"])

@@ -12,7 +12,20 @@ from typing import Annotated
 import typer
 
 from realign_cli import __version__
-from realign_cli.commands import caption_reward, demo, eval, generate, refine, score, segment, tag, train
+from realign_cli.commands import (
+    caption_reward,
+    demo,
+    eval,
+    export,
+    generate,
+    import_,
+    prompts,
+    refine,
+    score,
+    segment,
+    tag,
+    train,
+)
 from realign_cli.errors import RealignError
 from realign_cli.options import spread
 
@@ -80,6 +93,21 @@ def _flowing(function: Callable[..., None]) -> str:
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in (inspect.getdoc(function) or "").split("\n\n"))
 
 
+def _alone(function: Callable[..., None]) -> Callable[..., None]:
+    """A command that steps back where one of its subcommands is called."""
+
+    def command(context: typer.Context, **options: object) -> None:
+        if context.invoked_subcommand is None:
+            function(**options)
+
+    signature = inspect.signature(function)
+    own = inspect.signature(command).parameters["context"].replace(annotation=typer.Context)
+    command.__doc__ = function.__doc__
+    command.__signature__ = signature.replace(parameters=[own, *signature.parameters.values()])  # type: ignore[attr-defined]
+    command.__annotations__ = {"context": typer.Context, **function.__annotations__}
+    return command
+
+
 def _close_stdout() -> None:
     """Point it elsewhere, so that Python's flush at exit stays silent."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -94,13 +122,20 @@ def _say(line: str) -> None:
 _COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo.demo,
     "train": train.train,
+    "prompts": prompts.prompts,
     "generate": generate.generate,
     "caption-reward": caption_reward.caption_reward,
     "tag": tag.tag,
     "score": score.score,
     "segment": segment.segment,
     "refine": refine.refine,
-    "eval": eval.eval_,
 }
 for _name, _function in _COMMANDS.items():
+    app.command(_name, help=_flowing(_function))(_guarded(spread(_function), _name))
+
+_eval = typer.Typer()
+_eval.callback(invoke_without_command=True, help=_flowing(eval.eval_))(_alone(_guarded(spread(eval.eval_), "eval")))
+_eval.command("stats", help=_flowing(eval.stats))(_guarded(spread(eval.stats), "eval stats"))
+app.add_typer(_eval, name="eval")
+for _name, _function in {"import": import_.import_, "export": export.export}.items():
     app.command(_name, help=_flowing(_function))(_guarded(spread(_function), _name))

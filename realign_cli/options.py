@@ -21,8 +21,21 @@ class Device(StrEnum):
 
 
 @dataclass(frozen=True)
-class Common:
+class Screen:
     """Options of every command."""
+
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.", rich_help_panel=_SCREEN)] = (
+        False
+    )
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more.", rich_help_panel=_SCREEN)] = False
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the summary as one line of JSON.", rich_help_panel=_SCREEN)
+    ] = False
+
+
+@dataclass(frozen=True)
+class Common(Screen):
+    """Options of every command that uses models."""
 
     preset: Annotated[
         str,
@@ -43,13 +56,6 @@ class Common:
         ),
     ] = field(default_factory=list)
     device: Annotated[Device, typer.Option(help="Where the models run.", rich_help_panel=_MODELS)] = Device.auto
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.", rich_help_panel=_SCREEN)] = (
-        False
-    )
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more.", rich_help_panel=_SCREEN)] = False
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the summary as one line of JSON.", rich_help_panel=_SCREEN)
-    ] = False
 
 
 @dataclass(frozen=True)
@@ -100,6 +106,8 @@ def spread(function: Callable[..., None]) -> Callable[..., None]:
     hints = get_type_hints(function, include_extras=True)
     options = hints[parameters[0].name]
     types = get_type_hints(options, include_extras=True)
+    screen = {one.name for one in fields(Screen)}
+    declared = sorted(fields(options), key=lambda one: one.name in screen)  # in a help page they come last
 
     def command(**given: Any) -> None:
         shared = {one.name: given.pop(one.name) for one in fields(options)}
@@ -113,7 +121,7 @@ def spread(function: Callable[..., None]) -> Callable[..., None]:
             default=one.default if one.default is not MISSING else one.default_factory(),  # type: ignore[operator]
             annotation=types[one.name],
         )
-        for one in fields(options)
+        for one in declared
     ]
     command.__name__, command.__doc__ = function.__name__, function.__doc__
     command.__signature__ = inspect.Signature(own + shared)  # type: ignore[attr-defined]

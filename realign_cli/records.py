@@ -78,6 +78,16 @@ class Refinement(_Part):
     final: Caption | None = None
 
 
+class Pair(_Part):
+    """The other prompt of a pair that differs by two words in each other's place, such as two colours; `id` is shared.
+
+    `eval` asks whether an image fits its own prompt better than `text`.
+    """
+
+    id: str
+    text: str
+
+
 class Failure(_Part):
     """Why a stage could not process the record, or only in another way than it was asked to (`recovered`)."""
 
@@ -94,6 +104,8 @@ class Record(_Part):
     text: str
     id: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$")
     seed: int = 42
+    category: str | None = None
+    pair: Pair | None = None
     caption: Caption | None = None
     tags: list[Tag] | None = None
     objects: list[Object] | None = None

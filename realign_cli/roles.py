@@ -191,13 +191,29 @@ class MaskModel(Protocol):
 
 
 class Judge(Protocol):
+    note: str  # what the columns are: range, clamp, scale, how much of a prompt is read
+
+    @property
+    def fingerprint(self) -> str | None:
+        """What decides the values beside image and prompt: a hash of weights and preprocessing; None is no model."""
+        ...
+
     def judge(self, images: Sequence[Image], prompts: Sequence[str]) -> dict[str, list[float | None]]:
         """Columns of per-image values, one value per image; None where a column does not apply to an image."""
         ...
 
+    def cut(self, prompts: Sequence[str]) -> list[bool]:
+        """Which prompts are longer than what is read of them."""
+        ...
+
 
 class FeatureExtractor(Protocol):
-    name: str
+    name: str  # with the network, the weights and the resizing; only distances of one name compare
+
+    @property
+    def fingerprint(self) -> str | None:
+        """As of a `Judge`."""
+        ...
 
     def features(self, images: Sequence[Image]) -> NDArray[np.float64]:
         """Features for the Frechet distance, (B, D)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,8 @@ from chat_server import KEY, ChatServer
 ROOT = Path(__file__).parents[1]
 Finished = subprocess.CompletedProcess[str]
 
+_CACHE = tempfile.TemporaryDirectory()  # no test meets what an earlier run remembered
+
 os.environ |= {
     "HF_HUB_OFFLINE": "1",
     "NO_COLOR": "1",
@@ -22,6 +25,7 @@ os.environ |= {
     "PYTHON": sys.executable,
     "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
     "PYTHONWARNINGS": "ignore",
+    "REALIGN_CACHE": _CACHE.name,
 }
 
 

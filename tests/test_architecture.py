@@ -91,8 +91,9 @@ def test_the_tiny_world_stays_apart() -> None:
         for name in names
         if floor(name) == "tinyworld"
     }
+    borrowers = ("commands/demo.py", "commands/prompts.py")
     assert importers == {
-        ("commands/demo.py", "tinyworld.scenes.held_out_prompts"),
+        *((path, "tinyworld.scenes.held_out_prompts") for path in borrowers),
         ("commands/train.py", "tinyworld.scenes.training_prompts"),
     }
 
@@ -108,8 +109,17 @@ def test_no_stage_can_consult_the_oracle() -> None:
     assert set(mentions) - {str(path) for path in importers} == {"presets/tiny.toml"}
 
 
-HEAVY = {"torch", "numpy", "diffusers", "transformers", "open_clip", "scipy", "PIL"}  # Typer itself loads pydantic
-COMMANDS = [[], *([name] for name in sorted(typer.main.get_command(app).commands))]  # type: ignore[attr-defined]
+HEAVY = {
+    "torch",
+    "numpy",
+    "diffusers",
+    "transformers",
+    "open_clip",
+    "scipy",
+    "PIL",
+    "matplotlib",
+}  # Typer itself loads pydantic
+COMMANDS = [[], *([name] for name in sorted(typer.main.get_command(app).commands)), ["eval", "stats"]]  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: " ".join(command) or "realign")

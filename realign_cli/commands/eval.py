@@ -1,21 +1,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from realign_cli.options import Common
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from realign_cli.plumbing.console import Advance
-    from realign_cli.records import Item
-    from realign_cli.stages.eval import Row
-
-DEFAULT = "clip,negclip,blip,oracle"
-_PIPE_WIDTH = 160  # columns of the table where there is no terminal to ask
+Cache = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="REALIGN_CACHE",
+        metavar="DIR",
+        help="Where answers of models are remembered; if not given, in the user's cache folder.",
+    ),
+]
+BatchSize = Annotated[int | None, typer.Option(min=1, help="Images at a time.")]
 
 
 def eval_(
@@ -23,120 +23,81 @@ def eval_(
     source: Annotated[str, typer.Option("--in", metavar="DIR|FILE|-", help="Records to judge; - is a pipe.")] = "-",
     baseline: Annotated[Path | None, typer.Option(metavar="DIR", help="Records to compare with, paired by id.")] = None,
     reference: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Real images for fid: a folder with records.")
+        Path | None,
+        typer.Option(metavar="DIR|FILE.npz", help="Real images for fid: records, a plain folder, or statistics."),
     ] = None,
     metrics: Annotated[
-        str, typer.Option(metavar="LIST", help="Of fid, clip, negclip, blip, oracle; fid wants --reference.")
-    ] = DEFAULT,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write metrics.json and scores.jsonl here.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Images at a time.")] = None,
+        str | None, typer.Option(metavar="LIST", help="Some of fid, clip, negclip, blip, oracle; all, if not given.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write metrics.json, scores.jsonl, worst.jsonl and pictures.")
+    ] = None,
+    cache: Cache = None,
+    batch_size: BatchSize = None,
 ) -> None:
-    """Measure how well images follow their prompts; every number comes with n and a 95 % bootstrap interval.
+    """Measure how well images follow their prompts; every mean comes with n and a 95 % bootstrap interval.
 
     clip and negclip are raw cosines, blip is BLIP-2's contrastive cosine (blip_itc) and matching probability
-    (blip_itm), oracle reads the pixels of the embedded world's images. The table goes to stdout.
+    (blip_itm), oracle reads the pixels of the embedded world's images. fid needs --reference and gives FID and KID.
+    What a model said of an image is remembered and not asked again. The table goes to stdout.
 
     Examples:
 
     realign eval --in final/ --baseline coarse/
 
-    realign eval --in final/ --metrics fid,clip --reference real/ --out eval/ --json
+    realign eval --in final/ --baseline coarse/ --metrics fid,clip --reference real/ --out eval/
+
+    realign refine --in coarse/ --out final/ | realign eval --baseline coarse/ --json
     """
-    import json
-    import sys
-    from contextlib import ExitStack
-    from dataclasses import asdict
+    from realign_cli.commands._eval import Session, chosen, reference_of
+    from realign_cli.commands._report import Report
+    from realign_cli.plumbing.stats import SUFFIX
 
-    from rich.console import Console
-
-    from realign_cli import presets
-    from realign_cli.plumbing import atomic
-    from realign_cli.plumbing import source as sources
-    from realign_cli.plumbing.console import Verbosity, progress, table
-    from realign_cli.registry import Models
-    from realign_cli.stages.eval import FID, Evaluate, compare, frechet
-
-    Verbosity(options.quiet, options.verbose).apply()
-    preset = presets.load(options.preset, options.overrides)
-    wanted = _chosen(metrics, reference is not None, preset.sections)
-    models = Models(preset, options.device)
-    evaluate = Evaluate(models, wanted)
-    size = batch_size or preset.batch_size
-    folders = [str(f) for f in (source, baseline, reference) if f]
-    total = [sources.count_records(folder) for folder in folders]
-    with ExitStack() as stack:
-        whole = sum(filter(None, total)) if None not in total else None
-        advance = stack.enter_context(progress("eval", whole, quiet=options.quiet))
-        measured = evaluate.measure(_batches(source, size, advance))
-        before = evaluate.measure(_batches(str(baseline), size, advance)) if baseline else None
-        real = Evaluate(models, [FID]).measure(_batches(str(reference), size, advance)) if FID in wanted else None
-    rows = compare(measured.scores, before.scores if before else None)
-    report: dict[str, Any] = {"metrics": [asdict(row) for row in rows], **models.describe(wanted)}
-    if real:
-        report[FID] = {"features": models.features.name, "in": frechet(measured, real)}
-        if before:
-            report[FID]["baseline"] = frechet(before, real)
+    folder = reference if reference and reference.suffix != SUFFIX else None
+    with Session(options, cache, batch_size, [source, baseline, folder]) as session:
+        evaluate = session.evaluate(chosen(metrics, session.preset, reference))
+        known = reference_of(session, reference) if reference and evaluate.extractor else None
+        run = session.measure(source, evaluate)
+        before = session.measure(str(baseline), evaluate) if baseline else None
+        report = Report(evaluate, session.settings(evaluate), run, before, known)
+    report.show(quiet=options.quiet, as_json=options.as_json)
     if out:
-        lines = [json.dumps({"id": i, **values}) for i, values in measured.scores.items()]
-        atomic.write_text(out / "scores.jsonl", "".join(line + "\n" for line in lines))
-        atomic.write_json(out / "metrics.json", report)
-    if options.as_json:
-        typer.echo(json.dumps(report))
-        return
-    screen = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
-    screen.print(table(["metric", "n", "mean", "95 %", "baseline", "difference", "95 %", "won/lost"], _cells(rows)))
-    for name, value in report.get(FID, {}).items():
-        if name != "features":
-            screen.print(
-                f"fid ({name}): {value['value']:.3f}  n {value['n']} against {value['n_reference']}, "
-                f"{value['dimensions']}-d features of {report[FID]['features']}",
-                soft_wrap=True,
-            )
+        report.write(out)
+    if report.failed:
+        raise typer.Exit(3)
 
 
-def _chosen(metrics: str, has_reference: bool, sections: Any) -> list[str]:
+def stats(
+    options: Common,
+    out: Annotated[Path, typer.Option(metavar="FILE.npz", help="Where the statistics go.")],
+    source: Annotated[str, typer.Option("--in", metavar="DIR|FILE|-", help="Records, or a folder of images.")] = "-",
+    cache: Cache = None,
+    batch_size: BatchSize = None,
+) -> None:
+    """Write mean and covariance of the features of images, as a file for --reference that pytorch-fid reads as well.
+
+    Examples:
+
+    realign eval stats --in coco/val2014/ --out coco.npz --preset inception
+
+    realign eval --in final/ --reference coco.npz --preset inception
+    """
+    from realign_cli.commands._eval import Session
     from realign_cli.errors import UsageError
+    from realign_cli.plumbing.console import console, plain
+    from realign_cli.plumbing.stats import SUFFIX, write_stats
+    from realign_cli.stages.distance import reference
+    from realign_cli.stages.eval import FID
 
-    known = [name for name in ("fid", "clip", "negclip", "blip", "oracle") if name in sections]
-    names = [name.strip() for name in metrics.split(",") if name.strip()]
-    if metrics == DEFAULT:
-        names = [name for name in names if name in known]
-    for name in names:
-        if name not in known:
-            raise UsageError(f"--metrics {name}: no such metric in this preset; there are {', '.join(known)}")
-    if "fid" in names and not has_reference:
-        raise UsageError("--metrics fid compares with real images: give --reference DIR")
-    return names
-
-
-def _batches(folder: str, size: int, advance: Advance) -> Iterator[list[Item]]:
-    from realign_cli.errors import RecordError, UsageError
-    from realign_cli.plumbing import source as sources
-    from realign_cli.records import Item
-
-    batch: list[Item] = []
-    for entry in sources.read_records(folder):
-        try:
-            image = sources.open_image(sources.image_path(entry.record, entry.base))
-        except RecordError as error:
-            raise UsageError(f"{entry.place}: {error}") from None
-        batch.append(Item(entry.record, image))
-        if len(batch) == size:
-            yield batch
-            advance(len(batch))
-            batch = []
-    if batch:
-        yield batch
-        advance(len(batch))
-
-
-def _cells(rows: list[Row]) -> list[list[str]]:
-    cells = []
-    for row in rows:
-        line = [row.metric, str(row.value.n), f"{row.value.mean:.3f}", f"{row.value.low:.3f} to {row.value.high:.3f}"]
-        if row.baseline and row.difference:
-            d = row.difference
-            line += [f"{row.baseline.mean:.3f}", f"{d.mean:+.3f}", f"{d.low:+.3f} to {d.high:+.3f}"]
-            line += [f"{row.won}/{row.lost}"]
-        cells.append(line + [""] * (8 - len(line)))
-    return cells
+    if out.suffix != SUFFIX:
+        raise UsageError(f"--out {out}: a file of statistics ends in {SUFFIX}")
+    with Session(options, cache, batch_size, [source]) as session:
+        run = session.measure(source, session.evaluate([FID]))
+        moments = reference(run.features).moments
+        write_stats(out, moments.mean, moments.covariance, len(run.features), session.models.features.name)
+    for line in run.complaints():
+        console.print(plain(line), soft_wrap=True)
+    if not options.quiet:
+        console.print(plain(f"wrote {out}: {len(run.features)} images, {session.models.features.name}"), soft_wrap=True)
+    if run.failures:
+        raise typer.Exit(3)

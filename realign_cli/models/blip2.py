@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -26,6 +27,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from realign_cli.errors import RealignError
+from realign_cli.models.fingerprint import fingerprint
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 _MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP's training images, used by BLIP-2 as well
 _STD = (0.26862954, 0.26130258, 0.27577711)
 _MAX_TEXT_TOKENS = 32  # as BLIP-2 was trained
+RESIZING = "bicubic with antialiasing, aspect ratio not kept"
 
 Checkpoint = str | os.PathLike[str]
 M = TypeVar("M", bound=PreTrainedModel)
@@ -150,9 +153,18 @@ class Blip2Judge:
     image and text match.
     """
 
+    note = (
+        "blip_itc: cosine of the text and its nearest image query, raw: not clamped, not scaled; "
+        f"blip_itm: probability of a match, 0 to 1; reads {_MAX_TEXT_TOKENS} tokens"
+    )
+
     def __init__(self, checkpoint: Checkpoint, *, device: str, revision: str = "main") -> None:
         self.model = _load(Blip2ForImageTextRetrieval, checkpoint, device, revision)
         self.tokenizer = _load_tokenizer(checkpoint, revision)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return fingerprint(self.model, RESIZING, self.note)
 
     @torch.no_grad()
     def judge(self, images: Sequence[Image], prompts: Sequence[str]) -> dict[str, list[float | None]]:
@@ -170,6 +182,9 @@ class Blip2Judge:
         inputs = pixels_to_input(pixels.float(), self.model.config.vision_config.image_size).to(self.model.device)
         patches = self.model.vision_model(inputs).last_hidden_state
         return contrast(self.model, patches, tokenize(self.tokenizer, prompts).to(self.model.device))
+
+    def cut(self, prompts: Sequence[str]) -> list[bool]:
+        return [len(ids) > _MAX_TEXT_TOKENS for ids in self.tokenizer(list(prompts), verbose=False).input_ids]
 
 
 def pixels_to_input(pixels: Tensor, size: int) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from realign_cli.errors import RealignError
-from realign_cli.models.blip2 import Checkpoint, images_to_input
+from realign_cli.models.blip2 import RESIZING, Checkpoint, images_to_input
+from realign_cli.models.fingerprint import fingerprint
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -50,6 +52,10 @@ class SceneFeatures:
         self.net.load_state_dict(load_file(path))
         self.net.to(device).eval().requires_grad_(False)
         self.device = device
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return fingerprint(self.net, RESIZING, self.name)
 
     @torch.no_grad()
     def features(self, images: Sequence[Image]) -> NDArray[np.float64]:

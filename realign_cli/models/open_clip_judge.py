@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import open_clip
 from huggingface_hub import snapshot_download
-from torch import Tensor, no_grad
+from torch import Tensor, no_grad, stack
 
-from realign_cli.models.blip2 import Checkpoint, cannot_load, images_to_input, pixels_to_input
+from realign_cli.models.blip2 import Checkpoint, cannot_load, pixels_to_input
+from realign_cli.models.fingerprint import fingerprint
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -21,7 +23,7 @@ class OpenClipJudge:
     """`roles.Judge`: the cosine of image and text, in [-1, 1], neither clipped nor scaled, in one named column.
 
     `checkpoint` is a folder or a hub id (`revision`: its commit) in open_clip's layout: `open_clip_config.json`,
-    weights in safetensors, tokenizer. The model must read CLIP's image normalisation, as CLIP and NegCLIP do.
+    weights in safetensors, tokenizer. Images are resized, cropped to a square and normalised as its configuration says.
 
     Raises:
         RealignError: there is no such checkpoint, or it cannot be reached.
@@ -31,19 +33,28 @@ class OpenClipJudge:
         try:
             # open_clip's own way to a hub id knows no revision.
             name = f"local-dir:{_folder(os.fspath(checkpoint), revision)}"
-            model = open_clip.create_model(name, device=device, require_pretrained=True)
+            model, self.preprocess = open_clip.create_model_from_pretrained(name, device=device)
             self.tokenizer = open_clip.get_tokenizer(name)
         except (OSError, ValueError, RuntimeError) as error:
             raise cannot_load(checkpoint, error) from None
         self.model = model.eval().requires_grad_(False)
         self.device = device
         self.column = column
+        quick = any(isinstance(module, open_clip.transformer.QuickGELU) for module in model.modules())
+        self.note = (
+            f"cosine of image and text, raw: not clamped, not scaled; {'QuickGELU' if quick else 'GELU'}; "
+            f"reads {model.context_length} tokens"
+        )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return fingerprint(self.model, str(self.model.visual.preprocess_cfg), self.note)
 
     @no_grad()
     def judge(self, images: Sequence[Image], prompts: Sequence[str]) -> dict[str, list[float | None]]:
         if not images:
             return {self.column: []}
-        return {self.column: self._cosine(images_to_input(images, self._size()), prompts).tolist()}
+        return {self.column: self._cosine(stack([self.preprocess(image) for image in images]), prompts).tolist()}
 
     def similarity(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         """The cosine (B,) of float pixels (B, 3, H, W) in [0, 1] and prompts, differentiable in the pixels."""
@@ -57,6 +68,11 @@ class OpenClipJudge:
     def _size(self) -> int:
         size = self.model.visual.image_size
         return size if isinstance(size, int) else size[0]
+
+    def cut(self, prompts: Sequence[str]) -> list[bool]:
+        # With room for one token more, its place holds padding unless the prompt is cut.
+        ids = self.tokenizer(["", *prompts], context_length=self.model.context_length + 1)
+        return (ids[1:, -1] != ids[0, -1]).tolist()
 
 
 def _folder(checkpoint: str, revision: str) -> str:

@@ -6,8 +6,10 @@ import io
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from realign_cli.errors import RealignError
 
@@ -17,22 +19,32 @@ if TYPE_CHECKING:
 _PREFIX, _SUFFIX = ".realign-", ".tmp"
 
 
+@contextmanager
+def written(path: Path) -> Iterator[BinaryIO]:
+    """A file that becomes `path` when the block ends well; otherwise nothing is left of it and `path` is as before."""
+    staging = temporary(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with staging.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(staging, path)
+    except BaseException:
+        staging.unlink(missing_ok=True)
+        raise
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write `data` so that `path` always holds either the old bytes or all of the new ones.
 
     Raises:
         RealignError: the bytes cannot be written (full disk, read-only folder); an old file stays as it was.
     """
-    staging = temporary(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with staging.open("wb") as file:
+        with written(path) as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(staging, path)
     except OSError as error:
-        staging.unlink(missing_ok=True)
         raise RealignError(f"cannot write {path} ({len(data)} bytes): {error.strerror}") from None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -18,12 +19,16 @@ def write_contact_sheet(folder: Path) -> None:
     entries: list[Entry] = list(read_records(str(folder)))
     paths = [picture_path(folder, entry.record.id, "strip") for entry in entries]
     strips = [Image.open(path) for path in paths if path.exists()][:_MOST]
-    if not strips:
-        return
+    if strips:
+        atomic.write_png(sheet_path(folder), sheet_of(strips))
+
+
+def sheet_of(strips: Sequence[Image.Image]) -> Image.Image:
+    """One or more strips, side by side in columns."""
     width, height = max(s.width for s in strips), max(s.height for s in strips)
     columns = min(_COLUMNS, len(strips))
     rows = -(-len(strips) // columns)
     sheet = Image.new("RGB", (columns * (width + _GAP) + _GAP, rows * (height + _GAP) + _GAP), "white")
     for i, strip in enumerate(strips):
         sheet.paste(strip, (_GAP + i % columns * (width + _GAP), _GAP + i // columns * (height + _GAP)))
-    atomic.write_png(sheet_path(folder), sheet)
+    return sheet

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import sys
+import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 
 METADATA = "metadata.jsonl"
 STDIN = "-"
+IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})  # pytorch-fid's
+# What a line of a prompt file may say of its image; the keys of the stages are theirs to set.
+_PROMPT_KEYS = ("prompt", "text", "caption")
+_STAGE_KEYS = frozenset(Record.model_fields) - {"id", "seed", "category", "pair", "file_name"}
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,33 @@ def count_records(source: str) -> int | None:
         return sum(1 for line in file if line.strip())
 
 
+def image_files(folder: Path) -> list[Path]:
+    """The images that lie in `folder` itself, by their suffix, in the order of their names."""
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+
+
+def read_images(folder: Path) -> Iterator[Entry]:
+    """Records without prompts for the images of a plain folder; their ids are numbers."""
+    for number, path in enumerate(image_files(folder)):
+        yield Entry(Record(file_name=path.name, text="", id=f"{number:06d}"), str(path), folder)
+
+
+def read_any(source: str) -> Iterator[Entry]:
+    """Records as `read_records` reads them, or the images of a folder that holds images only."""
+    return read_images(Path(source)) if _is_plain(source) else read_records(source)
+
+
+def count_any(source: str) -> int | None:
+    """How many `read_any` gives, if that can be known before reading."""
+    return len(image_files(Path(source))) if _is_plain(source) else count_records(source)
+
+
+def _is_plain(source: str) -> bool:
+    path = Path(source)
+    is_folder = source != STDIN and path.is_dir()
+    return is_folder and not (path / METADATA).exists() and not journal_path(path).exists() and bool(image_files(path))
+
+
 def image_path(record: Record, base: Path | None) -> Path:
     """The one place that turns `file_name` into a path.
 
@@ -128,6 +160,10 @@ def open_image(path: Path) -> Image:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as file:
                 image = ImageOps.exif_transpose(file)
+                if image.mode.startswith("I"):  # 16 bits, which a plain conversion clips to white
+                    image = image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
+                if image.mode == "F":
+                    raise ValueError("float pixels have no agreed range; save them as 8-bit")
                 if "A" in image.mode or "transparency" in image.info:
                     image = image.convert("RGBA")
                     image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -141,23 +177,35 @@ def open_image(path: Path) -> Image:
 def read_prompts(path: Path, seed: int) -> Iterator[Entry]:
     """Records without images from a prompt file: one prompt a line, or JSON lines with `prompt`, `text` or `caption`.
 
-    Ids are `id` of the JSON line, otherwise the number of the prompt, from 000000.
+    Ids are `id` of the JSON line, otherwise the number of the prompt, from 000000. Other keys of a JSON line are kept,
+    but for those that stages set.
 
     Raises:
         UsageError: no such file, no prompt in it, a line without a prompt, or an id that occurs twice.
     """
-    try:
-        lines = path.read_bytes().decode("utf-8-sig").split("\n")
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}; --prompts takes a .txt or .jsonl file") from None
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+    lines = read_text(path).split("\n")
     numbered = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
     if not numbered:
         raise UsageError(f"{path}: no prompts in this file; write one prompt a line")
     make = _json_prompt if path.suffix == ".jsonl" else _plain_prompt
     entries = (make(line, f"{path}:{number}", f"{index:06d}", seed) for index, (number, line) in enumerate(numbered))
     yield from _unique(entries)
+
+
+def read_text(path: Path, member: str = "") -> str:
+    """The text of a file, or of the file `member` in it if it is a .zip.
+
+    Raises:
+        UsageError: no such file or member, or no UTF-8 text.
+    """
+    try:
+        data = zipfile.Path(path, member).read_bytes() if path.suffix == ".zip" else path.read_bytes()
+        return data.decode("utf-8-sig")
+    except (OSError, KeyError, zipfile.BadZipFile) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"{path}: {reason}; name a text file, such as prompts.txt") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
 
 
 def _plain_prompt(line: str, place: str, number: str, seed: int) -> Entry:
@@ -169,11 +217,11 @@ def _json_prompt(line: str, place: str, number: str, seed: int) -> Entry:
         data = json.loads(line)
     except ValueError as error:
         raise UsageError(f"{place}: not JSON ({error})") from None
-    keys = ("prompt", "text", "caption") if isinstance(data, dict) else ()
-    names = [name for name in keys if isinstance(data.get(name), str)]
+    names = [name for name in _PROMPT_KEYS if isinstance(data, dict) and isinstance(data.get(name), str)]
     if not names:
         raise UsageError(f"{place}: no 'prompt', 'text' or 'caption' with a string in it")
-    record = {"seed": seed, "id": number} | {k: data[k] for k in ("id", "seed") if k in data} | {"text": data[names[0]]}
+    given = {key: value for key, value in data.items() if key not in (*_PROMPT_KEYS, *_STAGE_KEYS)}
+    record = {"text": data[names[0]], "id": number, "seed": seed} | given
     return Entry(parse_line(json.dumps(record), place), place)
 
 

@@ -1,88 +1,177 @@
-"""Images and prompts -> measured quality: one value per image and column, then means, intervals and differences."""
+"""Images and prompts -> what judges say of them and the features of a distance, asking no model twice."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
+from realign_cli.records import Record
+from realign_cli.roles import FeatureExtractor, Judge, Models
 
-from realign_cli.equations.statistics import Mean, bootstrap_mean, frechet_distance
-from realign_cli.records import Item
-from realign_cli.roles import Models
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 FID = "fid"
+PREFERS_OWN = "prefers_own"
 Scores = dict[str, dict[str, float | None]]  # record id -> column -> value
+
+
+class Memory(Protocol):
+    """Answers of earlier runs."""
+
+    def get(self, key: str) -> bytes | None: ...
+    def put(self, answers: Mapping[str, bytes]) -> None: ...
+
+
+class Rows(Protocol):
+    """A matrix of float32 that is filled row by row."""
+
+    def put(self, index: int, row: bytes) -> None: ...
+
+
+@dataclass(frozen=True)
+class Sight:
+    """A record, the hash of its image, and the image unless `Evaluate.knows` all about it."""
+
+    record: Record
+    digest: str
+    image: Image | None = None
 
 
 @dataclass
 class Measured:
-    """What was measured of one folder: values per image, and features where a Frechet distance is wanted."""
+    """What was measured of one set of images: values of each, and how many prompts each judge read only in part."""
 
     scores: Scores = field(default_factory=dict)
-    features: list[NDArray[np.float64]] = field(default_factory=list)
+    cut: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Row:
-    """One line of the report. Differences are paired by record id: `won` of the pairs rose, `lost` fell."""
+class _Question:
+    """To a judge: does this image show `text`? To the feature extractor (`text` is None): what are its features?"""
 
     metric: str
-    value: Mean
-    baseline: Mean | None = None
-    difference: Mean | None = None
-    won: int = 0
-    lost: int = 0
+    key: str | None  # None: not to be remembered
+    index: int
+    record: Record
+    image: Image | None
+    text: str | None = None
 
 
 class Evaluate:
-    """Measures batches of items with the judges named, and the features for `fid`."""
+    """Asks the judges named, and for `fid` the feature extractor, about every image.
 
-    def __init__(self, models: Models, metrics: Sequence[str]) -> None:
+    Each model is asked in full batches, for what `memory` does not hold; what it answers is remembered by the hashes of
+    image, prompt, weights and preprocessing. Only the images that wait for a batch are held.
+    """
+
+    def __init__(self, models: Models, metrics: Sequence[str], memory: Memory, batch_size: int) -> None:
         self._models = models
-        self._judges = [name for name in metrics if name != FID]
-        self._fid = FID in metrics
+        self.metrics = metrics
+        self._memory = memory
+        self._batch_size = batch_size
 
-    def measure(self, batches: Iterable[Sequence[Item]]) -> Measured:
-        measured = Measured()
-        for items in batches:
-            images = [item.image for item in items if item.image]
-            prompts = [item.record.text for item in items]
-            columns: dict[str, list[float | None]] = {}
-            for name in self._judges:
-                columns |= self._models.judge(name).judge(images, prompts)
-            for i, item in enumerate(items):
-                measured.scores[item.record.id] = {column: values[i] for column, values in columns.items()}
-            if self._fid:
-                measured.features.append(self._models.features.features(images))
+    @cached_property
+    def judges(self) -> dict[str, Judge]:
+        return {name: self._models.judge(name) for name in self.metrics if name != FID}
+
+    @cached_property
+    def extractor(self) -> FeatureExtractor | None:
+        return self._models.features if FID in self.metrics else None
+
+    def knows(self, record: Record, digest: str) -> bool:
+        """Whether all is remembered about an image, so that it need not be decoded."""
+        return all(q.key and self._memory.get(q.key) is not None for q in self._questions(Sight(record, digest), 0))
+
+    def measure(self, sights: Iterable[Sight], rows: Rows | None = None) -> Measured:
+        """Measure every image; with `fid` its features become row 0, 1, ... of `rows`."""
+        said: dict[str, dict[tuple[str, str], dict[str, float | None]]] = {}  # id -> (metric, prompt) -> columns
+        measured = Measured(cut=dict.fromkeys(self.judges, 0))
+        records: dict[str, Record] = {}
+        waiting: dict[str, list[_Question]] = {name: [] for name in self.metrics}
+
+        def take(question: _Question, answer: bytes) -> None:
+            if question.text is None:
+                assert rows is not None
+                rows.put(question.index, answer)
+                return
+            columns, cut = json.loads(answer)
+            record = question.record
+            said[record.id][question.metric, question.text] = columns
+            measured.cut[question.metric] += bool(cut and question.text == record.text)
+
+        def ask(questions: list[_Question]) -> None:
+            for question, answer in zip(questions, self._answers(questions), strict=True):
+                take(question, answer)
+            questions.clear()
+
+        for index, sight in enumerate(sights):
+            record = sight.record
+            said[record.id], records[record.id] = {}, record
+            for question in self._questions(sight, index):
+                known = self._memory.get(question.key) if question.key else None
+                if known is not None:
+                    take(question, known)
+                    continue
+                queue = waiting[question.metric]
+                queue.append(question)
+                if len(queue) == self._batch_size:
+                    ask(queue)
+        for queue in waiting.values():
+            if queue:
+                ask(queue)
+        measured.scores = {record_id: self._columns(records[record_id], answers) for record_id, answers in said.items()}
         return measured
 
+    def _questions(self, sight: Sight, index: int) -> Iterator[_Question]:
+        record = sight.record
+        texts = [record.text, record.pair.text] if record.pair else [record.text]
+        for name, judge in self.judges.items():
+            for text in texts:
+                key = _key(name, judge.fingerprint, sight.digest, text)
+                yield _Question(name, key, index, record, sight.image, text)
+        if self.extractor:
+            yield _Question(FID, _key(FID, self.extractor.fingerprint, sight.digest), index, record, sight.image)
 
-def compare(scores: Scores, baseline: Scores | None) -> list[Row]:
-    """Means of each column, and against a baseline the paired differences over the ids that both have."""
-    columns = dict.fromkeys(column for values in scores.values() for column in values)
-    return [_row(column, scores, baseline) for column in columns if _values(column, scores)]
+    def _answers(self, questions: Sequence[_Question]) -> list[bytes]:
+        """Ask one model about a batch, and remember."""
+        images = [q.image for q in questions if q.image]
+        texts = [q.text for q in questions if q.text is not None]
+        if self.extractor and questions[0].metric == FID:
+            answers = [row.tobytes() for row in self.extractor.features(images).astype("<f4")]
+        else:
+            judge = self.judges[questions[0].metric]
+            columns, cut = judge.judge(images, texts), judge.cut(texts)
+            answers = [
+                json.dumps([{name: values[i] for name, values in columns.items()}, cut[i]]).encode()
+                for i in range(len(texts))
+            ]
+        self._memory.put({q.key: answer for q, answer in zip(questions, answers, strict=True) if q.key})
+        return answers
+
+    def _columns(
+        self, record: Record, answers: Mapping[tuple[str, str], Mapping[str, float | None]]
+    ) -> dict[str, float | None]:
+        """All columns of one image: for its prompt, and whether each is higher than for the other prompt of a pair."""
+        columns: dict[str, float | None] = {}
+        for name in self.judges:
+            own = answers[name, record.text]
+            columns |= own
+            if record.pair:
+                swapped = answers[name, record.pair.text]
+                columns |= {f"{c}_{PREFERS_OWN}": _higher(value, swapped[c]) for c, value in own.items()}
+        return columns
 
 
-def frechet(measured: Measured, reference: Measured) -> dict[str, Any]:
-    """The Frechet distance of two folders, with the number of images of each."""
-    a, b = np.concatenate(measured.features), np.concatenate(reference.features)
-    return {"value": frechet_distance(a, b), "n": len(a), "n_reference": len(b), "dimensions": a.shape[1]}
+def _higher(value: float | None, other: float | None) -> float | None:
+    return None if value is None or other is None else float(value > other)
 
 
-def _row(column: str, scores: Scores, baseline: Scores | None) -> Row:
-    own = _values(column, scores)
-    value = bootstrap_mean(np.array(list(own.values())))
-    other = _values(column, baseline or {})
-    shared = [i for i in own if i in other]
-    if not shared:
-        return Row(column, value)
-    change = np.array([own[i] - other[i] for i in shared])
-    before = bootstrap_mean(np.array([other[i] for i in shared]))
-    return Row(column, value, before, bootstrap_mean(change), int((change > 0).sum()), int((change < 0).sum()))
-
-
-def _values(column: str, scores: Mapping[str, Mapping[str, float | None]]) -> dict[str, float]:
-    return {i: value for i, values in scores.items() if (value := values.get(column)) is not None}
+def _key(metric: str, fingerprint: str | None, digest: str, text: str = "") -> str | None:
+    if fingerprint is None:
+        return None
+    return hashlib.sha256("\0".join([metric, fingerprint, digest, text]).encode()).hexdigest()

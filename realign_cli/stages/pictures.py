@@ -1,4 +1,4 @@
-"""Pictures for people: masks, overlays and the strip coarse | masks | final. Arrays in, PIL images out."""
+"""Pictures for people: masks, overlays and strips of an image before and after. Arrays in, PIL images out."""
 
 from __future__ import annotations
 
@@ -40,8 +40,7 @@ def grid(rows: Sequence[Sequence[Image.Image]], titles: Sequence[str]) -> Image.
     for y, (row, title) in enumerate(zip(rows, titles, strict=True)):
         top = y * (_TILE + _LINE + 4)
         draw.text((2, top), title, fill="black", font=font)
-        for x, image in enumerate(row):
-            canvas.paste(_tile(image), (x * (_TILE + 4), top + _LINE))
+        _paste(canvas, row, top + _LINE)
     return canvas
 
 
@@ -51,8 +50,7 @@ def strip(prompt: str, coarse: Image.Image, regions: Sequence[Region], final: Im
     lines = max(1, len(regions)) + 1
     canvas = Image.new("RGB", (3 * _TILE + 8, _TILE + lines * _LINE + 6), "white")
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=13)
-    for i, tile in enumerate(tiles):
-        canvas.paste(_tile(tile), (i * (_TILE + 4), 0))
+    _paste(canvas, tiles)
     chosen = 0 if kept == "coarse" else 2 * (_TILE + 4)
     draw.rectangle((chosen, 0, chosen + _TILE - 1, _TILE - 1), outline=(0, 158, 115), width=3)
     draw.text((2, _TILE + 2), f"{prompt}   (kept: {kept})", fill="black", font=font)
@@ -65,6 +63,18 @@ def strip(prompt: str, coarse: Image.Image, regions: Sequence[Region], final: Im
     return canvas
 
 
-def _tile(image: Image.Image) -> Image.Image:
-    filtering = Image.Resampling.NEAREST if image.width < _TILE else Image.Resampling.LANCZOS
-    return image.resize((_TILE, _TILE), filtering)
+def before_and_after(title: str, prompt: str, before: Image.Image, after: Image.Image) -> Image.Image:
+    """Two images side by side; under them a title and the prompt, cut where it is too long."""
+    canvas = Image.new("RGB", (2 * _TILE + 4, _TILE + 2 * _LINE + 6), "white")
+    _paste(canvas, [before, after])
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=13)
+    for i, text in enumerate((title, prompt)):
+        draw.text((2, _TILE + 2 + i * _LINE), text, fill="black", font=font)
+    return canvas
+
+
+def _paste(canvas: Image.Image, tiles: Sequence[Image.Image], top: int = 0) -> None:
+    """Tiles of one size, side by side from the left."""
+    for i, tile in enumerate(tiles):
+        filtering = Image.Resampling.NEAREST if tile.width < _TILE else Image.Resampling.LANCZOS
+        canvas.paste(tile.resize((_TILE, _TILE), filtering), (i * (_TILE + 4), top))

@@ -1,11 +1,8 @@
-"""`python -m realign_cli.tinyworld prompts` prints prompts that no embedded model has seen;
-`python -m realign_cli.tinyworld render --out DIR` draws scenes with true captions, as reference images for fid.
-"""
+"""`python -m realign_cli.tinyworld render --out DIR` draws scenes with true captions, as reference images for fid."""
 
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from PIL import Image
@@ -19,17 +16,12 @@ from realign_cli.tinyworld import scenes
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m realign_cli.tinyworld", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    listing = commands.add_parser("prompts", help="held-out two-object prompts, one a line")
-    listing.add_argument("-n", type=int, default=None, help="only the first n")
     drawing = commands.add_parser("render", help="scenes as a record folder")
     drawing.add_argument("-n", type=int, default=500)
     drawing.add_argument("--seed", type=int, default=1)
     drawing.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    if arguments.command == "prompts":
-        sys.stdout.write("".join(f"{prompt}\n" for prompt in scenes.held_out_prompts()[: arguments.n]))
-    else:
-        render(arguments.out, arguments.n, arguments.seed)
+    render(arguments.out, arguments.n, arguments.seed)
 
 
 def render(out: Path, n: int, seed: int) -> None:

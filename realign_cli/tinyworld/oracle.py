@@ -88,8 +88,14 @@ class Oracle:
     all_correct: binding and relation hold and there is nothing else in the image.
     """
 
+    note = "0 or 1, read from the pixels of the embedded world by a program"
+    fingerprint = None
+
     def __init__(self, checkpoint: str = "", *, device: str = "cpu") -> None:
         pass
+
+    def cut(self, prompts: Sequence[str]) -> list[bool]:
+        return [False] * len(prompts)
 
     def judge(self, images: Sequence[Image], prompts: Sequence[str]) -> dict[str, list[float | None]]:
         verdicts = [verdict(read(image), parse(prompt)) for image, prompt in zip(images, prompts, strict=True)]

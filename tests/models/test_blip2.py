@@ -191,6 +191,20 @@ def test_nothing_in_nothing_out(captioner, encoder, judge):
     assert judge.judge([], []) == {"blip_itc": [], "blip_itm": []}
 
 
+def test_counts_the_prompts_that_are_cut(judge):
+    words = [" ".join(["red"] * count) for count in (1, 30, 31, 90)]  # start and end are two of the 32 tokens
+    assert judge.cut(words) == [False, False, True, True]
+    assert "reads 32 tokens" in judge.note
+
+
+def test_a_changed_weight_is_another_model(judge):
+    changed = blip2.Blip2Judge(WEIGHTS / "blip", device="cpu")
+    assert changed.fingerprint == judge.fingerprint
+    del changed.fingerprint  # it was kept
+    changed.model.itm_head.bias.data += 1e-3
+    assert changed.fingerprint != judge.fingerprint
+
+
 @pytest.mark.parametrize("adapter", [blip2.Blip2Captioner, blip2.Blip2TextEncoder, blip2.Blip2Judge])
 def test_missing_checkpoint_is_one_clear_line(adapter, tmp_path):
     with pytest.raises(RealignError, match=r"cannot load .*--preset tiny") as caught:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from realign_cli.equations.statistics import frechet_distance
+from realign_cli.equations.frechet import frechet_distance
 from realign_cli.errors import RealignError
 from realign_cli.models.features import SceneFeatures
 from realign_cli.tinyworld import scenes

@@ -8,7 +8,6 @@ import torch
 from PIL import Image
 
 from realign_cli.errors import RealignError
-from realign_cli.models.blip2 import images_to_input
 from realign_cli.models.open_clip_judge import OpenClipJudge
 from realign_cli.tinyworld import scenes
 from realign_cli.tinyworld.train import examples
@@ -37,10 +36,10 @@ def score(judge: OpenClipJudge):
 
 @torch.no_grad()
 def test_column_is_the_cosine_that_open_clip_computes(judges):
-    images = pictures(1, (64, 64), (64, 64), (64, 64))
-    model = open_clip.create_model(f"local-dir:{WEIGHTS / 'clip'}").eval()
+    images = pictures(1, (64, 64), (200, 200), (120, 90))
+    model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{WEIGHTS / 'clip'}")
     ids = open_clip.get_tokenizer(f"local-dir:{WEIGHTS / 'clip'}")(PROMPTS)
-    logits, _ = model.get_logits(images_to_input(images, 64), ids)
+    logits, _ = model.eval().get_logits(torch.stack([preprocess(image) for image in images]), ids)
     cosines = (logits / model.logit_scale.exp()).diagonal()
     columns = judges["clip"].judge(images, PROMPTS)
     assert list(columns) == ["clip"]
@@ -76,6 +75,23 @@ def test_unknown_words_and_long_texts_are_read(judges):
     images = pictures(5, (64, 64), (64, 64))
     values = judges["clip"].judge(images, ["a zebra on a red circle", "a red circle and " * 40])["clip"]
     assert all(-1 <= value <= 1 for value in values)
+
+
+def test_counts_the_prompts_that_are_cut(judges):
+    length = judges["clip"].model.context_length
+    words = [" ".join(["red"] * count) for count in (1, length - 2, length - 1, 3 * length)]  # start and end are two
+    assert judges["clip"].cut(words) == [False, False, True, True]
+    assert judges["clip"].cut([]) == []
+    assert f"reads {length} tokens" in judges["clip"].note
+
+
+def test_a_changed_weight_is_another_model(judges):
+    own = judges["clip"].fingerprint
+    assert own != judges["negclip"].fingerprint
+    assert OpenClipJudge(WEIGHTS / "clip", device="cpu", column="clip").fingerprint == own
+    changed = OpenClipJudge(WEIGHTS / "clip", device="cpu", column="clip")
+    changed.model.logit_scale.data += 1e-3
+    assert changed.fingerprint != own
 
 
 def test_nothing_in_nothing_out(judges):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import struct
 import sys
 from itertools import chain
 from pathlib import Path
@@ -103,6 +104,16 @@ class TestImages:
             assert open_image(path).mode == "RGB"
             assert open_image(path).getpixel((0, 0)) == seen
 
+    def test_sixteen_bits_keep_their_shades(self, tmp_path: Path) -> None:
+        shades = [0, 257, 25700, 65535]
+        for name in ("a.png", "a.pgm", "a.tiff"):
+            Image.frombytes("I;16", (4, 1), struct.pack("<4H", *shades)).save(tmp_path / name)
+            image = open_image(tmp_path / name)
+            assert [image.getpixel((x, 0)) for x in range(4)] == [(s // 257,) * 3 for s in shades]
+        Image.new("F", (2, 2), 0.5).save(tmp_path / "b.tiff")
+        with pytest.raises(RecordError, match="float pixels have no agreed range"):
+            open_image(tmp_path / "b.tiff")
+
     def test_turned_photograph_is_upright(self, tmp_path: Path) -> None:
         image = Image.new("RGB", (4, 2))
         exif = image.getexif()
@@ -158,7 +169,7 @@ class TestPrompts:
 
     def test_no_file(self, tmp_path: Path) -> None:
         for path in (tmp_path / "none.txt", tmp_path):
-            with pytest.raises(UsageError, match=r"--prompts takes a \.txt or \.jsonl file"):
+            with pytest.raises(UsageError, match="name a text file, such as"):
                 list(read_prompts(path, 42))
         (tmp_path / "a.txt").write_bytes(b"\xff")
         with pytest.raises(UsageError, match=r"a\.txt: not UTF-8 text"):

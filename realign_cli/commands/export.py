@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from realign_cli.options import Screen
+
+
+class Layout(StrEnum):
+    geneval = "geneval"
+    t2i_compbench = "t2i-compbench"
+
+
+def export(
+    options: Screen,
+    layout: Annotated[Layout, typer.Argument(metavar="geneval|t2i-compbench", help="Whose folder layout.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the images go; a new folder.")],
+    source: Annotated[str, typer.Option("--in", metavar="DIR|FILE|-", help="Records to export; - is a pipe.")] = "-",
+) -> None:
+    """Write the images of records as the folders that GenEval and T2I-CompBench judge.
+
+    GenEval wants the keys of its own prompt file ('tag', 'include') in the records: generate from its
+    evaluation_metadata.jsonl, and they are.
+
+    Examples:
+
+    realign export geneval --in final/ --out for-geneval/
+
+    realign export t2i-compbench --in final/ --out for-compbench/
+    """
+    from realign_cli.plumbing import layouts
+
+    write = layouts.export_geneval if layout is Layout.geneval else layouts.export_t2i_compbench
+    summary = write(source, out)
+    summary.show(quiet=options.quiet, as_json=options.as_json)
+    if summary.failed:
+        raise typer.Exit(3)

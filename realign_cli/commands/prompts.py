@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from realign_cli.options import Screen
+
+if TYPE_CHECKING:
+    from realign_cli.records import Record
+
+
+class PromptSet(StrEnum):
+    coco = "coco"
+    abc6k = "abc6k"
+    cc500 = "cc500"
+    shapes = "shapes"
+
+
+_STRUCTURED = "https://raw.githubusercontent.com/weixi-feng/Structured-Diffusion-Guidance/master"
+# Where a set is published, and the SHA-256 of the file where it is known.
+_PUBLISHED = {
+    PromptSet.coco: ("http://images.cocodataset.org/annotations/annotations_trainval2014.zip", None),
+    PromptSet.abc6k: (
+        f"{_STRUCTURED}/ABC-6K.txt",
+        "47fa3ec1a839e6b74bb4f8e3746b454c8a8fb469cef66effddd172473f0f507b",
+    ),
+    PromptSet.cc500: (
+        f"{_STRUCTURED}/CC-500.txt",
+        "b36a39e83459508e1676372902f2becdb48f977ed13868600e6e27e26b301777",
+    ),
+}
+_COCO_CAPTIONS = "annotations/captions_val2014.json"
+
+
+def prompts(
+    options: Screen,
+    name: Annotated[PromptSet, typer.Argument(metavar="coco|abc6k|cc500|shapes", help="Which set.")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE.jsonl", help="Where the prompts go; stdout, if not given.")
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option("--from", metavar="FILE", help="The published file, where it need not be fetched.")
+    ] = None,
+    count: Annotated[int | None, typer.Option("-n", min=1, help="Only the first N.")] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="cc500: all 602 lines, not only the 446 of colours.")
+    ] = False,
+) -> None:
+    """Write the prompts of an evaluation, one JSON line each, with ids that stay.
+
+    coco is 5,000 captions of COCO 2014 val, one of an image, always the same; abc6k is pairs of captions with two
+    colours swapped, for which eval asks whether an image fits its own better; cc500 binds two colours to two objects;
+    shapes are prompts of the embedded world that no embedded model has seen.
+
+    Examples:
+
+    realign prompts shapes -n 16 > prompts.jsonl
+
+    realign prompts abc6k --from ABC-6K.txt --out abc6k.jsonl
+    """
+    from realign_cli.errors import UsageError
+    from realign_cli.plumbing import atomic
+    from realign_cli.plumbing.console import Summary
+    from realign_cli.records import dump_line
+
+    began = time.monotonic()
+    if everything and name is not PromptSet.cc500:
+        raise UsageError("--all is for cc500; the other sets have one size")
+    records = _records(name, file, everything)[:count]
+    lines = "".join(dump_line(record) + "\n" for record in records)
+    if out:
+        atomic.write_text(out, lines)
+    else:
+        sys.stdout.write(lines)
+    summary = Summary("prompts", len(records), seconds=time.monotonic() - began, out=str(out) if out else None)
+    if out:
+        summary.next_command = f"realign generate --prompts {shlex.quote(str(out))} --out coarse/"
+    summary.show(quiet=options.quiet, as_json=options.as_json)
+
+
+def _records(name: PromptSet, file: Path | None, everything: bool) -> list[Record]:
+    from realign_cli.plumbing.cache import cache_folder
+    from realign_cli.plumbing.download import fetched
+    from realign_cli.plumbing.source import read_text
+    from realign_cli.records import Record
+    from realign_cli.stages import prompt_sets
+
+    if name is PromptSet.shapes:
+        from realign_cli.tinyworld.scenes import held_out_prompts
+
+        return [Record(id=f"{number:06d}", text=text) for number, text in enumerate(held_out_prompts())]
+    path = file or fetched(_PUBLISHED[name][0], cache_folder() / "prompts", _PUBLISHED[name][1])
+    text = read_text(path, member=_COCO_CAPTIONS)
+    if name is PromptSet.coco:
+        return prompt_sets.coco(text)
+    return prompt_sets.abc6k(text) if name is PromptSet.abc6k else prompt_sets.cc500(text, everything=everything)

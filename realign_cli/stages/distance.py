@@ -1,0 +1,82 @@
+"""Features of two sets of images -> FID and KID, and what must be said with them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from realign_cli.equations.frechet import Moments, frechet, moments
+from realign_cli.equations.kid import Kid, kernel_distance
+from realign_cli.errors import RealignError
+
+FEW = 2048  # below this many images FID depends mostly on their number
+_LEAST = 2, 4  # images for a covariance, and for a subset of KID
+
+
+@dataclass(frozen=True)
+class Distance:
+    """FID and KID of n images to n_reference (None where a file of statistics does not tell), on `dimensions` features.
+
+    `kid` is None where the reference has no features, or either side fewer than 4.
+    """
+
+    fid: float
+    n: int
+    n_reference: int | None
+    dimensions: int
+    kid: Kid | None = None
+
+    @property
+    def caveat(self) -> str | None:
+        counts = [n for n in (self.n, self.n_reference) if n is not None]
+        if min(counts) >= FEW:
+            return None
+        return (
+            f"FID of fewer than {FEW:,} images is biased upwards, the more the fewer: compare it only with FIDs of the "
+            "same numbers of images; KID is not biased"
+        )
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The other side of a distance: moments, and the features they are of unless only a file of statistics is left."""
+
+    moments: Moments
+    features: NDArray[np.float32] | None = None
+
+
+def reference(features: NDArray[np.float32]) -> Reference:
+    """A set of images, by their features (n, D), as reference.
+
+    Raises:
+        RealignError: fewer than 2 images.
+    """
+    if len(features) < _LEAST[0]:
+        raise RealignError(f"fid needs at least {_LEAST[0]} images on each side, and here is {len(features)}")
+    return Reference(moments(features), features)
+
+
+def of_statistics(mean: NDArray[np.float64], covariance: NDArray[np.float64], n: int | None) -> Reference:
+    """A reference of which only mean (D,) and covariance (D, D) are left."""
+    return Reference(Moments(mean, covariance, n))
+
+
+def distance(features: NDArray[np.float32], other: Reference) -> Distance:
+    """FID and KID of features (n, D) to a reference.
+
+    Raises:
+        RealignError: fewer than 2 images, or another number of dimensions.
+    """
+    own = reference(features).moments
+    width = len(own.mean)
+    if width != len(other.moments.mean):
+        raise RealignError(
+            f"the reference has {len(other.moments.mean)} dimensions and the features here {width}: "
+            "it was made with other features; make it again with 'realign eval stats'"
+        )
+    kid = None
+    if other.features is not None and min(len(features), len(other.features)) >= _LEAST[1]:
+        kid = kernel_distance(features, other.features)
+    return Distance(frechet(own, other.moments), len(features), other.moments.n, width, kid)
