@@ -6,14 +6,14 @@ set -euo pipefail
 dir=${1:-runs/coarse_stage} n=${2:-520} steps=${3:-}
 metrics=fid,clip,negclip,blip,oracle
 mkdir -p "$dir"
-python -m realign_cli.tinyworld prompts -n "$n" > "$dir/prompts.txt"
+realign prompts shapes -n "$n" > "$dir/prompts.jsonl"
 python -m realign_cli.tinyworld render -n "$n" --out "$dir/real"
 
 judge() { # NAME: against the base model's images
     realign eval --in "$dir/$1" --baseline "$dir/base" --reference "$dir/real" --metrics $metrics --out "$dir/$1-eval" -q
 }
 images() { # NAME [OPTION ...]: what the model NAME draws, before and after the fine stage
-    realign generate --prompts "$dir/prompts.txt" --out "$dir/$1" -q "${@:2}" > /dev/null
+    realign generate --prompts "$dir/prompts.jsonl" --out "$dir/$1" -q "${@:2}" > /dev/null
 }
 coarse() { # NAME SEED [OPTION ...]
     realign train --data shapes --seed "$2" --out "$dir/models/$1-$2" ${steps:+--max-train-steps $steps} -q "${@:3}"
