@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from realign_cli import presets
 from realign_cli.errors import RealignError, RecordError, UsageError
-from realign_cli.plumbing import sheet, stats
 from realign_cli.plumbing import source as sources
+from realign_cli.plumbing import stats
 from realign_cli.plumbing.cache import Cache, RowFile, cache_folder
 from realign_cli.plumbing.console import Verbosity, progress
 from realign_cli.plumbing.views import Viewer
@@ -98,7 +98,7 @@ class Session:
             )
         if source != sources.STDIN and Path(source).is_dir():
             entries = [*result.entries.values(), *(entry for entry, _ in result.failures.values())]
-            named = {entry.record.file_name for entry in entries} | {sheet.SHEET}
+            named = {entry.record.file_name for entry in entries}
             result.unlisted = [path.name for path in sources.image_files(Path(source)) if path.name not in named]
         return result
 
