@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from realign_cli.plumbing import atomic
-from realign_cli.plumbing.fit import CARD, CURVES, LOG
+from realign_cli.plumbing.fit import CARD, CURVES, LOG, SAMPLES
 
 
 def write_card(run: Path, config: Mapping[str, Any]) -> None:
@@ -46,6 +46,8 @@ def write_card(run: Path, config: Mapping[str, Any]) -> None:
         *(f"| {name} | {value} |" for name, value in rows.items()),
         "",
         f"![curves]({CURVES})",
+        "",
+        f"![samples after the last step]({SAMPLES}/{samples[-1]['step']:06d}.png)",
         "",
     ]
     atomic.write_bytes(run / CURVES, _curves(steps, samples))

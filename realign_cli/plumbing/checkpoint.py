@@ -66,7 +66,9 @@ def save(
         export(staging)
         save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, staging / STATE)
         files = {path.relative_to(staging).as_posix(): _digest(path) for path in _files(staging)}
+        usual = staging.stat().st_mode & 0o666  # safetensors makes files that only their owner may read
         for name in files:
+            (staging / name).chmod(usual)
             atomic.sync(staging / name)
         atomic.write_json(staging / MANIFEST, {"step": step, **facts, "files": files})
         shutil.rmtree(final, ignore_errors=True)  # a damaged one of the same step

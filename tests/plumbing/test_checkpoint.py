@@ -26,6 +26,8 @@ def test_what_was_saved_is_read(tmp_path: Path):
     found = checkpoint.latest(tmp_path)
     assert found is not None and found.step == 5 and found.facts["skipped"] == 0
     assert torch.equal(found.tensors()["weights.a"], torch.full((3,), 1.5))
+    modes = {path.stat().st_mode & 0o777 for path in found.path.iterdir() if path.is_file()}
+    assert modes == {found.path.stat().st_mode & 0o666}  # who may read the folder may read its files
 
 
 def test_the_last_are_kept(tmp_path: Path):
