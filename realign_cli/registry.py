@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from realign_cli import presets
 from realign_cli.errors import RealignError, UsageError
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _WEIGHTS = Path(__file__).parent / "tinyworld" / "weights"
 _PACKAGE = "package:"
+T = TypeVar("T")
 _REWARD = "reward-"
 
 
@@ -85,15 +86,20 @@ class Models:
         Raises:
             UsageError: a key is missing, unknown or of another type.
         """
-        from pydantic import ValidationError
-
         from realign_cli.roles import Modulation
 
-        try:
-            return Modulation(**self.preset.section("refine"))
-        except ValidationError as error:
-            wrong = "; ".join(f"refine.{one['loc'][0]}: {one['msg']}" for one in error.errors())
-            raise UsageError(f"preset '{self.preset.name}': {wrong}; presets/tiny.toml shows the keys") from None
+        return self._checked(Modulation, "refine")
+
+    @cached_property
+    def training(self) -> roles.Training:
+        """Section `train` of the preset.
+
+        Raises:
+            UsageError: a key is missing, unknown, of another type or out of range.
+        """
+        from realign_cli.roles import Training
+
+        return self._checked(Training, "train")
 
     @cached_property
     def features(self) -> roles.FeatureExtractor:
@@ -132,6 +138,15 @@ class Models:
                 section["trained_sha256"] = hashlib.sha256(trained.read_bytes()).hexdigest()
             described[name] = section
         return {"preset": self.preset.name, "settings": described}
+
+    def _checked(self, kind: type[T], section: str) -> T:
+        from pydantic import ValidationError
+
+        try:
+            return kind(**self.preset.section(section))
+        except ValidationError as error:
+            wrong = "; ".join(f"{section}.{one['loc'][0]}: {one['msg']}" for one in error.errors())
+            raise UsageError(f"preset '{self.preset.name}': {wrong}; presets/tiny.toml shows the keys") from None
 
     def _load(self, role: str, *, on_device: bool = True, **more: Any) -> Any:
         options = dict(self.preset.section(role)) | more

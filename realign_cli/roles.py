@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as checked
 
 if TYPE_CHECKING:
@@ -60,6 +60,34 @@ class Modulation:
     splice: bool  # in the prompt's embedding, put that of each phrase encoded alone over the phrase's tokens
     score: bool  # S is the likelihood of Eq. 6; else 1
     only_phrase_tokens: bool  # leave tokens outside all phrases alone; else they are pushed down in every mask
+
+
+@checked(frozen=True, config=ConfigDict(strict=True, extra="forbid", allow_inf_nan=False))
+class Training:
+    """The numbers of Eq. 4 and 5, section `train` of a preset."""
+
+    reward: str  # NAME=WEIGHT,...
+    estimator: Literal["reinforce", "likelihood", "weighted"]
+    scale: float  # lambda
+    temperature: Annotated[float, Field(gt=0)]  # of the weights of reward-weighted denoising, in units of reward
+    steps: Annotated[int, Field(ge=1)]  # T, of the sampler
+    first_step: int  # of the sampler, at which a reward term may be taken, counted from 0
+    last_step: int
+    terms_per_rollout: Annotated[int, Field(ge=1)]
+    guidance: float  # during training
+    combine: Literal["sum", "alternate"]
+    pretraining_images: Annotated[int, Field(ge=0)]  # that L_pre is taken on; 0 for no L_pre
+    batch_size: Annotated[int, Field(ge=1)]  # of a micro-batch
+    effective_batch_size: Annotated[int, Field(ge=1)]  # of an optimiser step, over all processes
+    learning_rate: Annotated[float, Field(ge=0)]
+    max_grad_norm: Annotated[float, Field(gt=0)]
+    rank: Annotated[int, Field(ge=0)]  # of the LoRA; 0 trains the whole denoiser
+    ema: Annotated[float, Field(ge=0, lt=1)]  # decay of the average of the weights; 0 keeps none
+    mixed_precision: Literal["no", "fp16", "bf16"]
+    gradient_checkpointing: bool
+    max_train_steps: Annotated[int, Field(ge=1)]
+    checkpointing_steps: Annotated[int, Field(ge=1)]
+    sampling_steps: Annotated[int, Field(ge=1)]
 
 
 @dataclass(frozen=True)

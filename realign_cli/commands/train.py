@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from realign_cli.plumbing.captions import Captions
     from realign_cli.registry import Models
-    from realign_cli.roles import Reward, Trainee
+    from realign_cli.roles import Reward, Trainee, Training
     from realign_cli.stages.train import Examples, Feedback
 
 _METHOD, _OPTIMISER, _RUN = "Method", "Optimiser", "Run"
@@ -124,9 +124,9 @@ def train(
     """
     from realign_cli import presets
     from realign_cli.plumbing.console import Verbosity
+    from realign_cli.registry import Models
 
     Verbosity(options.quiet, options.verbose).apply()
-    preset = presets.load(options.preset, options.overrides)
     given = {
         "reward": reward,
         "estimator": estimator,
@@ -138,52 +138,54 @@ def train(
         "mixed_precision": mixed_precision,
         "gradient_checkpointing": gradient_checkpointing,
     }
-    numbers = {**preset.section("train"), **{key: value for key, value in given.items() if value is not None}}
-    weights = _weights(numbers["reward"])
+    preset = presets.load(options.preset, options.overrides)
+    chosen = {key: str(value) if isinstance(value, StrEnum) else value for key, value in given.items()}
+    preset = preset.with_("train", {key: value for key, value in chosen.items() if value is not None})
+    models = Models(preset, options.device)
+    training = models.training
+    weights = _weights(training.reward)
     captions = _captions(data)
 
     from realign_cli.plumbing.checkpoint import require_space  # takes seconds, and what is wrong above is known by now
     from realign_cli.plumbing.fit import Schedule, accelerate, fit, start
-    from realign_cli.registry import Models
     from realign_cli.stages.train import RewardFeedback
 
-    accelerator = accelerate(out, options.device == "cpu", numbers["mixed_precision"], report_to)
-    micro_batches = _micro_batches(numbers, accelerator.num_processes)
-    models = Models(preset, accelerator.device.type)
-    rewards = {name: _reward(models, name, numbers["estimator"]) for name in weights}
+    accelerator = accelerate(out, options.device == "cpu", training.mixed_precision, report_to)
+    micro_batches = _micro_batches(training, accelerator.num_processes)
+    rewards = {name: _reward(models, name, training.estimator) for name in weights}
     trainee = models.trainee(
-        steps=numbers["steps"],
-        guidance=numbers["guidance"],
-        rank=numbers["rank"],
-        checkpointing=numbers["gradient_checkpointing"],
+        steps=training.steps,
+        guidance=training.guidance,
+        rank=training.rank,
+        checkpointing=training.gradient_checkpointing,
         seed=seed,
     )
-    config = _config(models, captions, numbers, weights, seed)
-    require_space(out, _checkpoint_bytes(trainee, numbers["ema"] > 0))
+    config = _config(models, captions, training, weights, seed)
+    require_space(out, _checkpoint_bytes(trainee, training.ema > 0))
     resume = start(accelerator, out, config, resume_from_checkpoint, overwrite=overwrite)
     method = RewardFeedback(
         models,
         trainee,
         rewards,
-        _feedback(numbers, weights, micro_batches, seed),
+        _feedback(training, weights, micro_batches, seed),
         captions.prompts,
-        _examples(accelerator, trainee, captions, preset.section("generator")["size"], numbers, seed, out),
+        _examples(accelerator, trainee, captions, preset.section("generator")["size"], training, seed, out),
     )
     schedule = Schedule(
-        steps=numbers["max_train_steps"],
+        steps=training.max_train_steps,
         micro_batches=micro_batches,
-        batch_size=numbers["batch_size"],
-        learning_rate=numbers["learning_rate"],
-        max_grad_norm=numbers["max_grad_norm"],
-        ema=numbers["ema"],
-        checkpoint_every=numbers["checkpointing_steps"],
-        sample_every=numbers["sampling_steps"],
+        batch_size=training.batch_size,
+        learning_rate=training.learning_rate,
+        max_grad_norm=training.max_grad_norm,
+        ema=training.ema,
+        checkpoint_every=training.checkpointing_steps,
+        sample_every=training.sampling_steps,
         patience=_PATIENCE,
         stop_on_collapse=stop_on_collapse,
     )
     fit(method, accelerator, schedule, out, config, resume, quiet=options.quiet)
     if accelerator.is_main_process:
-        _report(options, out, config, numbers["max_train_steps"])
+        _report(options, out, config, training.max_train_steps)
 
 
 def _weights(text: str) -> dict[str, float]:
@@ -212,10 +214,10 @@ def _captions(data: str) -> Captions:
     return captions
 
 
-def _micro_batches(numbers: Mapping[str, Any], processes: int) -> int:
+def _micro_batches(training: Training, processes: int) -> int:
     from realign_cli.errors import UsageError
 
-    size, effective = numbers["batch_size"], numbers["effective_batch_size"]
+    size, effective = training.batch_size, training.effective_batch_size
     if effective % (size * processes):
         raise UsageError(
             f"train.effective_batch_size {effective} is no multiple of train.batch_size {size} x {processes} processes"
@@ -229,10 +231,11 @@ def _reward(models: Models, name: str, estimator: str) -> Reward:
 
 
 def _config(
-    models: Models, captions: Captions, numbers: Mapping[str, Any], weights: Mapping[str, float], seed: int
+    models: Models, captions: Captions, training: Training, weights: Mapping[str, float], seed: int
 ) -> dict[str, Any]:
     """What decides the weights that come out; how long the run is and how memory is saved do not."""
     import hashlib
+    from dataclasses import asdict
 
     roles = ["generator", "captioner", "text_encoder", *(f"reward-{name}" for name in weights if ":" not in name)]
     return {
@@ -241,7 +244,7 @@ def _config(
         "prompts": len(captions.prompts),
         "prompts_sha256": hashlib.sha256("\n".join(captions.prompts).encode()).hexdigest(),
         "seed": seed,
-        "train": {k: v for k, v in numbers.items() if k not in _INDIFFERENT},
+        "train": {k: v for k, v in asdict(training).items() if k not in _INDIFFERENT},
         **models.describe(roles),
     }
 
@@ -254,19 +257,19 @@ def _checkpoint_bytes(trainee: Trainee, averaged: bool) -> int:
     return (KEPT + 1) * (4 * trained * (3 + averaged) + trainee.saved_bytes())
 
 
-def _feedback(numbers: Mapping[str, Any], weights: Mapping[str, float], micro_batches: int, seed: int) -> Feedback:
+def _feedback(training: Training, weights: Mapping[str, float], micro_batches: int, seed: int) -> Feedback:
     from realign_cli.stages.train import Feedback
 
     return Feedback(
         rewards=weights,
-        weighted=numbers["estimator"] == Estimator.weighted,
-        scale=numbers["scale"],
-        temperature=numbers["temperature"],
-        first_step=numbers["first_step"],
-        last_step=numbers["last_step"],
-        terms=numbers["terms_per_rollout"],
-        combine=numbers["combine"],
-        batch_size=numbers["batch_size"],
+        weighted=training.estimator == Estimator.weighted,
+        scale=training.scale,
+        temperature=training.temperature,
+        first_step=training.first_step,
+        last_step=training.last_step,
+        terms=training.terms_per_rollout,
+        combine=training.combine,
+        batch_size=training.batch_size,
         micro_batches=micro_batches,
         seed=seed,
     )
@@ -277,7 +280,7 @@ def _examples(
     trainee: Trainee,
     captions: Captions,
     size: int,
-    numbers: Mapping[str, Any],
+    training: Training,
     seed: int,
     out: Path,
 ) -> Examples | None:
@@ -287,7 +290,7 @@ def _examples(
     from realign_cli.plumbing.fit import kept_latents
     from realign_cli.stages.train import Examples, own_latents, real_latents
 
-    count = min(numbers["pretraining_images"], len(captions.prompts))
+    count = min(training.pretraining_images, len(captions.prompts))
     if not count:
         return None
     chosen = np.random.default_rng(seed).choice(len(captions.prompts), size=count, replace=False).tolist()
@@ -295,7 +298,7 @@ def _examples(
     if captions.images:
         latents = real_latents(trainee, (captions.images[i]() for i in chosen), size)
     else:
-        latents = own_latents(trainee, prompts, numbers["batch_size"], seed)
+        latents = own_latents(trainee, prompts, training.batch_size, seed)
     return Examples(kept_latents(accelerator, out, latents, count), prompts)
 
 

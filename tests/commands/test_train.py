@@ -133,7 +133,7 @@ def here(tmp_path_factory: pytest.TempPathFactory, whole: Path) -> Path:
         ("--data odd.jsonl --out new", "none of prompt, text, caption with a string; keys found: title, url"),
         ("--data nowhere --out new", "--data nowhere: no such file or folder"),
         ("--data shapes --out empty.txt", "cannot make the folder empty.txt"),
-        ("--data shapes --out /proc/new", "/proc/new: checkpoints take up to 276 MB and 0 MB are free"),
+        ("--data shapes --out /proc/new", "/proc/new: checkpoints take up to "),
         ("--data shapes --out whole", "whole: made with another configuration: "),
         ("--data shapes --out new --resume-from-checkpoint nowhere", "nowhere: not a complete checkpoint"),
         ("--data shapes --out new --resume-from-checkpoint whole/checkpoints/000006", "with another configuration"),
@@ -141,6 +141,7 @@ def here(tmp_path_factory: pytest.TempPathFactory, whole: Path) -> Path:
         ("--data shapes --out new --reward caption=much", "'much' is no number; write NAME=WEIGHT,..."),
         ("--data shapes --out new --reward nowhere:Class", "--reward nowhere:Class: No module named 'nowhere'"),
         ("--data shapes --out new --set train.batch_size=3", "32 is no multiple of train.batch_size 3 x 1 processes"),
+        ("--data shapes --out new --set train.ema=1.5", "preset 'tiny': train.ema: Input should be less than 1"),
         ("--data shapes --out new --report-to wandb", "--report-to wandb: pip install wandb"),
     ],
 )  # fmt: skip
