@@ -44,6 +44,12 @@ def test_against_the_general_root(n: int, m: int) -> None:
     assert frechet_distance(a, b) == pytest.approx(frechet_distance(b, a), rel=1e-9)
 
 
+def test_two_singular_covariances_of_which_no_features_are_left() -> None:
+    a, b = features(40, 64, 0), features(50, 64, 1)
+    known = [Moments(x.mean(0), np.cov(x, rowvar=False)) for x in (a, b)]
+    assert frechet(*known) == pytest.approx(frechet_distance(a, b), rel=1e-6)
+
+
 @pytest.mark.parametrize("n", [40, 700])
 def test_moments_alone_give_the_same(n: int) -> None:
     a, b = features(n, 64, 0), features(300, 64, 1)
@@ -65,10 +71,13 @@ def test_moments_are_numpys_in_whatever_chunks() -> None:
     a = features(2500, 5, 3).astype(np.float32)
     found = moments(a)
     assert found.n == 2500 and found.factor is None
+    assert found.variance == pytest.approx(np.trace(found.covariance))
     assert found.mean == pytest.approx(a.astype(np.float64).mean(0), rel=1e-12)
     assert found.covariance == pytest.approx(np.cov(a.astype(np.float64), rowvar=False), rel=1e-9)
     few = moments(a[:4])
-    assert few.factor is not None and few.factor.T @ few.factor == pytest.approx(few.covariance, rel=1e-9)
+    assert few.factor is not None and few.factor.shape == (4, 5)
+    assert few.covariance == pytest.approx(np.cov(a[:4].astype(np.float64), rowvar=False), rel=1e-9)
+    assert few.variance == pytest.approx(np.trace(few.covariance))
 
 
 def test_one_feature_has_no_covariance() -> None:
