@@ -136,7 +136,7 @@ def test_frechet_distance_to_rendered_scenes(shell: Callable[..., CompletedProce
     report = json.loads(done.stdout)
     assert report == json.loads((coarse.parent / "measured" / "metrics.json").read_text())
     assert (report["fid"]["in"]["n"], report["fid"]["in"]["n_reference"]) == (4, 8)
-    assert report["fid"]["in"]["value"] > 0
+    assert report["fid"]["in"]["fid"] > 0
     assert len((coarse.parent / "measured" / "scores.jsonl").read_text().splitlines()) == 4
 
 
@@ -225,13 +225,14 @@ def test_a_reader_that_leaves_early_is_no_error(shell: Run, coarse: Path, reader
 def test_demo_goes_on_past_a_record_that_fails(realign: Run, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("a red circle and a blue square\na blue ring\n")
     (tmp_path / "moody.py").write_text(
+        "from dataclasses import replace\n"
         "from realign_cli.errors import RecordError\n"
         "from realign_cli.models.rule_scorer import RuleScorer\n\n\n"
         "class Moody(RuleScorer):\n"
-        "    def score(self, prompt, labels):\n"
-        "        if 'ring' in prompt:\n"
-        "            raise RecordError('refusal', 'no rings')\n"
-        "        return super().score(prompt, labels)\n"
+        "    def score(self, prompts, labels):\n"
+        "        no = RecordError('refusal', 'no rings')\n"
+        "        scored = zip(prompts, super().score(prompts, labels))\n"
+        "        return [replace(one, recovered=no) if 'ring' in prompt else one for prompt, one in scored]\n"
     )
     packaged = (Path(presets.__file__).parent / "tiny.toml").read_text()
     preset = packaged.replace("realign_cli.models.rule_scorer:RuleScorer", "moody:Moody")
