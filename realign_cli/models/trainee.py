@@ -120,11 +120,9 @@ class Trainee:
             _compare(saved, self.unet.state_dict(), folder)
             return
         layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(self.unet, adapter_name=_TRAINED))
-        config = {
-            key: sorted(value) if isinstance(value, set) else value  # a set has another order in every process
-            for key, value in self._pipeline.unet.peft_config[_TRAINED].to_dict().items()
-        }
-        self._pipeline.save_lora_weights(folder, layers, unet_lora_adapter_metadata=config)
+        # Without peft's metadata: alpha is the rank, as is assumed where nothing is said, and the bytes are the same in
+        # every process.
+        self._pipeline.save_lora_weights(folder, layers)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # peft's, of there being two adapters for a moment
             load_lora(self._pipeline, folder, _CHECKED)  # a wrong file loads as if it were nothing
