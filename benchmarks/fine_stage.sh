@@ -17,7 +17,7 @@ all=$dir/segmented first=$dir/segmented/first.jsonl
 measure final "$all" --keep final
 measure best "$all" --keep best
 
-head -n 160 "$all/metadata.jsonl" > "$first"
+head -n 260 "$all/metadata.jsonl" > "$first"
 measure as-preset "$first"
 measure no-splice "$first" --set refine.splice=false
 measure no-self "$first" --set refine.self_=0.0

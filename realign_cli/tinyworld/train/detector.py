@@ -33,7 +33,7 @@ from realign_cli.tinyworld.train.fit import fit
 from realign_cli.tinyworld.train.publish import WEIGHTS, publish
 
 STEPS, BATCH = 3000, 16
-THRESHOLD, NMS = 0.3, 0.5
+THRESHOLD, NMS = 0.6, 0.5
 
 _GRIDS = (8, 4)  # cells per side of the two feature levels
 _CORE = 0.25  # a cell proposes a thing if its centre lies within this share of the box's size around the box's centre

@@ -36,11 +36,13 @@ _KERNEL = 3  # half width of the blur in pixels
 class Examples:
     """A batch of n scenes.
 
-    `pixels`: their pictures, float32 (n, 3, 64, 64) in [0, 1]; `covered`: where a thing is, as drawn, bool (n, 64, 64).
+    `pixels`: their pictures, float32 (n, 3, 64, 64) in [0, 1]; `clean`: the same before they were spoiled; `covered`:
+    where a thing is, as drawn, bool (n, 64, 64).
     """
 
     scenes: list[Scene]
     pixels: Tensor
+    clean: Tensor
     covered: Tensor
 
     def spoiled(self, rng: np.random.Generator) -> Examples:
@@ -224,7 +226,7 @@ def _examples(drawn: list[Scene]) -> Examples:
     grounds = np.array([GROUNDS[scene.ground] for scene in drawn])[:, None, None]
     covered = np.abs(images.astype(int) - grounds).max(-1) > 24
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
-    return Examples(drawn, pixels, torch.from_numpy(covered))
+    return Examples(drawn, pixels, pixels, torch.from_numpy(covered))
 
 
 def _caption(things: Sequence[scenes.Thing], relation: str | None = None) -> str:
