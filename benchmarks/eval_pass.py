@@ -4,7 +4,8 @@
 
 The folder holds N (300) scenes of the embedded world as noisy 512 x 512 PNGs, so that reading an image costs what it
 does for real ones, while the models are the small embedded ones. Every run is a process of its own with an empty cache,
-but for the second run, which finds what the first remembered. "start" is a run over two images: what loading costs.
+but for the second run, which finds what the first remembered. All times contain the start of Python and the loading of
+the models.
 """
 
 from __future__ import annotations
@@ -58,22 +59,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         here = Path(name)
         draw(here / "reference", 2)
-        draw(here / "two", 2)
         draw(here / "first", count)
         draw(here / "grown", count, max(1, count // 50))
-        apart, again, net = [], [], []
+        apart, again = [], []
         for i in range(ROUNDS):
-            start = seconds(here / "two", METRICS, here / f"start-{i}")
             single = sum(seconds(here / "first", (metric,), here / f"{metric}-{i}") for metric in METRICS)
             together = seconds(here / "first", METRICS, here / f"all-{i}")
             second = seconds(here / "grown", METRICS, here / f"all-{i}")
             apart.append(single / together)
             again.append(together / second)
-            net.append((together - start) / max(second - start, 1e-3))
     sys.stdout.write(f"{count} images of 512 x 512, {ROUNDS} interleaved rounds\n")
     show("four runs of one metric / one run of four", apart)
     show("first run / second run with 2 % more images", again)
-    show("the same, less the start of either", net)
 
 
 if __name__ == "__main__":
