@@ -144,7 +144,7 @@ def train(
     models = Models(preset, options.device)
     training = models.training
     weights = _weights(training.reward)
-    captions = _captions(data)
+    captions = _captions(data, quiet=options.quiet)
 
     from realign_cli.plumbing.checkpoint import require_space  # takes seconds, and what is wrong above is known by now
     from realign_cli.plumbing.fit import Schedule, accelerate, fit, start
@@ -169,7 +169,16 @@ def train(
         rewards,
         _feedback(training, weights, micro_batches, seed),
         captions.prompts,
-        _examples(accelerator, trainee, captions, preset.section("generator")["size"], training, seed, out),
+        _examples(
+            accelerator,
+            trainee,
+            captions,
+            preset.section("generator")["size"],
+            training,
+            seed,
+            out,
+            quiet=options.quiet,
+        ),
     )
     schedule = Schedule(
         steps=training.max_train_steps,
@@ -202,7 +211,7 @@ def _weights(text: str) -> dict[str, float]:
     return weights
 
 
-def _captions(data: str) -> Captions:
+def _captions(data: str, *, quiet: bool) -> Captions:
     from realign_cli.plumbing.captions import Captions, read_captions
     from realign_cli.plumbing.console import console, plain
     from realign_cli.tinyworld.scenes import training_prompts
@@ -210,7 +219,8 @@ def _captions(data: str) -> Captions:
     if data == "shapes":
         return Captions(training_prompts(), "shapes: captions of rendered scenes, of no held-out combination")
     captions = read_captions(data)
-    console.print(plain(f"{len(captions.prompts)} prompts from {captions.note}"), soft_wrap=True)
+    if not quiet:
+        console.print(plain(f"{len(captions.prompts)} prompts from {captions.note}"), soft_wrap=True)
     return captions
 
 
@@ -283,6 +293,8 @@ def _examples(
     training: Training,
     seed: int,
     out: Path,
+    *,
+    quiet: bool,
 ) -> Examples | None:
     """What L_pre is taken on: real images where the data has them, else what the model draws before training."""
     import numpy as np
@@ -299,7 +311,7 @@ def _examples(
         latents = real_latents(trainee, (captions.images[i]() for i in chosen), size)
     else:
         latents = own_latents(trainee, prompts, training.batch_size, seed)
-    return Examples(kept_latents(accelerator, out, latents, count), prompts)
+    return Examples(kept_latents(accelerator, out, latents, count, quiet=quiet), prompts)
 
 
 def _report(options: Common, out: Path, config: Mapping[str, Any], steps: int) -> None:

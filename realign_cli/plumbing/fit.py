@@ -129,12 +129,12 @@ def _clear(out: Path) -> None:
         sheet.unlink()
 
 
-def kept_latents(accelerator: Accelerator, out: Path, batches: Iterable[Tensor], count: int) -> Tensor:
+def kept_latents(accelerator: Accelerator, out: Path, batches: Iterable[Tensor], count: int, *, quiet: bool) -> Tensor:
     """The `count` latents that `batches` yields, computed once and kept in `out`."""
     path = out / LATENTS
     if accelerator.is_main_process and not path.exists():
         parts = []
-        with progress("images for L_pre", count, quiet=False) as advance:
+        with progress("images for L_pre", count, quiet=quiet) as advance:
             for batch in batches:
                 parts.append(batch.cpu())
                 advance(len(batch))
