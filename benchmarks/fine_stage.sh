@@ -19,9 +19,14 @@ measure best "$all" --keep best
 
 head -n 260 "$all/metadata.jsonl" > "$first"
 measure as-preset "$first"
-measure no-splice "$first" --set refine.splice=false
-measure no-self "$first" --set refine.self_=0.0
-measure no-clamp "$first" --set refine.clamp=false
-measure no-score "$first" --set refine.score=false
-measure phrase-tokens "$first" --set refine.only_phrase_tokens=true
-measure double "$first" --set refine.cross=2.0 --set refine.self_=0.6
+
+change() { # NAME OPTION ...: against the coarse images, and against the preset's own final ones
+    measure "$1" "$first" "${@:2}"
+    realign eval --in "$dir/$1" --baseline "$dir/as-preset" --metrics oracle -q
+}
+change no-splice --set refine.splice=false
+change no-self --set refine.self_=0.0
+change no-clamp --set refine.clamp=false
+change no-score --set refine.score=false
+change phrase-tokens --set refine.only_phrase_tokens=true
+change double --set refine.cross=2.0 --set refine.self_=0.6

@@ -38,7 +38,7 @@ def test_features_do_not_depend_on_the_batch(extractor):
 
 
 def test_distance_grows_as_pictures_get_worse(extractor):
-    n = 1000  # two samples of the same scenes are apart only because they are finite: about 1 / n
+    n = 600  # two samples of the same scenes are apart only because they are finite: about 1 / n
     real, drawn = extractor.features(pictures(3, n)), pictures(4, n)
 
     def distance(images: list[Image.Image]) -> float:
