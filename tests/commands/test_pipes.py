@@ -191,6 +191,8 @@ def _stop_at(folder: Path, count: int, how: signal.Signals, command: tuple[str, 
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        # Where the tests run in the background of a script, SIGINT is ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     while process.poll() is None and not (journal.exists() and journal.read_bytes().count(b"\n") >= count):
         time.sleep(0.005)
