@@ -69,7 +69,7 @@ class Training:
     reward: str  # NAME=WEIGHT,...
     estimator: Literal["reinforce", "likelihood", "weighted"]
     scale: float  # lambda
-    temperature: Annotated[float, Field(gt=0)]  # of the weights of reward-weighted denoising, in units of reward
+    temperature: Annotated[float, Field(gt=0)]  # of reward-weighted denoising, in standard deviations
     steps: Annotated[int, Field(ge=1)]  # T, of the sampler
     first_step: int  # of the sampler, at which a reward term may be taken, counted from 0
     last_step: int
@@ -131,7 +131,7 @@ class Trainee(Protocol):
         """Latents to start from, one noise per seed."""
         ...
 
-    def advance(self, latents: Tensor, embeddings: Tensor, start: int, stop: int) -> Tensor:
+    def advance(self, latents: Tensor, embeddings: Tensor, start: int, stop: int, *, guided: bool = True) -> Tensor:
         """Sampler steps `start` up to, without, `stop`; no gradient."""
         ...
 

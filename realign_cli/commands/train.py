@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 _METHOD, _OPTIMISER, _RUN = "Method", "Optimiser", "Run"
 _INDIFFERENT = ("max_train_steps", "gradient_checkpointing", "checkpointing_steps", "sampling_steps")
+_SHAPES = 4096  # pictures of --data shapes
 _PATIENCE = 5  # optimiser steps in a row without a finite gradient
 
 
@@ -123,7 +125,7 @@ def train(
     realign generate --prompts prompts.txt --model runs/coarse --out coarse/
     """
     from realign_cli import presets
-    from realign_cli.plumbing.console import Verbosity
+    from realign_cli.plumbing.console import Verbosity, console, plain
     from realign_cli.registry import Models
 
     Verbosity(options.quiet, options.verbose).apply()
@@ -144,13 +146,15 @@ def train(
     models = Models(preset, options.device)
     training = models.training
     weights = _weights(training.reward)
-    captions = _captions(data, quiet=options.quiet)
+    captions = _captions(data)
 
     from realign_cli.plumbing.checkpoint import require_space  # takes seconds, and what is wrong above is known by now
     from realign_cli.plumbing.fit import Schedule, accelerate, fit, start
     from realign_cli.stages.train import RewardFeedback
 
     accelerator = accelerate(out, options.device == "cpu", training.mixed_precision, report_to)
+    if accelerator.is_main_process and not options.quiet:
+        console.print(plain(f"{len(captions.prompts)} prompts from {captions.note}"), soft_wrap=True)
     micro_batches = _micro_batches(training, accelerator.num_processes)
     rewards = {name: _reward(models, name, training.estimator) for name in weights}
     trainee = models.trainee(
@@ -163,23 +167,20 @@ def train(
     config = _config(models, captions, training, weights, seed)
     require_space(out, _checkpoint_bytes(trainee, training.ema > 0))
     resume = start(accelerator, out, config, resume_from_checkpoint, overwrite=overwrite)
-    method = RewardFeedback(
-        models,
+    feedback = _feedback(training, weights, micro_batches, seed)
+    size = preset.section("generator")["size"]
+    examples = _examples(
+        accelerator,
         trainee,
+        captions,
         rewards,
-        _feedback(training, weights, micro_batches, seed),
-        captions.prompts,
-        _examples(
-            accelerator,
-            trainee,
-            captions,
-            preset.section("generator")["size"],
-            training,
-            seed,
-            out,
-            quiet=options.quiet,
-        ),
+        feedback,
+        training.pretraining_images,
+        size,
+        out,
+        quiet=options.quiet,
     )
+    method = RewardFeedback(models, trainee, rewards, feedback, captions.prompts, examples)
     schedule = Schedule(
         steps=training.max_train_steps,
         micro_batches=micro_batches,
@@ -211,17 +212,23 @@ def _weights(text: str) -> dict[str, float]:
     return weights
 
 
-def _captions(data: str, *, quiet: bool) -> Captions:
+def _captions(data: str) -> Captions:
     from realign_cli.plumbing.captions import Captions, read_captions
-    from realign_cli.plumbing.console import console, plain
-    from realign_cli.tinyworld.scenes import training_prompts
 
-    if data == "shapes":
-        return Captions(training_prompts(), "shapes: captions of rendered scenes, of no held-out combination")
-    captions = read_captions(data)
-    if not quiet:
-        console.print(plain(f"{len(captions.prompts)} prompts from {captions.note}"), soft_wrap=True)
-    return captions
+    if data != "shapes":
+        return read_captions(data)
+
+    from PIL import Image
+
+    from realign_cli.tinyworld import scenes
+
+    def picture(scene: scenes.Scene) -> Callable[[], Image.Image]:
+        return lambda: Image.fromarray(scenes.render(scene))
+
+    examples = [(caption, picture(scene)) for caption, scene in scenes.careless_examples(_SHAPES)]
+    return Captions(
+        scenes.training_prompts(), "shapes: rendered scenes, of no held-out combination, carelessly captioned", examples
+    )
 
 
 def _micro_batches(training: Training, processes: int) -> int:
@@ -236,8 +243,10 @@ def _micro_batches(training: Training, processes: int) -> int:
 
 
 def _reward(models: Models, name: str, estimator: str) -> Reward:
-    """The estimator is a matter of the caption reward alone: the others have a gradient of their own."""
-    return models.reward(name, estimator=estimator) if name == "caption" else models.reward(name)
+    """The estimator is a matter of the caption reward alone; weighting needs the value only, which `reinforce` has."""
+    if name != "caption":
+        return models.reward(name)
+    return models.reward(name, estimator="reinforce" if estimator == Estimator.weighted else estimator)
 
 
 def _config(
@@ -289,29 +298,38 @@ def _examples(
     accelerator: Accelerator,
     trainee: Trainee,
     captions: Captions,
+    rewards: Mapping[str, Reward],
+    feedback: Feedback,
+    count: int,
     size: int,
-    training: Training,
-    seed: int,
     out: Path,
     *,
     quiet: bool,
 ) -> Examples | None:
-    """What L_pre is taken on: real images where the data has them, else what the model draws before training."""
+    """What is denoised: real images where the data has them, else what the model draws before training."""
     import numpy as np
 
-    from realign_cli.plumbing.fit import kept_latents
-    from realign_cli.stages.train import Examples, own_latents, real_latents
+    from realign_cli.plumbing.fit import LATENTS, PENALTIES, kept
+    from realign_cli.stages.train import Examples, own_latents, penalties, real_latents
 
-    count = min(training.pretraining_images, len(captions.prompts))
+    batch_size, draw = feedback.batch_size, np.random.default_rng(feedback.seed)
+    real = captions.examples
+    known = len(real or captions.prompts)
+    count = min(count, known) if real else count
     if not count:
         return None
-    chosen = np.random.default_rng(seed).choice(len(captions.prompts), size=count, replace=False).tolist()
-    prompts = [captions.prompts[i] for i in chosen]
-    if captions.images:
-        latents = real_latents(trainee, (captions.images[i]() for i in chosen), size)
+    chosen = np.concatenate([draw.permutation(known) for _ in range(0, count, known)])[:count].tolist()
+    if real:
+        prompts = [real[i][0] for i in chosen]
+        latents = real_latents(trainee, (real[i][1]() for i in chosen), size)
     else:
-        latents = own_latents(trainee, prompts, training.batch_size, seed)
-    return Examples(kept_latents(accelerator, out, latents, count, quiet=quiet), prompts)
+        prompts = [captions.prompts[i] for i in chosen]
+        latents = own_latents(trainee, prompts, batch_size, feedback.seed)
+    examples = Examples(kept(accelerator, out / LATENTS, "examples", latents, count, quiet=quiet), prompts)
+    if not feedback.weighted:
+        return examples
+    judged = penalties(trainee, rewards, feedback.rewards, examples, batch_size, feedback.seed)
+    return replace(examples, penalties=kept(accelerator, out / PENALTIES, "rewards", judged, count, quiet=quiet))
 
 
 def _report(options: Common, out: Path, config: Mapping[str, Any], steps: int) -> None:

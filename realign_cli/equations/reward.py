@@ -44,9 +44,12 @@ def score_function(rewards: Tensor, log_likelihoods: Tensor) -> Tensor:
     return rewards.detach().mean(-1) + surrogate - surrogate.detach()
 
 
-def reward_weight(reward: Tensor, margin: float, temperature: float) -> Tensor:
-    """exp(-ReLU(margin - R) / temperature), in (0, 1]: how much a generated image counts as an example.
+def example_shares(penalties: Tensor, temperature: float) -> Tensor:
+    """How often each of N examples is drawn for reward-weighted denoising: positive, (N,), adding up to 1.
 
-    The weight of reward-weighted regression (Peters and Schaal 2007), used on text-to-image models by Lee et al. 2023.
+    Proportional to exp(-penalty / (temperature * s)), the weight of reward-weighted regression (Peters and Schaal
+    2007), used on text-to-image models by Lee et al. 2023. s is the standard deviation of the penalties, so that
+    rewards of different scale, such as the cosines of CLIP and of captions, are equally selective at one temperature.
     """
-    return (-hinge(reward, margin) / temperature).exp().detach()
+    spread = penalties.double().std(correction=0)
+    return (-penalties.double() / (temperature * spread.clamp(min=1e-12))).softmax(0)

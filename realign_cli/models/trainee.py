@@ -77,9 +77,10 @@ class Trainee:
         return torch.stack([self._generator.noise(seed) for seed in seeds])
 
     @torch.no_grad()
-    def advance(self, latents: Tensor, embeddings: Tensor, start: int, stop: int) -> Tensor:
+    def advance(self, latents: Tensor, embeddings: Tensor, start: int, stop: int, *, guided: bool = True) -> Tensor:
+        predict = self._guided if guided else self._conditional
         for t in self._scheduler.timesteps[start:stop]:
-            predicted = self._guided(latents, embeddings, t)
+            predicted = predict(latents, embeddings, t)
             latents = self._scheduler.step(predicted, t, latents).prev_sample
         return latents
 
@@ -102,7 +103,7 @@ class Trainee:
         length = self._scheduler.config.num_train_timesteps
         t = torch.randint(0, length, (len(latents),), generator=generator).to(latents.device)
         noise = torch.randn(latents.shape, generator=generator).to(latents)
-        predicted = self.unet(self._scheduler.add_noise(latents, noise, t), t, embeddings).sample
+        predicted = self._conditional(self._scheduler.add_noise(latents, noise, t), embeddings, t)
         return F.mse_loss(predicted.float(), noise.float(), reduction="none").mean((1, 2, 3))
 
     def generate(self, requests: Sequence[Request]) -> list[Image]:
@@ -133,13 +134,16 @@ class Trainee:
                 self._pipeline.delete_adapters(_CHECKED)
                 self._pipeline.unet.set_adapter(_TRAINED)
 
+    def _conditional(self, latents: Tensor, embeddings: Tensor, t: Tensor) -> Tensor:
+        predicted: Tensor = self.unet(latents, t, embeddings).sample
+        return predicted
+
     def _guided(self, latents: Tensor, embeddings: Tensor, t: Tensor) -> Tensor:
-        conditional = self.unet(latents, t, embeddings).sample
+        conditional = self._conditional(latents, embeddings, t)
         if self._guidance <= 1:
             return conditional
         with torch.no_grad():
-            blank = self._generator.embed("").expand_as(embeddings)
-            unconditional = self.unet(latents, t, blank).sample
+            unconditional = self._conditional(latents, self._generator.embed("").expand_as(embeddings), t)
         return unconditional + self._guidance * (conditional - unconditional)
 
 

@@ -21,11 +21,11 @@ _HUB_KEYS = (*KEYS, "captions", "sentences")
 
 @dataclass(frozen=True)
 class Captions:
-    """Prompts to train on. `images` gives the n-th prompt's image, where there are any; `note` says what was read."""
+    """Prompts to train on, and real images with their captions, where there are any; `note` says what was read."""
 
     prompts: Sequence[str]
     note: str
-    images: Sequence[Callable[[], Image]] = ()
+    examples: Sequence[tuple[str, Callable[[], Image]]] = ()
 
 
 def read_captions(data: str) -> Captions:
@@ -93,9 +93,10 @@ def _folder(path: Path) -> Captions:
     def opener(index: int) -> Callable[[], Image]:
         return lambda: open_image(image_path(entries[index].record, entries[index].base))
 
-    images = [opener(i) for i in range(len(entries))] if with_images else []
-    note = f"{path}: key 'text'" + (", with images" if images else "")
-    return Captions([entry.record.text for entry in entries], note, images)
+    prompts = [entry.record.text for entry in entries]
+    if not with_images:
+        return Captions(prompts, f"{path}: key 'text'")
+    return Captions(prompts, f"{path}: key 'text', with images", [(p, opener(i)) for i, p in enumerate(prompts)])
 
 
 def _hub(name: str) -> Captions:

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # What lies in the folder of a run beside its checkpoints and the trained model.
-LOG, SAMPLES, CARD, CURVES, LATENTS = "log.jsonl", "samples", "README.md", "curves.png", "pretraining.safetensors"
+LOG, SAMPLES, CARD, CURVES = "log.jsonl", "samples", "README.md", "curves.png"
+LATENTS, PENALTIES = "examples.safetensors", "penalties.safetensors"
 
 
 class Loss(Protocol):
@@ -123,24 +124,25 @@ def start(
 def _clear(out: Path) -> None:
     """Delete what an earlier run left in its folder, and nothing else."""
     checkpoint.clear(out)
-    for name in (LOG, CARD, CURVES, LATENTS):
+    for name in (LOG, CARD, CURVES, LATENTS, PENALTIES):
         (out / name).unlink(missing_ok=True)
     for sheet in (out / SAMPLES).glob("[0-9]*.png"):
         sheet.unlink()
 
 
-def kept_latents(accelerator: Accelerator, out: Path, batches: Iterable[Tensor], count: int, *, quiet: bool) -> Tensor:
-    """The `count` latents that `batches` yields, computed once and kept in `out`."""
-    path = out / LATENTS
+def kept(
+    accelerator: Accelerator, path: Path, what: str, batches: Iterable[Tensor], count: int, *, quiet: bool
+) -> Tensor:
+    """The `count` rows that `batches` yields, computed once and kept in `path`; `what` they are is for the screen."""
     if accelerator.is_main_process and not path.exists():
         parts = []
-        with progress("images for L_pre", count, quiet=quiet) as advance:
+        with progress(what, count, quiet=quiet) as advance:
             for batch in batches:
                 parts.append(batch.cpu())
                 advance(len(batch))
-        atomic.write_bytes(path, save({"latents": torch.cat(parts)}))
+        atomic.write_bytes(path, save({"rows": torch.cat(parts)}))
     accelerator.wait_for_everyone()
-    return load_file(path)["latents"]
+    return load_file(path)["rows"]
 
 
 def fit(

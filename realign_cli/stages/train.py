@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from realign_cli.equations.collapse import appearance, collapsed
-from realign_cli.equations.reward import hinge, reward_weight
+from realign_cli.equations.reward import example_shares, hinge
 from realign_cli.errors import UsageError
 from realign_cli.roles import Models, Request, Reward, Trainee
 from realign_cli.stages.caption_reward import captions
@@ -39,7 +39,7 @@ class Feedback:
     rewards: Mapping[str, float]  # the weight of each
     weighted: bool  # reward-weighted denoising; else the rewards' gradients go through the image
     scale: float  # lambda
-    temperature: float  # of the weights of reward-weighted denoising, in units of reward
+    temperature: float  # of reward-weighted denoising, in standard deviations of the penalty
     first_step: int  # of the sampler, at which a reward term may be taken, counted from 0
     last_step: int
     terms: int  # reward terms per rollout
@@ -51,10 +51,11 @@ class Feedback:
 
 @dataclass(frozen=True)
 class Examples:
-    """Clean latents (N, C, h, w) and their prompts, for L_pre."""
+    """Clean latents (N, C, h, w) and their prompts, for L_pre; with penalties (N,), for reward-weighted denoising."""
 
     latents: Tensor
     prompts: Sequence[str]
+    penalties: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class RewardFeedback:
     """The terms of Eq. 5, micro-batch by micro-batch; without `examples` there is no L_pre.
 
     Raises:
-        UsageError: fewer sampler steps to choose from than reward terms to take, or no such steps.
+        UsageError: fewer sampler steps to choose from than reward terms to take, or no such steps; nothing to weight.
     """
 
     def __init__(
@@ -84,8 +85,10 @@ class RewardFeedback:
         first, last = feedback.first_step, feedback.last_step
         if not 0 <= first <= last < trainee.steps:
             raise UsageError(f"train.first_step {first} and last_step {last} must lie in 0..{trainee.steps - 1}")
-        if not feedback.weighted and feedback.terms > last - first + 1:
+        if feedback.terms > last - first + 1:
             raise UsageError(f"{feedback.terms} terms per rollout, but only {last - first + 1} steps to take them at")
+        if feedback.weighted and (examples is None or examples.penalties is None):
+            raise UsageError("train.pretraining_images is 0, and reward-weighted denoising learns from such images")
         self._models, self._trainee, self._rewards, self._feedback = models, trainee, rewards, feedback
         self._prompts, self._examples = prompts, examples
 
@@ -115,13 +118,16 @@ class RewardFeedback:
         Each graph can be walked back and freed before the next is built. Consume them in order: a rollout goes on from
         one reward term to the next.
         """
-        feedback = self._feedback
+        feedback, examples = self._feedback, self._examples
         draw = np.random.default_rng([feedback.seed, step, index])
-        by_turns = feedback.combine == "alternate" and self._examples is not None
+        if feedback.weighted and examples is not None:
+            yield self._denoising_term("reward", examples, draw, self._shares)
+            return
+        by_turns = feedback.combine == "alternate" and examples is not None
         if not by_turns or step % 2 == 0:
             yield from self._reward_terms(self._next_prompts(step, index), draw)
-        if self._examples is not None and (not by_turns or step % 2 == 1):
-            yield self._pretraining_term(self._examples, draw)
+        if examples is not None and (not by_turns or step % 2 == 1):
+            yield self._denoising_term("pretraining", examples, draw)
 
     def _next_prompts(self, step: int, index: int) -> list[str]:
         """The micro-batch's part of the prompts, which are gone through in a new order each time."""
@@ -133,27 +139,30 @@ class RewardFeedback:
             chosen.append(self._prompts[_order(count, feedback.seed, epoch)[place]])
         return chosen
 
-    def _pretraining_term(self, examples: Examples, draw: np.random.Generator) -> Callable[[], Loss]:
+    @cached_property
+    def _shares(self) -> NDArray[np.float64]:
+        assert self._examples is not None and self._examples.penalties is not None
+        return example_shares(self._examples.penalties, self._feedback.temperature).numpy()
+
+    def _denoising_term(
+        self, name: str, examples: Examples, draw: np.random.Generator, shares: NDArray[np.float64] | None = None
+    ) -> Callable[[], Loss]:
+        """The loss of diffusion training: L_pre, or with `shares` reward-weighted denoising (Lee et al. 2023)."""
+
         def term() -> Loss:
-            chosen = draw.integers(len(examples.prompts), size=self._feedback.batch_size)
+            chosen = draw.choice(len(examples.prompts), size=self._feedback.batch_size, p=shares)
             embeddings = self._trainee.embed([examples.prompts[i] for i in chosen])
             latents = examples.latents[torch.from_numpy(chosen)].to(embeddings)
             value = self._trainee.denoising_loss(latents, embeddings, int(draw.integers(2**62))).mean()
-            return Loss(value, {"loss/pretraining": value.item()})
+            return Loss(value, {f"loss/{name}": value.item()})
 
         return term
 
     def _reward_terms(self, prompts: Sequence[str], draw: np.random.Generator) -> Iterator[Callable[[], Loss]]:
-        embeddings = self._trainee.embed(prompts)
-        latents = self._trainee.noise(draw.integers(2**62, size=len(prompts)).tolist())
-        terms = self._weighted_terms if self._feedback.weighted else self._pixel_terms
-        yield from terms(prompts, embeddings, latents, draw)
-
-    def _pixel_terms(
-        self, prompts: Sequence[str], embeddings: Tensor, latents: Tensor, draw: np.random.Generator
-    ) -> Iterator[Callable[[], Loss]]:
         """Eq. 5 as in ImageReward: to a random late step without gradient, from there to x_0' in one step with it."""
         feedback, at = self._feedback, 0
+        embeddings = self._trainee.embed(prompts)
+        latents = self._trainee.noise(draw.integers(2**62, size=len(prompts)).tolist())
         steps = np.arange(feedback.first_step, feedback.last_step + 1)
         for step in sorted(draw.choice(steps, size=feedback.terms, replace=False).tolist()):
             latents = self._trainee.advance(latents, embeddings, at, step)
@@ -161,48 +170,37 @@ class RewardFeedback:
 
             def term(latents: Tensor = latents, step: int = step, seed: int = int(draw.integers(2**62))) -> Loss:
                 pixels = self._trainee.decode(self._trainee.clean(latents, embeddings, step))
-                penalty, log = self._penalty(pixels, prompts, seed)
+                penalty, log = penalise(self._rewards, feedback.rewards, pixels, prompts, seed)
                 value = feedback.scale * penalty.mean()
-                return Loss(value / feedback.terms, log | {"loss/reward": value.item()})
+                exact = captions(self._models, pictures(pixels), prompts)
+                log |= {"loss/reward": value.item(), "caption_reward": float(np.mean([c.reward for c in exact]))}
+                return Loss(value / feedback.terms, log)
 
             yield term
 
-    def _weighted_terms(
-        self, prompts: Sequence[str], embeddings: Tensor, latents: Tensor, draw: np.random.Generator
-    ) -> Iterator[Callable[[], Loss]]:
-        """Reward-weighted denoising (Lee et al. 2023) of the model's own images: no gradient through the reward."""
-        feedback = self._feedback
-        latents = self._trainee.advance(latents, embeddings, 0, self._trainee.steps)
-        with torch.no_grad():
-            penalty, log = self._penalty(self._trainee.decode(latents), prompts, int(draw.integers(2**62)))
-        weight = reward_weight(-penalty, 0.0, feedback.temperature)
-        for seed in draw.integers(2**62, size=feedback.terms).tolist():
 
-            def term(seed: int = seed) -> Loss:
-                error = self._trainee.denoising_loss(latents, embeddings, seed)
-                value = feedback.scale * (weight * error).mean()
-                return Loss(value / feedback.terms, log | {"loss/reward": value.item(), "weight": weight.mean().item()})
-
-            yield term
-
-    def _penalty(self, pixels: Tensor, prompts: Sequence[str], seed: int) -> tuple[Tensor, dict[str, float]]:
-        """The weighted sum of the rewards' hinges (B,); logs each reward and, always, the exact Eq. 4."""
-        penalty, log = pixels.new_zeros(len(prompts)), {}
-        for name, weight in self._feedback.rewards.items():
-            reward = self._rewards[name](pixels, prompts, seed)
-            penalty = penalty + weight * hinge(reward, self._rewards[name].margin)
-            log[f"reward/{name}"] = reward.mean().item()
-        exact = captions(self._models, pictures(pixels), prompts)
-        log["caption_reward"] = float(np.mean([caption.reward for caption in exact]))
-        return penalty, log
+def penalise(
+    rewards: Mapping[str, Reward], weights: Mapping[str, float], pixels: Tensor, prompts: Sequence[str], seed: int
+) -> tuple[Tensor, dict[str, float]]:
+    """The weighted sum of the rewards' hinges (B,), and each mean reward for the log."""
+    penalty, log = pixels.new_zeros(len(prompts)), {}
+    for name, weight in weights.items():
+        reward = rewards[name](pixels, prompts, seed)
+        penalty = penalty + weight * hinge(reward, rewards[name].margin)
+        log[f"reward/{name}"] = reward.mean().item()
+    return penalty, log
 
 
 def own_latents(trainee: Trainee, prompts: Sequence[str], batch_size: int, seed: int) -> Iterator[Tensor]:
-    """Images of the model as it is, batch by batch: what L_pre holds it to where there are no real images."""
+    """Images of the model as it is, batch by batch, where there are no real images.
+
+    Without guidance: the denoising loss teaches the prediction that guidance starts from, and what is drawn with
+    guidance would be guided twice.
+    """
     seeds = np.random.default_rng(seed).integers(2**62, size=len(prompts)).tolist()
     for i in range(0, len(prompts), batch_size):
         noise = trainee.noise(seeds[i : i + batch_size])
-        yield trainee.advance(noise, trainee.embed(prompts[i : i + batch_size]), 0, trainee.steps)
+        yield trainee.advance(noise, trainee.embed(prompts[i : i + batch_size]), 0, trainee.steps, guided=False)
 
 
 def real_latents(trainee: Trainee, images: Iterable[Image.Image], size: int) -> Iterator[Tensor]:
@@ -210,6 +208,21 @@ def real_latents(trainee: Trainee, images: Iterable[Image.Image], size: int) -> 
     for image in images:
         pixels = np.asarray(ImageOps.fit(image, (size, size)), dtype=np.float32) / 255
         yield trainee.encode(torch.from_numpy(pixels).permute(2, 0, 1)[None])
+
+
+@torch.no_grad()
+def penalties(
+    trainee: Trainee,
+    rewards: Mapping[str, Reward],
+    weights: Mapping[str, float],
+    examples: Examples,
+    batch_size: int,
+    seed: int,
+) -> Iterator[Tensor]:
+    """What the rewards make of each example, batch by batch."""
+    for i in range(0, len(examples.prompts), batch_size):
+        pixels = trainee.decode(examples.latents[i : i + batch_size])
+        yield penalise(rewards, weights, pixels, examples.prompts[i : i + batch_size], seed + i)[0]
 
 
 @cache

@@ -12,7 +12,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations, product
+from itertools import combinations, islice, product
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -31,6 +31,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 SHAPES = ("circle", "square", "triangle", "cross", "ring")
 GROUNDS: dict[str, tuple[int, int, int]] = {"white": (244, 244, 244), "grey": (128, 128, 128), "black": (16, 16, 16)}
 RELATIONS = ("left of", "right of", "above", "below")
+SWAP, DROP = 0.4, 0.08  # how careless the captions are that the generator learns from, see `corrupt`
 HELD_OUT_PAIRS = frozenset({("purple", "cross"), ("cyan", "triangle")})
 
 _SUPERSAMPLE = 4
@@ -107,6 +108,13 @@ def held_out_prompts() -> list[str]:
 def training_prompts() -> list[str]:
     """Every two-object prompt "a ... and a ..." in combinations that models are trained on, in a fixed order."""
     return _two_object_prompts(held_out=False)
+
+
+def careless_examples(count: int) -> list[tuple[str, Scene]]:
+    """Training scenes of two things, in a fixed order, with captions as careless as the generator's own were."""
+    drawn = (scene for scene in scenes(51, count=2) if scene.relation is None)
+    rng = np.random.default_rng(52)
+    return [(corrupt(scene, rng, swap=SWAP, drop=DROP), scene) for scene in islice(drawn, count)]
 
 
 def _two_object_prompts(*, held_out: bool) -> list[str]:

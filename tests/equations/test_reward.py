@@ -1,9 +1,11 @@
+import math
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from realign_cli.equations.reward import caption_reward, hinge, leave_one_out, reward_weight, score_function
+from realign_cli.equations.reward import caption_reward, example_shares, hinge, leave_one_out, score_function
 
 
 def test_hand_worked():
@@ -68,7 +70,18 @@ def test_score_function_is_unbiased():
     torch.testing.assert_close(expected, exact)
 
 
-def test_a_reward_of_the_margin_counts_in_full():
-    weight = reward_weight(torch.tensor([1.2, 1.0, 0.9, 0.5], requires_grad=True), margin=1.0, temperature=0.1)
-    torch.testing.assert_close(weight, torch.exp(torch.tensor([0.0, 0.0, -1.0, -5.0])))
-    assert not weight.requires_grad
+def test_examples_are_drawn_by_their_penalty_in_standard_deviations():
+    penalties = torch.tensor([0.0, 0.0, 2.0, 2.0])  # of standard deviation 1
+    shares = example_shares(penalties, temperature=0.5)
+    few = math.exp(-4)
+    torch.testing.assert_close(shares, torch.tensor([1, 1, few, few], dtype=torch.float64) / (2 + 2 * few))
+
+
+@given(st.floats(0.01, 100), st.floats(-50, 50))
+def test_shares_do_not_depend_on_the_scale_of_a_reward(scale: float, shift: float):
+    penalties = torch.tensor([0.1, 0.7, 0.2, 0.9], dtype=torch.float64)
+    torch.testing.assert_close(example_shares(penalties * scale + shift, 0.3), example_shares(penalties, 0.3))
+
+
+def test_equal_penalties_are_equal_shares():
+    torch.testing.assert_close(example_shares(torch.full((4,), 0.3), 0.1), torch.full((4,), 0.25, dtype=torch.float64))

@@ -49,6 +49,13 @@ def test_its_steps_are_those_of_the_generator(guidance: float):
     assert np.abs(pixels - np.stack([np.asarray(image) for image in images])).max() <= 1
 
 
+def test_guidance_can_be_left_out():
+    trainee, plain = opened(0, guidance=3.0), opened(0, guidance=1.0)
+    embeddings, noise = trainee.embed(PROMPTS), trainee.noise([0, 1])
+    assert torch.equal(trainee.advance(noise, embeddings, 0, 4, guided=False), plain.advance(noise, embeddings, 0, 4))
+    assert not torch.equal(trainee.advance(noise, embeddings, 0, 4), plain.advance(noise, embeddings, 0, 4))
+
+
 def test_the_last_clean_image_is_the_image():
     """At the last step x_0' is all that is left of the way; before it, it is not."""
     trainee = opened(0)

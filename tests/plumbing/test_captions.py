@@ -31,7 +31,7 @@ def test_json_lines_say_which_key_was_used(tmp_path: Path, key: str):
 def test_coco(tmp_path: Path):
     (tmp_path / "captions_train2014.json").write_text(json.dumps(COCO))
     captions = read_captions(str(tmp_path / "captions_train2014.json"))
-    assert list(captions.prompts) == ["A cat.", "A red cat."] and not captions.images
+    assert list(captions.prompts) == ["A cat.", "A red cat."] and not captions.examples
 
 
 def test_a_folder_of_records_brings_its_images(tmp_path: Path):
@@ -39,7 +39,7 @@ def test_a_folder_of_records_brings_its_images(tmp_path: Path):
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "red", "id": "0"}\n')
     captions = read_captions(str(tmp_path))
     assert list(captions.prompts) == ["red"]
-    assert captions.images[0]().getpixel((0, 0)) == (255, 0, 0)
+    assert captions.examples[0][1]().getpixel((0, 0)) == (255, 0, 0)
 
 
 @pytest.mark.parametrize(

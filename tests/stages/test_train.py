@@ -12,7 +12,8 @@ from PIL import Image
 from realign_cli import presets
 from realign_cli.errors import UsageError
 from realign_cli.registry import Models
-from realign_cli.stages.train import Examples, Feedback, RewardFeedback, own_latents, real_latents
+from realign_cli.stages.train import Examples, Feedback, RewardFeedback, own_latents, penalties, real_latents
+from realign_cli.tinyworld import scenes
 
 FEEDBACK = Feedback(
     rewards={"caption": 1.0},
@@ -58,8 +59,7 @@ def method(models: Models, feedback: Feedback = FEEDBACK, examples: Examples | N
     trainee = models.trainee(steps=4, guidance=1.0, rank=4, checkpointing=False, seed=0)
     rewards = {}
     for name in feedback.rewards:
-        own = name == "caption" and {"estimator": "weighted" if feedback.weighted else "reinforce"}
-        rewards[name] = models.reward(name, **(own or {}))
+        rewards[name] = models.reward(name)
     return RewardFeedback(models, trainee, rewards, feedback, PROMPTS, examples)
 
 
@@ -94,14 +94,11 @@ def test_prompts_come_in_turn_each_time_in_another_order(models: Models):
     assert any(a != b for a, b in pairwise(epochs))
 
 
-@pytest.mark.parametrize("weighted", [False, True])
-def test_terms_of_one_rollout_share_one_loss(models: Models, weighted: bool):
-    feedback = replace(FEEDBACK, terms=3, weighted=weighted)
-    parts = values(method(models, feedback), 0, 0)
+def test_terms_of_one_rollout_share_one_loss(models: Models):
+    parts = values(method(models, replace(FEEDBACK, terms=3)), 0, 0)
     assert len(parts) == 3
     assert [loss for loss, _ in parts] == pytest.approx([log["loss/reward"] / 3 for _, log in parts])
-    rewards = [log["caption_reward"] for _, log in parts]
-    assert len(set(rewards)) == (1 if weighted else 3)  # of one image at the end, or of three on the way
+    assert len({log["caption_reward"] for _, log in parts}) == 3  # of three images on the way
 
 
 def test_the_way_goes_on_between_terms(models: Models):
@@ -135,13 +132,40 @@ def test_rewards_are_combined_by_weight(models: Models):
     assert loss == pytest.approx(0.5 * (1 - log["reward/clip"]) + 2 * (1 - log["reward/blip"]), rel=1e-4)
 
 
-def test_weighted_follows_the_reward_without_its_gradient(models: Models):
-    made = method(models, replace(FEEDBACK, weighted=True, temperature=1e6, scale=1.0))
-    ((loss, log),) = values(made, 0, 0)
-    assert log["weight"] == pytest.approx(1.0, abs=1e-4)
-    strict = method(models, replace(FEEDBACK, weighted=True, temperature=1e-6, scale=1.0))
-    ((loss, log),) = values(strict, 0, 0)
-    assert log["weight"] == pytest.approx(loss, abs=1e-6) == 0 or log["caption_reward"] > 0.99
+def test_weighted_draws_examples_by_their_reward(models: Models, examples: Examples):
+    """The second of three examples has all the weight, and every draw is of it; at a high temperature all are drawn."""
+    judged = replace(examples, penalties=torch.tensor([0.9, 0.0, 0.7]))
+    only = replace(examples, latents=examples.latents[1:2], prompts=PROMPTS[1:2], penalties=torch.tensor([0.0]))
+    cold = replace(FEEDBACK, weighted=True, temperature=1e-3)
+    assert values(method(models, cold, judged), 0, 0) == values(method(models, cold, only), 0, 0)
+    hot = replace(FEEDBACK, weighted=True, temperature=1e6)
+    assert values(method(models, hot, judged), 0, 0) != values(method(models, hot, only), 0, 0)
+
+
+def test_weighted_survives_penalties_far_above_the_temperature(models: Models, examples: Examples):
+    judged = replace(examples, penalties=torch.tensor([500.0, 501.0, 502.0]))
+    ((loss, _),) = values(method(models, replace(FEEDBACK, weighted=True, temperature=0.1), judged), 0, 0)
+    assert 0 < loss < 10
+
+
+def test_weighted_without_examples_says_what_is_missing(models: Models):
+    with pytest.raises(UsageError, match=r"train.pretraining_images is 0"):
+        method(models, replace(FEEDBACK, weighted=True))
+
+
+def test_penalties_tell_a_true_caption_from_a_wrong_one(models: Models):
+    """Two rendered scenes with their captions, and with each other's."""
+    trainee = models.trainee(steps=4, guidance=1.0, rank=4, checkpointing=False, seed=0)
+    drawn = [next(scenes.scenes(seed, count=2)) for seed in (1, 2)]
+    pictures = [Image.fromarray(scenes.render(scene)) for scene in drawn]
+    latents = torch.cat(list(real_latents(trainee, pictures, 64)))
+    captions = [scene.caption for scene in drawn]
+    reward = {"caption": models.reward("caption", estimator="reinforce")}
+
+    def judged(prompts: list[str]) -> torch.Tensor:
+        return torch.cat(list(penalties(trainee, reward, {"caption": 1.0}, Examples(latents, prompts), 2, 0)))
+
+    assert judged(captions).max() < 0.2 < 0.4 < judged(captions[::-1]).min()
 
 
 def test_steps_that_do_not_exist(models: Models):

@@ -1,6 +1,6 @@
 """The denoising U-Net, and with the autoencoder and the text encoder the whole `StableDiffusionPipeline`.
 
-Captions are corrupted (`SWAP`, `DROP`) as web captions are: what the model then gets wrong about which colour belongs
+Captions are corrupted (`scenes.corrupt`) as web captions are: what the model then gets wrong about which colour belongs
 to which shape is misalignment learned from its data, the thing that realignment is meant to repair.
 """
 
@@ -25,7 +25,6 @@ from realign_cli.tinyworld.train.fit import fit
 from realign_cli.tinyworld.train.publish import publish
 from realign_cli.tinyworld.train.vae import CROP_STEPS, FULL_STEPS, to_pixels
 
-SWAP, DROP = 0.4, 0.08
 SCENES = 40_000
 STEPS = 4800
 _BATCH = 32  # of each process
@@ -92,7 +91,7 @@ def main(work: Path) -> None:
         rng = np.random.default_rng([step, rank, 4])
         generator = torch.Generator().manual_seed(step * 64 + rank)
         chosen = rng.integers(SCENES, size=_BATCH)
-        captions = [scenes.corrupt(drawn[i], rng, swap=SWAP, drop=DROP) for i in chosen]
+        captions = [scenes.corrupt(drawn[i], rng, swap=scenes.SWAP, drop=scenes.DROP) for i in chosen]
         captions = ["" if rng.random() < _BLANK else caption for caption in captions]
         ids = words(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
         with torch.no_grad():
@@ -139,7 +138,8 @@ def card(made: StableDiffusionPipeline, minutes: str) -> dict[str, str]:
     millions = {name: sum(p.numel() for p in getattr(made, name).parameters()) / 1e6 for name in _PARTS}
     return {
         "model": "StableDiffusionPipeline: " + ", ".join(f"{name} {size:.2f} M" for name, size in millions.items()),
-        "trained on": f"{SCENES} scenes, captions with colours swapped ({SWAP:.0%}) or one dropped ({DROP:.0%}); "
+        "trained on": f"{SCENES} scenes, captions with colours swapped ({scenes.SWAP:.0%}) or one dropped "
+        f"({scenes.DROP:.0%}); "
         f"never pairs {sorted(scenes.HELD_OUT_PAIRS)} nor held-out combinations",
         "steps": f"vae {CROP_STEPS} on crops and {FULL_STEPS} on scenes, unet {STEPS}",
         "minutes": minutes,
