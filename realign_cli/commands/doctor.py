@@ -91,12 +91,18 @@ def _memory(preset: Preset) -> Iterator[Finding]:
         return
     yield machine.Finding("GPU", f"{gpu[0]}, {gpu[1]:.1f} GB")
     for command, sections in _HELD.items():
-        held = {preset.sections[name].get("checkpoint") for name in sections if name in preset.sections}
-        needed = sum(checkpoint.loaded for checkpoint in preset.checkpoints if checkpoint.name in held)
-        short = needed > gpu[1]
-        remedy = "a larger GPU, or --set generator.cpu_offload=true" if short else ""
+        held = [found for name in sections if (found := _published(preset, name))]
+        needed = sum(checkpoint.loaded for checkpoint in dict.fromkeys(held))
+        if command == "train" and (trained := _published(preset, "generator")):
+            needed += trained.loaded  # what is trained is float32, and not half
+        offload = ", or --set generator.cpu_offload=true" if command in ("generate", "refine") else ""
+        remedy = f"use a larger GPU{offload}" if needed > gpu[1] else ""
         if needed:
             yield machine.Finding(f"memory of {command}", f"{needed:.1f} GB of weights", remedy)
+
+
+def _published(preset: Preset, section: str) -> Checkpoint | None:
+    return preset.checkpoint(preset.sections.get(section, {}).get("checkpoint", ""))
 
 
 def _checkpoints(used: list[Checkpoint], missing: list[Checkpoint], name: str) -> Finding:
