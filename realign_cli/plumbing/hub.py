@@ -11,7 +11,7 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
-from huggingface_hub.utils import disable_progress_bars, logging
+from huggingface_hub.utils import disable_progress_bars, logging  # type: ignore[attr-defined]
 
 from realign_cli.errors import RealignError
 from realign_cli.plumbing import atomic
@@ -37,7 +37,7 @@ def fetch(name: str, revision: str, patterns: Sequence[str], *, quiet: bool) -> 
     logging.disable_propagation()  # its warnings have a handler of their own
     if quiet:
         disable_progress_bars()
-        logging.set_verbosity_error()
+        logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:
         snapshot = Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns)))
         found = HfApi().verify_repo_checksums(name, revision=snapshot.name)
