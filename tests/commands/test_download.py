@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import torch
 from hub_server import COMMIT, HubServer
 from safetensors.torch import load_file
 
+from realign_cli import presets
 from realign_cli.models.ram import RamTagger
 from realign_cli.tinyworld.train.publish import WEIGHTS
 
@@ -46,9 +48,44 @@ threshold = 0.0
 """
 
 
-def checkpoint(name: str, revision: str, patterns: str) -> str:
-    sizes = 'gigabytes = 0.1\nloaded = 0.1\nlicence = "Apache-2.0"'
-    return f'\n[[checkpoints]]\nname = "{name}"\nrevision = "{revision}"\npatterns = [{patterns}]\n{sizes}\n'
+# What lies in the published repository beside the files that are used.
+DECOYS = (
+    "README.md",
+    "v1-5-pruned.ckpt",
+    "v1-5-pruned-emaonly.safetensors",
+    "v1-inference.yaml",
+    "feature_extractor/preprocessor_config.json",
+    "safety_checker/config.json",
+    "safety_checker/model.safetensors",
+    "safety_checker/pytorch_model.bin",
+    "text_encoder/model.fp16.safetensors",
+    "text_encoder/pytorch_model.bin",
+    "unet/diffusion_pytorch_model.bin",
+    "unet/diffusion_pytorch_model.fp16.safetensors",
+    "unet/diffusion_pytorch_model.non_ema.safetensors",
+    "vae/diffusion_pytorch_model.fp16.safetensors",
+)
+
+
+def checkpoint(name: str, revision: str, published: str) -> str:
+    """An entry with the patterns that preset sd15 has for a published checkpoint."""
+    known = presets.load("sd15").checkpoint(published)
+    assert known is not None
+    entry = f'name = "{name}"\nrevision = "{revision}"\npatterns = {json.dumps(known.patterns)}'
+    return f'\n[[checkpoints]]\n{entry}\ngigabytes = 0.1\nloaded = 0.1\nlicence = "Apache-2.0"\n'
+
+
+def as_published(folder: Path) -> Path:
+    """The packaged generator among all that lies beside the published one."""
+    shutil.copytree(WEIGHTS / "generator", folder)
+    index = json.loads((folder / "model_index.json").read_text())
+    index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
+    index["feature_extractor"] = ["transformers", "CLIPImageProcessor"]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    for decoy in DECOYS:
+        (folder / decoy).parent.mkdir(exist_ok=True)
+        (folder / decoy).write_text("not wanted")
+    return folder
 
 
 class World:
@@ -64,9 +101,9 @@ class World:
         """A preset of these sections alone."""
         wanted = [part for part in PRESET.split("\n\n") if any(f"[{name}]" in part for name in sections)]
         text = "\n\n".join(part.strip() for part in wanted) + "\n"
-        text += checkpoint("someone/generator", COMMIT, '"*.json", "*.txt", "*/config.json", "*/*.safetensors", "t*/*"')
-        text += checkpoint("someone/captioner", "main", '"*.json", "*.txt", "model*.safetensors"')
-        text += checkpoint("someone/blip", COMMIT, '"*.json", "model.safetensors"')
+        text += checkpoint("someone/generator", COMMIT, "stable-diffusion-v1-5/stable-diffusion-v1-5")
+        text += checkpoint("someone/captioner", "main", "Salesforce/blip2-opt-2.7b")
+        text += checkpoint("someone/blip", COMMIT, "Salesforce/blip2-itm-vit-g")
         text += '\n[[checkpoints]]\nname = "fetched:ram"\ngigabytes = 0.1\nloaded = 0.1\nlicence = "Apache-2.0"\n'
         for file in sorted(self.hub.plain.iterdir()):
             digest = hashlib.sha256(file.read_bytes()).hexdigest()
@@ -107,7 +144,8 @@ def world(tmp_path: Path) -> Iterator[World]:
     windows = (config["img"] // 4 // config["win"]) ** 2
     masks = {f"{key}.attn_mask": torch.zeros(windows, tables[key] // 4 + 1, 1) for key in blocks}
     torch.save({"model": state | masks | {"text_decoder.x": torch.zeros(9)}}, plain / "ram_small.pth")
-    repos = {f"someone/{name}": WEIGHTS / name for name in ("generator", "captioner", "blip")}
+    repos = {f"someone/{name}": WEIGHTS / name for name in ("captioner", "blip")}
+    repos["someone/generator"] = as_published(tmp_path / "published")
     with HubServer(repos, plain) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
@@ -136,6 +174,7 @@ def test_everything_is_fetched_and_then_runs_without_a_network(world: World) -> 
     first, second = world.hub.asked_for("ram_small.pth")
     assert first is None and second is not None and second.startswith("bytes=")  # it went on where it broke
     asked = len(world.hub.asked)
+    assert not {name for name, _ in world.hub.asked} & {*DECOYS} - {"safety_checker/config.json"}  # a few bytes
     assert world.run("download", "--list").count("here ") == 4
     assert "all there" in world.run("download")
     assert len(world.hub.asked) == asked
