@@ -197,14 +197,17 @@ def load_ram(file: Path) -> Ram:
     read off the shapes, and the captioner that it also holds is passed over.
 
     Raises:
-        UsageError: a weight is missing, or one of the recognising parts has no place in the model.
+        UsageError: a weight is missing, or in a `.safetensors` one of the recognising parts has no place in the model.
     """
     state, config = _published(file) if file.suffix == ".pth" else _converted(file)
     model = Ram(config)
     places = {key: published_name(key) for key in model.state_dict()}
     given = {key for key in state if _NEEDED.match(key) and not _DERIVED.search(key)}
-    if given != (wanted := set(places.values())):
-        missing, unexpected = sorted(wanted - given), sorted(given - wanted)
+    wanted = set(places.values())
+    missing, unexpected = sorted(wanted - given), sorted(given - wanted)
+    if missing or (
+        unexpected and file.suffix != ".pth"
+    ):  # sizes that are read off the weights cannot disagree with them
         raise UsageError(f"{file}: not the weights of its configuration; missing {missing}, unexpected {unexpected}")
     model.load_state_dict({key: _own_part(key, state[name]).float() for key, name in places.items()})
     return model.eval()
