@@ -14,7 +14,10 @@ import typer
 from realign_cli import __version__
 from realign_cli.commands import (
     caption_reward,
+    convert,
     demo,
+    doctor,
+    download,
     eval,
     export,
     generate,
@@ -137,5 +140,12 @@ _eval = typer.Typer()
 _eval.callback(invoke_without_command=True, help=_flowing(eval.eval_))(_alone(_guarded(spread(eval.eval_), "eval")))
 _eval.command("stats", help=_flowing(eval.stats))(_guarded(spread(eval.stats), "eval stats"))
 app.add_typer(_eval, name="eval")
-for _name, _function in {"import": import_.import_, "export": export.export}.items():
+_APART = {
+    "import": import_.import_,
+    "export": export.export,
+    "download": download.download,
+    "convert": convert.convert,
+    "doctor": doctor.doctor,
+}
+for _name, _function in _APART.items():
     app.command(_name, help=_flowing(_function))(_guarded(spread(_function), _name))

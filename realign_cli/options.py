@@ -34,8 +34,8 @@ class Screen:
 
 
 @dataclass(frozen=True)
-class Common(Screen):
-    """Options of every command that uses models."""
+class Named(Screen):
+    """Options of every command that has to do with models."""
 
     preset: Annotated[
         str,
@@ -55,6 +55,12 @@ class Common(Screen):
             rich_help_panel=_MODELS,
         ),
     ] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Common(Named):
+    """Options of every command that uses models."""
+
     device: Annotated[Device, typer.Option(help="Where the models run.", rich_help_panel=_MODELS)] = Device.auto
 
 

@@ -24,6 +24,7 @@ _WEIGHTS = Path(__file__).parent / "tinyworld" / "weights"
 _PACKAGE = "package:"
 T = TypeVar("T")
 _REWARD = "reward-"
+_CONVERTERS = {"ram": "realign_cli.models.ram:convert"}
 
 
 class Models:
@@ -118,9 +119,9 @@ class Models:
             raise UsageError(
                 f"preset '{self.preset.name}' has no reward '{name}'; there are {', '.join(known)}, or module:Class"
             )
-        section = dict(self.preset.section(f"{_REWARD}{name}"))
-        adapter = section.pop("adapter", "")
-        return _import(adapter, f"[{_REWARD}{name}] adapter {adapter!r}")(self, **section, **options)
+        settings = self._located(f"{_REWARD}{name}")
+        adapter = settings.pop("adapter", "")
+        return _import(adapter, f"[{_REWARD}{name}] adapter {adapter!r}")(self, **settings, **options)
 
     def judge(self, name: str) -> roles.Judge:
         if name not in self._judges:
@@ -134,6 +135,8 @@ class Models:
             section = dict(self.preset.section(name))
             if str(section.get("checkpoint", "")).startswith(_PACKAGE):
                 section["sha256"] = _digest(section["checkpoint"].removeprefix(_PACKAGE))
+            if published := self.preset.checkpoint(section.get("checkpoint", "")):
+                section |= _identity(published)
             if trained := presets.trained_manifest(section):
                 section["trained_sha256"] = hashlib.sha256(trained.read_bytes()).hexdigest()
             described[name] = section
@@ -149,7 +152,7 @@ class Models:
             raise UsageError(f"preset '{self.preset.name}': {wrong}; presets/tiny.toml shows the keys") from None
 
     def _load(self, role: str, *, on_device: bool = True, **more: Any) -> Any:
-        options = dict(self.preset.section(role)) | more
+        options = self._located(role) | more
         adapter, checkpoint = options.pop("adapter", ""), options.pop("checkpoint", "")
         place = f"preset '{self.preset.name}': [{role}] adapter {adapter!r}"
         factory = _import(adapter, place)
@@ -157,9 +160,44 @@ class Models:
             inspect.signature(factory).bind(checkpoint, device="", **options)
         except TypeError as error:
             raise UsageError(f"{place}: {error}") from None
-        if checkpoint.startswith(_PACKAGE):
-            checkpoint = str(_packaged(checkpoint.removeprefix(_PACKAGE)))
         return factory(checkpoint, device=self.device if on_device else None, **options)
+
+    def _located(self, section: str) -> dict[str, Any]:
+        """The settings of a section, with its checkpoint as a folder or as a hub id and its revision."""
+        settings = dict(self.preset.section(section))
+        checkpoint = settings.get("checkpoint", "")
+        published = self.preset.checkpoint(checkpoint)
+        if checkpoint.startswith(_PACKAGE):
+            settings["checkpoint"] = str(_packaged(checkpoint.removeprefix(_PACKAGE)))
+        elif checkpoint.startswith(presets.FETCHED):
+            if published is None:
+                raise UsageError(f"preset '{self.preset.name}': no {checkpoint} among its checkpoints")
+            if published.missing:
+                raise RealignError(
+                    f"{published.folder}: no {published.missing[0].name}; fetch it with 'realign download --preset "
+                    f"{self.preset.name}', or use '--preset tiny', which needs no download"
+                )
+            settings["checkpoint"] = str(published.folder)
+        elif published and published.revision:
+            settings.setdefault("revision", published.revision)
+        return settings
+
+
+def convert(model: str, source: Path, target: Path) -> None:
+    """Write a published checkpoint of `model` in the form that loads fastest."""
+    _import(_CONVERTERS[model], model)(source, target)
+
+
+def _identity(checkpoint: presets.Checkpoint) -> dict[str, str]:
+    """What decides the weights of a published checkpoint: the commit, as far as it is known, or its files' sums."""
+    if checkpoint.files:
+        return {"sha256": hashlib.sha256("".join(file.sha256 for file in checkpoint.files).encode()).hexdigest()}
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    storage = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=checkpoint.name, repo_type="model")
+    branch = storage / "refs" / checkpoint.revision
+    return {"revision": branch.read_text().strip() if branch.is_file() else checkpoint.revision}
 
 
 def _import(adapter: str, place: str) -> Any:

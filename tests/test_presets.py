@@ -10,6 +10,7 @@ import pytest
 
 from realign_cli import presets
 from realign_cli.errors import UsageError
+from realign_cli.registry import Models
 
 
 def test_overrides_keep_the_type() -> None:
@@ -45,6 +46,44 @@ def test_unknown_names() -> None:
         presets.load("mine.toml")
     with pytest.raises(UsageError, match=r"preset 'tiny' has no \[upscaler\]"):
         presets.load("tiny").section("upscaler")
+
+
+def test_a_moved_checkpoint_is_found_with_a_notice(caplog: pytest.LogCaptureFixture) -> None:
+    preset = presets.load("sd15", ["generator.checkpoint=runwayml/stable-diffusion-v1-5"])
+    assert preset.section("generator")["checkpoint"] == "stable-diffusion-v1-5/stable-diffusion-v1-5"
+    assert "runwayml/stable-diffusion-v1-5 is no longer on the hub" in caplog.text
+
+
+def test_what_sd15_loads_is_listed_with_a_pin() -> None:
+    """Each checkpoint that a section names; but for one, whose commit no public text states, at a commit or by sums."""
+    preset = presets.load("sd15")
+    named = {
+        section[key] for section in preset.sections.values() for key in ("checkpoint", "tokenizer") if key in section
+    }
+    listed = {checkpoint.name for checkpoint in preset.checkpoints}
+    assert named - listed == {preset.section("scorer")["checkpoint"]} and listed <= named
+    pins = {one.name: [one.revision] if one.patterns else [f.sha256 for f in one.files] for one in preset.checkpoints}
+    assert {name for name, own in pins.items() if not all(re.fullmatch("[0-9a-f]{40,64}", pin) for pin in own)} == {
+        "Nano1337/negclip"
+    }
+    reward = preset.section("reward-imagereward")
+    assert [reward["tokenizer_revision"]] == pins[reward["tokenizer"]]
+
+
+def test_the_numbers_of_the_paper() -> None:
+    numbers = Models(presets.load("sd15")).training
+    assert (numbers.scale, numbers.steps, numbers.first_step, numbers.learning_rate) == (1e-3, 50, 30, 1e-5)
+    assert (numbers.effective_batch_size, numbers.mixed_precision, numbers.rank) == (128, "fp16", 0)
+    generator = presets.load("sd15").section("generator")
+    assert (generator["size"], generator["steps"], generator["guidance"]) == (512, 50, 7.5)
+    assert Models(presets.load("sd15")).modulation == Models(presets.load("tiny")).modulation
+
+
+def test_a_mistyped_checkpoint_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text('[[checkpoints]]\nname = "a/b"\ngigabyte = 1.0\nloaded = 1.0\nlicence = "MIT"\n')
+    with pytest.raises(UsageError, match=r"checkpoints\.0\.gigabytes: Field required; 0\.gigabyte: Unexpected"):
+        presets.load(str(file))
 
 
 def test_file_of_your_own(tmp_path: Path) -> None:

@@ -79,6 +79,31 @@ def test_packaged_weights_are_compared_with_their_sums(tmp_path: Path, monkeypat
         _ = models(tmp_path, section).scorer
 
 
+def test_what_was_not_fetched_names_the_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path))
+    sd15 = Models(presets.load("sd15"), "cpu")
+    missing = r"no ram_swin_large_14m\.pth; fetch it with 'realign download --preset sd15', or use '--preset tiny'"
+    with pytest.raises(RealignError, match=missing):
+        _ = sd15.tagger
+    with pytest.raises(UsageError, match="preset 'mine': no fetched:sam among its checkpoints"):
+        _ = models(tmp_path, '[scorer]\nadapter = "x:Y"\ncheckpoint = "fetched:sam"').scorer
+
+
+def test_a_published_checkpoint_is_known_by_its_commit_or_its_sums(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    settings = Models(presets.load("sd15"), "cpu").describe(["generator", "tagger", "negclip"])["settings"]
+    assert settings["generator"]["revision"] == "451f4fe16113bff5a5d2269ed5ad43b0592e9a14"
+    assert len(settings["tagger"]["sha256"]) == 64
+    assert settings["negclip"]["revision"] == "main"
+    refs = tmp_path / "models--Nano1337--negclip" / "refs"
+    refs.mkdir(parents=True)
+    (refs / "main").write_text("f" * 40)
+    settings = Models(presets.load("sd15"), "cpu").describe(["negclip"])["settings"]
+    assert settings["negclip"]["revision"] == "f" * 40  # what `main` was when it was fetched
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu(tmp_path: Path) -> None:
     assert Models(presets.load("tiny")).device == "cpu"

@@ -85,8 +85,6 @@ def prompts(
 
 
 def _records(name: PromptSet, file: Path | None, everything: bool) -> list[Record]:
-    from realign_cli.plumbing.cache import cache_folder
-    from realign_cli.plumbing.download import fetched
     from realign_cli.plumbing.source import read_text
     from realign_cli.records import Record
     from realign_cli.stages import prompt_sets
@@ -95,8 +93,16 @@ def _records(name: PromptSet, file: Path | None, everything: bool) -> list[Recor
         from realign_cli.tinyworld.scenes import held_out_prompts
 
         return [Record(id=f"{number:06d}", text=text) for number, text in enumerate(held_out_prompts())]
-    path = file or fetched(_PUBLISHED[name][0], cache_folder() / "prompts", _PUBLISHED[name][1])
-    text = read_text(path, member=_COCO_CAPTIONS)
+    text = read_text(file or _published(name), member=_COCO_CAPTIONS)
     if name is PromptSet.coco:
         return prompt_sets.coco(text)
     return prompt_sets.abc6k(text) if name is PromptSet.abc6k else prompt_sets.cc500(text, everything=everything)
+
+
+def _published(name: PromptSet) -> Path:
+    from realign_cli.plumbing.cache import cache_folder
+    from realign_cli.plumbing.download import fetched
+
+    url, sha256 = _PUBLISHED[name]
+    path = cache_folder() / "prompts" / url.rsplit("/", 1)[-1]
+    return fetched(url, path, sha256, remedy="fetch it elsewhere and give --from FILE")

@@ -22,6 +22,7 @@ from transformers import (
     Blip2ForConditionalGeneration,
     Blip2ForImageTextRetrieval,
     Blip2TextModelWithProjection,
+    BlipImageProcessor,
     PreTrainedModel,
 )
 from transformers.utils import logging as transformers_logging
@@ -58,6 +59,7 @@ class Blip2Captioner:
         dtype = torch.float32 if torch.device(device).type == "cpu" else torch.float16
         self.model = _load(Blip2ForConditionalGeneration, checkpoint, device, revision, dtype)
         self.tokenizer = _load_tokenizer(checkpoint, revision)
+        self._preprocessing = preprocessing(checkpoint, revision, self.model.config)
         self.max_new_tokens = max_new_tokens
         self.num_beams = num_beams
 
@@ -67,7 +69,7 @@ class Blip2Captioner:
             return []
         config = self.model.config
         ids = self.model.generate(
-            images_to_input(images, config.vision_config.image_size).to(self.model.device, self.model.dtype),
+            images_to_input(images, **self._preprocessing).to(self.model.device, self.model.dtype),
             do_sample=False,
             num_beams=self.num_beams,
             max_new_tokens=self.max_new_tokens,
@@ -125,7 +127,7 @@ class Blip2Captioner:
 
     def _image_tokens(self, pixels: Tensor) -> Tensor:
         """What the language model reads of the images, (B, Q, D)."""
-        inputs = pixels_to_input(pixels.float(), self.model.config.vision_config.image_size)
+        inputs = pixels_to_input(pixels.float(), **self._preprocessing)
         return self.model.get_image_features(inputs.to(self.model.device, self.model.dtype)).pooler_output
 
     def _texts(self, ids: Tensor) -> list[str]:
@@ -161,6 +163,7 @@ class Blip2Judge:
     def __init__(self, checkpoint: Checkpoint, *, device: str, revision: str = "main") -> None:
         self.model = _load(Blip2ForImageTextRetrieval, checkpoint, device, revision)
         self.tokenizer = _load_tokenizer(checkpoint, revision)
+        self._preprocessing = preprocessing(checkpoint, revision, self.model.config)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -171,7 +174,7 @@ class Blip2Judge:
         if not images:
             return {"blip_itc": [], "blip_itm": []}
         model = self.model
-        inputs = images_to_input(images, model.config.vision_config.image_size).to(model.device)
+        inputs = images_to_input(images, **self._preprocessing).to(model.device)
         text = tokenize(self.tokenizer, prompts).to(model.device)
         patches = model.vision_model(inputs).last_hidden_state
         matching = match_logits(model, patches, text).softmax(-1)[:, 1]
@@ -179,7 +182,7 @@ class Blip2Judge:
 
     def similarity(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         """`blip_itc` (B,) of float pixels (B, 3, H, W) in [0, 1], differentiable in them."""
-        inputs = pixels_to_input(pixels.float(), self.model.config.vision_config.image_size).to(self.model.device)
+        inputs = pixels_to_input(pixels.float(), **self._preprocessing).to(self.model.device)
         patches = self.model.vision_model(inputs).last_hidden_state
         return contrast(self.model, patches, tokenize(self.tokenizer, prompts).to(self.model.device))
 
@@ -187,21 +190,35 @@ class Blip2Judge:
         return [len(ids) > _MAX_TEXT_TOKENS for ids in self.tokenizer(list(prompts), verbose=False).input_ids]
 
 
-def pixels_to_input(pixels: Tensor, size: int) -> Tensor:
+def pixels_to_input(pixels: Tensor, size: int, mean: Sequence[float] = _MEAN, std: Sequence[float] = _STD) -> Tensor:
     """Resize and normalise float pixels in [0, 1], (B, 3, H, W), to what the vision model reads, (B, 3, size, size).
 
     Bicubic with antialiasing, as published BLIP-2 and CLIP preprocess, but on tensors, so that gradients reach the
     pixels. The aspect ratio is not kept.
     """
     pixels = F.interpolate(pixels, (size, size), mode="bicubic", antialias=True)
-    mean, std = (pixels.new_tensor(values)[:, None, None] for values in (_MEAN, _STD))
-    return (pixels.clamp(0, 1) - mean) / std  # bicubic overshoots at edges
+    centre, spread = (pixels.new_tensor(values)[:, None, None] for values in (mean, std))
+    return (pixels.clamp(0, 1) - centre) / spread  # bicubic overshoots at edges
 
 
-def images_to_input(images: Sequence[Image], size: int) -> Tensor:
+def images_to_input(images: Sequence[Image], size: int, **normalisation: Any) -> Tensor:
     """`pixels_to_input` of PIL images of any mode and any mix of sizes."""
     arrays = [np.array(image.convert("RGB"), dtype=np.float32) / 255 for image in images]
-    return torch.cat([pixels_to_input(torch.from_numpy(a).permute(2, 0, 1)[None], size) for a in arrays])
+    pixels = [torch.from_numpy(array).permute(2, 0, 1)[None] for array in arrays]
+    return torch.cat([pixels_to_input(one, size, **normalisation) for one in pixels])
+
+
+def preprocessing(checkpoint: Checkpoint, revision: str, config: Blip2Config) -> dict[str, Any]:
+    """What `pixels_to_input` is to do for a checkpoint: its image size, and its mean and deviation if it names them."""
+    try:
+        own, _ = BlipImageProcessor.get_image_processor_dict(checkpoint, revision=revision)
+    except OSError:
+        own = {}
+    return {
+        "size": config.vision_config.image_size,
+        "mean": own.get("image_mean", _MEAN),
+        "std": own.get("image_std", _STD),
+    }
 
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Any:

@@ -11,6 +11,7 @@ import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from PIL.Image import Image
 from safetensors.torch import load_file
-from segment_anything import SamPredictor
+from segment_anything import SamPredictor, sam_model_registry
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from torch import Tensor, nn
 from torchvision.ops import batched_nms, box_convert
@@ -133,18 +134,14 @@ class SamMasks:
     """The mask of the thing in each box, by SAM.
 
     Args:
-        checkpoint: folder with `config.json` (the arguments of `build_sam`) and `model.safetensors` (the weights
-            under the names of `segment_anything`).
+        checkpoint: folder with the weights under the names of `segment_anything`: the published `.pth`, or
+            `config.json` (the arguments of `build_sam`) and `model.safetensors`.
         device: where to compute, in float32.
+        model: "vit_h", "vit_l" or "vit_b" for a published `.pth`.
     """
 
-    def __init__(self, checkpoint: str | Path, *, device: str) -> None:
-        folder = Path(checkpoint)
-        for name in ("config.json", "model.safetensors"):
-            if not (folder / name).is_file():
-                raise UsageError(f"{folder}: no {name}; a SAM checkpoint is a folder with config.json and weights")
-        sam = build_sam(**json.loads((folder / "config.json").read_text()))
-        sam.load_state_dict({key: value.float() for key, value in load_file(folder / "model.safetensors").items()})
+    def __init__(self, checkpoint: str | Path, *, device: str, model: str = "") -> None:
+        sam = _published_sam(Path(checkpoint), model) if model else _own_sam(Path(checkpoint))
         self._predictor = SamPredictor(sam.to(device).eval())
 
     def masks(self, images: Sequence[Image], boxes: Sequence[Sequence[Box]]) -> list[NDArray[np.bool_]]:
@@ -160,6 +157,29 @@ class SamMasks:
         masks, _, _ = self._predictor.predict_torch(None, None, boxes=prompts, multimask_output=False)
         result: NDArray[np.bool_] = masks[:, 0].cpu().numpy()
         return result
+
+
+def _own_sam(folder: Path) -> Sam:
+    for name in ("config.json", "model.safetensors"):
+        if not (folder / name).is_file():
+            raise UsageError(f"{folder}: no {name}; a SAM checkpoint is a folder with config.json and weights")
+    sam = build_sam(**json.loads((folder / "config.json").read_text()))
+    sam.load_state_dict({key: value.float() for key, value in load_file(folder / "model.safetensors").items()})
+    return sam
+
+
+def _published_sam(folder: Path, model: str) -> Sam:
+    if model not in sam_model_registry:
+        raise UsageError(f"mask_model.model={model}: choose vit_h, vit_l or vit_b")
+    files = sorted(folder.glob("*.pth"))
+    if len(files) != 1:
+        raise UsageError(f"{folder}: {len(files)} .pth files; a published SAM is one")
+    sam = sam_model_registry[model]()
+    try:
+        sam.load_state_dict(torch.load(files[0], map_location="cpu", weights_only=True))
+    except (RuntimeError, TypeError, UnpicklingError):
+        raise UsageError(f"{files[0]}: not the weights of SAM {model}") from None
+    return sam
 
 
 def build_sam(

@@ -43,7 +43,7 @@ class ImageReward:
 
     Args:
         checkpoint: a folder with `ImageReward.pt`, or a hub id; `revision` its commit.
-        tokenizer: of bert-base-uncased; a folder or a hub id.
+        tokenizer: of bert-base-uncased; a folder or a hub id, `tokenizer_revision` its commit.
 
     Raises:
         RealignError: there is no such checkpoint, or it is of another model.
@@ -58,12 +58,13 @@ class ImageReward:
         checkpoint: str,
         tokenizer: str = "google-bert/bert-base-uncased",
         revision: str = "main",
+        tokenizer_revision: str = "main",
     ) -> None:
         try:
             folder = Path(checkpoint)
             path = folder / _FILE if folder.is_dir() else hf_hub_download(checkpoint, _FILE, revision=revision)
             state = torch.load(path, map_location="cpu", weights_only=True)
-            self._tokenizer = AutoTokenizer.from_pretrained(tokenizer)
+            self._tokenizer = AutoTokenizer.from_pretrained(tokenizer, revision=tokenizer_revision)
         except OSError as error:
             raise cannot_load(checkpoint, error) from None
         self._model = network(state).to(models.device).eval().requires_grad_(False)

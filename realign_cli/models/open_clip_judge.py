@@ -12,6 +12,7 @@ import open_clip
 from huggingface_hub import snapshot_download
 from torch import Tensor, no_grad, stack
 
+from realign_cli.errors import RealignError
 from realign_cli.models.blip2 import Checkpoint, cannot_load, pixels_to_input
 from realign_cli.models.fingerprint import fingerprint
 
@@ -23,13 +24,24 @@ class OpenClipJudge:
     """`roles.Judge`: the cosine of image and text, in [-1, 1], neither clipped nor scaled, in one named column.
 
     `checkpoint` is a folder or a hub id (`revision`: its commit) in open_clip's layout: `open_clip_config.json`,
-    weights in safetensors, tokenizer. Images are resized, cropped to a square and normalised as its configuration says.
+    weights, tokenizer. Images are resized, cropped to a square and normalised as its configuration says.
+
+    `quick_gelu` is what the weights were trained with. The two activations fit the same weights, and the wrong one
+    gives slightly wrong cosines, so that a configuration that says otherwise is refused; None takes its word.
 
     Raises:
-        RealignError: there is no such checkpoint, or it cannot be reached.
+        RealignError: there is no such checkpoint, it cannot be reached, or it is configured for another activation.
     """
 
-    def __init__(self, checkpoint: Checkpoint, *, device: str, column: str, revision: str = "main") -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        device: str,
+        column: str,
+        revision: str = "main",
+        quick_gelu: bool | None = None,
+    ) -> None:
         try:
             # open_clip's own way to a hub id knows no revision.
             name = f"local-dir:{_folder(os.fspath(checkpoint), revision)}"
@@ -41,6 +53,12 @@ class OpenClipJudge:
         self.device = device
         self.column = column
         quick = any(isinstance(module, open_clip.transformer.QuickGELU) for module in model.modules())
+        if quick_gelu is not None and quick is not quick_gelu:
+            kinds = ("GELU", "QuickGELU")
+            raise RealignError(
+                f"{os.fspath(checkpoint)}: open_clip_config.json builds {kinds[quick]}, but by {column}.quick_gelu the "
+                f"weights are of {kinds[quick_gelu]}; correct the one that is wrong"
+            )
         self.note = (
             f"cosine of image and text, raw: not clamped, not scaled; {'QuickGELU' if quick else 'GELU'}; "
             f"reads {model.context_length} tokens"
@@ -78,4 +96,4 @@ class OpenClipJudge:
 def _folder(checkpoint: str, revision: str) -> str:
     if Path(checkpoint).is_dir():
         return checkpoint
-    return snapshot_download(checkpoint, revision=revision, allow_patterns=["*.json", "*.txt", "*.safetensors"])
+    return snapshot_download(checkpoint, revision=revision, allow_patterns=["*.json", "*.txt", "open_clip*"])

@@ -7,17 +7,19 @@ each label. Weights keep the names of the published checkpoint.
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL.Image import Image, Resampling
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import SwinConfig, SwinModel
 
@@ -146,18 +148,18 @@ class RamTagger:
     """Tags by RAM: a label is a tag where its probability exceeds its own threshold.
 
     Args:
-        checkpoint: folder with `model.safetensors` (weights under their published names, the `RamConfig` as JSON
-            under "config" in the metadata), `tag_list.txt` (a label a line) and `thresholds.txt` (a number a line).
+        checkpoint: folder with the weights, `tag_list.txt` (a label a line) and `thresholds.txt` (a number a line). The
+            weights are `model.safetensors`, or else the one `.pth` that is there; see `load_ram`.
         device: where to compute, in float32.
         threshold: floor in [0, 1] under the labels' own thresholds; 0 leaves them as they are.
     """
 
     def __init__(self, checkpoint: str | Path, *, device: str, threshold: float) -> None:
         folder = Path(checkpoint)
-        for name in ("model.safetensors", "tag_list.txt", "thresholds.txt"):
+        for name in ("tag_list.txt", "thresholds.txt"):
             if not (folder / name).is_file():
                 raise UsageError(f"{folder}: no {name}; a RAM checkpoint has weights, tag_list.txt and thresholds.txt")
-        self._model = load_ram(folder / "model.safetensors").to(device)
+        self._model = load_ram(_weights(folder)).to(device)
         self._labels = (folder / "tag_list.txt").read_text(encoding="utf-8").splitlines()
         own = [float(line) for line in (folder / "thresholds.txt").read_text().split()]
         if not len(self._labels) == len(own) == self._model.config.ncls:
@@ -189,24 +191,25 @@ def preprocess(image: Image, side: int) -> Tensor:
 
 
 def load_ram(file: Path) -> Ram:
-    """Read weights under their published names, with the configuration in the metadata; float32, for inference.
+    """Read weights under their published names; float32, for inference.
+
+    A `.safetensors` file says its `RamConfig` in the metadata, as JSON under "config". That of the published `.pth` is
+    read off the shapes, and the captioner that it also holds is passed over.
 
     Raises:
-        UsageError: a weight is missing, or one of the recognising parts has no place in the model.
+        UsageError: a weight is missing, or in a `.safetensors` one of the recognising parts has no place in the model.
     """
-    with safe_open(file, "pt") as opened:
-        config = (opened.metadata() or {}).get("config")
-    if config is None:
-        raise UsageError(f"{file}: no 'config' in the metadata; this is not a RAM checkpoint")
-    state = {key.replace("vision_multi.", "tagging_head."): value for key, value in load_file(file).items()}
-    model = Ram(RamConfig(**json.loads(config)))
+    state, config = _published(file) if file.suffix == ".pth" else _converted(file)
+    model = Ram(config)
     places = {key: published_name(key) for key in model.state_dict()}
     given = {key for key in state if _NEEDED.match(key) and not _DERIVED.search(key)}
-    if given != (wanted := set(places.values())):
-        missing, unexpected = sorted(wanted - given), sorted(given - wanted)
+    wanted = set(places.values())
+    missing, unexpected = sorted(wanted - given), sorted(given - wanted)
+    if missing or (
+        unexpected and file.suffix != ".pth"
+    ):  # sizes that are read off the weights cannot disagree with them
         raise UsageError(f"{file}: not the weights of its configuration; missing {missing}, unexpected {unexpected}")
-    own = {key: _own_part(key, state[name]).float() for key, name in places.items()}
-    model.load_state_dict(own)
+    model.load_state_dict({key: _own_part(key, state[name]).float() for key, name in places.items()})
     return model.eval()
 
 
@@ -217,6 +220,73 @@ def save_ram(model: Ram, file: Path, dtype: torch.dtype) -> None:
         parts.setdefault(published_name(key), []).append(value.to(dtype))
     config = json.dumps(vars(model.config))
     save_file({key: torch.cat(value) for key, value in parts.items()}, file, metadata={"config": config})
+
+
+def convert(file: Path, target: Path) -> None:
+    """Write to `target`, in safetensors, what recognition needs of a published `.pth`, bit for bit.
+
+    Raises:
+        UsageError: as `load_ram`.
+    """
+    save_ram(load_ram(file), target, torch.float32)
+
+
+def _weights(folder: Path) -> Path:
+    if (converted := folder / "model.safetensors").is_file():
+        return converted
+    published = sorted(folder.glob("*.pth"))
+    if len(published) != 1:
+        raise UsageError(f"{folder}: no model.safetensors, and {len(published)} .pth files instead of one")
+    return published[0]
+
+
+def _converted(file: Path) -> tuple[dict[str, Tensor], RamConfig]:
+    with safe_open(file, "pt") as opened:
+        config = (opened.metadata() or {}).get("config")
+        if config is None:
+            raise UsageError(f"{file}: no 'config' in the metadata; this is not a RAM checkpoint")
+        state = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118  # not a mapping
+    return _renamed(state), RamConfig(**json.loads(config))
+
+
+def _published(file: Path) -> tuple[dict[str, Tensor], RamConfig]:
+    try:
+        loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=True)  # reads only what is used of it
+        state = _renamed(loaded["model"])
+        return state, _config(state)
+    except (KeyError, TypeError, RuntimeError, UnpicklingError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UsageError(f"{file}: not a RAM checkpoint ({reason})") from None
+
+
+def _renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """With the prefix that the parts of the label decoder have in the code; older files say `vision_multi`."""
+    return {re.sub(r"^vision_multi\.", "tagging_head.", key): value for key, value in state.items()}
+
+
+def _config(state: Mapping[str, Tensor]) -> RamConfig:
+    """The sizes that weights have; a Swin keeps a mask for each window of a block, from which follows its input."""
+    depths, heads = [], []
+    while (name := f"visual_encoder.layers.{len(depths)}.blocks") + ".0.norm1.weight" in state:
+        depths.append(sum(bool(re.fullmatch(rf"{re.escape(name)}\.\d+\.norm1\.weight", key)) for key in state))
+        bias = state[f"{name}.0.attn.relative_position_bias_table"]
+        heads.append(bias.shape[1])
+    win = (math.isqrt(len(state["visual_encoder.layers.0.blocks.0.attn.relative_position_bias_table"])) + 1) // 2
+    embed, _, patch, _ = state["visual_encoder.patch_embed.proj.weight"].shape
+    windows = math.isqrt(len(state["visual_encoder.layers.0.blocks.1.attn_mask"]))
+    ncls, proj = state["label_embed"].shape
+    return RamConfig(
+        img=patch * win * windows,
+        embed=embed,
+        depths=depths,
+        heads=heads,
+        win=win,
+        vw=state["image_proj.weight"].shape[1],
+        hid=len(state["wordvec_proj.weight"]),
+        inter=len(state["tagging_head.encoder.layer.0.intermediate.dense.weight"]),
+        ncls=ncls,
+        proj=proj,
+    )
 
 
 def published_name(key: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -43,10 +43,19 @@ class StableDiffusion:
         revision: commit of the hub id.
         lora: a folder with `pytorch_lora_weights.safetensors`, such as `realign train` makes.
         full_precision: float32 on any device, as training wants it.
+        attention_slicing: compute attention head by head, for less memory.
+        cpu_offload: keep on the GPU only the part that is computing; not for training.
 
     Raises:
         UsageError: the checkpoint cannot be loaded, or `size` is not a multiple of 8.
     """
+
+    _kind: Any = StableDiffusionPipeline
+    _without: Mapping[str, Any] = {
+        "safety_checker": None,
+        "feature_extractor": None,
+        "requires_safety_checker": False,
+    }
 
     def __init__(
         self,
@@ -60,13 +69,21 @@ class StableDiffusion:
         revision: str | None = None,
         lora: str | None = None,
         full_precision: bool = False,
+        attention_slicing: bool = False,
+        cpu_offload: bool = False,
     ) -> None:
         if size % 8:
             raise UsageError(f"generator.size is {size}; it must be a multiple of 8")
         # Any: diffusers loads its classes lazily, untyped.
-        self.pipeline: Any = _load(checkpoint, device, revision, full_precision)
+        self.pipeline: Any = self._load(checkpoint, device, revision, full_precision)
         if lora:
             load_lora(self.pipeline, lora)
+        if attention_slicing:
+            self.pipeline.enable_attention_slicing()
+        if cpu_offload and not full_precision and torch.device(device).type != "cpu":
+            self.pipeline.enable_model_cpu_offload(device=device)
+        else:
+            self.pipeline.to(device)
         self._steps = steps
         self._guidance = guidance
         self._size = size
@@ -116,6 +133,30 @@ class StableDiffusion:
                 height=self._size,
                 width=self._size,
             ).images
+
+    def _load(self, checkpoint: str, device: str, revision: str | None, full_precision: bool) -> Any:
+        diffusers.utils.logging.disable_progress_bar()
+        transformers.utils.logging.disable_progress_bar()
+        try:
+            pipeline = self._kind.from_pretrained(
+                checkpoint,
+                revision=revision,
+                dtype=torch.float32 if full_precision or torch.device(device).type == "cpu" else torch.float16,
+                use_safetensors=True,
+                **self._without,
+            )
+        except (OSError, ValueError) as error:
+            if Path(checkpoint).is_dir():
+                raise UsageError(f"{checkpoint}: not a {self._kind.__name__} ({_first_line(error)})") from None
+            raise UsageError(
+                f"generator {checkpoint}: no such folder, and not to be had from the hub; "
+                "check the name and the network, or use --preset tiny, which needs neither"
+            ) from None
+        # The sampler's habit of clipping x_0 to [-1, 1] is for pixels; latents go beyond.
+        pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
+        assert not pipeline.scheduler.config.clip_sample
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
 
     def noise(self, seed: int) -> Tensor:
         """x_T of one image, drawn on the CPU so that it is the same on every device."""
@@ -181,33 +222,6 @@ def _layout(found: Sequence[tuple[Region, list[slice]]], length: int) -> Layout 
         tokens=tokens,
         likelihoods=torch.tensor([region.likelihood for region, _ in found]),
     )
-
-
-def _load(checkpoint: str, device: str, revision: str | None, full_precision: bool) -> Any:
-    diffusers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.disable_progress_bar()
-    try:
-        pipeline = StableDiffusionPipeline.from_pretrained(
-            checkpoint,
-            revision=revision,
-            dtype=torch.float32 if full_precision or torch.device(device).type == "cpu" else torch.float16,
-            use_safetensors=True,
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-        )
-    except (OSError, ValueError) as error:
-        if Path(checkpoint).is_dir():
-            raise UsageError(f"{checkpoint}: not a StableDiffusionPipeline ({_first_line(error)})") from None
-        raise UsageError(
-            f"generator {checkpoint}: no such folder, and not to be had from the hub; "
-            "check the name and the network, or use --preset tiny, which needs neither"
-        ) from None
-    # The sampler's habit of clipping x_0 to [-1, 1] is for pixels; latents go beyond.
-    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
-    assert not pipeline.scheduler.config.clip_sample
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline.to(device)
 
 
 def load_lora(pipeline: Any, folder: str | Path, adapter: str | None = None) -> None:

@@ -12,12 +12,14 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     MofNCompleteColumn,
     Progress,
     SpinnerColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
+    TransferSpeedColumn,
 )
 from rich.table import Table
 from rich.text import Text
@@ -61,6 +63,25 @@ def progress(label: str, total: int | None, *, quiet: bool) -> Iterator[Advance]
     )
     with bar:
         task = bar.add_task(label, total=total)
+        yield lambda count: bar.advance(task, count)
+
+
+@contextmanager
+def transfer(name: str, total: int | None, begun: int, *, quiet: bool) -> Iterator[Advance]:
+    """A bar over the bytes of a file, of which `begun` are there, on a terminal only."""
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=quiet or not console.is_terminal,
+    )
+    with bar:
+        task = bar.add_task(name, total=total, completed=begun)
         yield lambda count: bar.advance(task, count)
 
 

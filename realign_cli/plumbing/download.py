@@ -3,40 +3,81 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
+import http.client
+import os
 import urllib.error
 import urllib.request
 from pathlib import Path
 
 from realign_cli.errors import RealignError
-from realign_cli.plumbing import atomic
+from realign_cli.plumbing import console
 
 _TIMEOUT = 60  # seconds without a byte
+_ATTEMPTS = 5
+_CHUNK = 1 << 16  # bytes that a kill may lose
 
 
-def fetched(url: str, folder: Path, sha256: str | None = None) -> Path:
-    """The file at `url`, from `folder` if an earlier call put it there.
+def fetched(url: str, path: Path, sha256: str | None = None, *, remedy: str, quiet: bool = True) -> Path:
+    """`path`, with what is at `url`; nothing is asked for if an earlier call put it there.
+
+    Of a file whose SHA-256 is known, what came before a connection broke is kept: this call tries again, and so does
+    the next, from there on. `remedy` ends the message of every error.
 
     Raises:
         RealignError: it cannot be fetched or written, or is not the file of that SHA-256.
     """
-    path = folder / url.rsplit("/", 1)[-1]
     if path.exists():
         return path
+    part = path.with_name(f"{path.name}.part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not sha256:
+        part.unlink(missing_ok=True)  # it may be of another file
     try:
-        with urllib.request.urlopen(url, timeout=_TIMEOUT) as response, atomic.written(path) as file:
-            shutil.copyfileobj(response, file)
-            file.flush()
-            if response.length:  # bytes that were promised and did not come
-                raise ConnectionError(f"it broke off {response.length} bytes before the end")
-            if sha256 and _digest(Path(file.name)) != sha256:
-                raise RealignError(
-                    f"{url}: not the file that was published (SHA-256); give a copy of it with --from FILE"
-                )
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
-        reason = getattr(error, "reason", error)
-        raise RealignError(f"cannot fetch {url} ({reason}): fetch it elsewhere and give --from FILE") from None
+        _complete(url, part, 1 + (_ATTEMPTS - 1) * bool(sha256), quiet=quiet)
+    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
+        if not sha256:
+            part.unlink(missing_ok=True)
+        raise RealignError(f"cannot fetch {url} ({getattr(error, 'reason', error)}): {remedy}") from None
+    if sha256 and _digest(part) != sha256:
+        part.unlink()
+        raise RealignError(f"{url}: not the file that was published (SHA-256); {remedy}")
+    os.replace(part, path)
     return path
+
+
+def _complete(url: str, part: Path, attempts: int, *, quiet: bool) -> None:
+    """Append to `part` what is missing of it."""
+    for left in reversed(range(attempts)):
+        try:
+            return _append(url, part, quiet=quiet)
+        except (http.client.HTTPException, TimeoutError, ConnectionError):
+            if not left:
+                raise
+
+
+def _append(url: str, part: Path, *, quiet: bool) -> None:
+    begun = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={begun}-"} if begun else {})
+    try:
+        response = urllib.request.urlopen(request, timeout=_TIMEOUT)
+    except urllib.error.HTTPError as error:
+        if error.code == 416 and begun:  # there is no more
+            return
+        raise
+    with response:
+        goes_on = response.status == 206
+        total = response.length + begun * goes_on if response.length is not None else None
+        with (
+            part.open("ab" if goes_on else "wb") as file,
+            console.transfer(part.stem, total, begun * goes_on, quiet=quiet) as advance,
+        ):
+            while chunk := response.read(_CHUNK):
+                file.write(chunk)
+                advance(len(chunk))
+            file.flush()
+            os.fsync(file.fileno())
+        if response.length:  # bytes that were promised and did not come
+            raise ConnectionError(f"it broke off {response.length} bytes before the end")
 
 
 def _digest(path: Path) -> str:

@@ -1,23 +1,90 @@
 """Presets: which model plays each role, and the numbers of the method. Data only; nothing is loaded here.
 
 A preset is a TOML file with one section per role or method part. The keys that a section has are the keys that can be
-set; a value keeps the type it has in the file.
+set; a value keeps the type it has in the file. What has to be fetched for it is listed under `[[checkpoints]]`.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as checked
 
 from realign_cli.errors import UsageError
 
+FETCHED = "fetched:"
 _PIPELINE, _LORA, _MANIFEST = "model_index.json", "pytorch_lora_weights.safetensors", "manifest.json"
+_MOVED = {"runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5"}
+_HUB = "https://huggingface.co"
+
+log = logging.getLogger(__name__)
+
+
+@checked(frozen=True, config=ConfigDict(extra="forbid"))
+class File:
+    """A published file: what it is called here, where it is, and the SHA-256 that makes sure that it is the one.
+
+    `instead` names a file that may lie in its place.
+    """
+
+    name: str
+    url: str
+    sha256: str
+    instead: str = ""
+
+    @property
+    def address(self) -> str:
+        """`url`, at the hub that HF_ENDPOINT names if it is of the hub."""
+        from huggingface_hub import constants
+
+        return self.url.replace(_HUB, constants.ENDPOINT, 1)
+
+
+@checked(frozen=True, config=ConfigDict(extra="forbid"))
+class Checkpoint:
+    """What sections of a preset load, and `realign download` fetches.
+
+    `name` is what the sections call it: a hub id, of which `revision` and the files that match `patterns` are meant, or
+    "fetched:NAME", the folder of `files`. `gigabytes` are on disk, `loaded` those of the weights as computed with.
+    """
+
+    name: str
+    gigabytes: float
+    loaded: float
+    licence: str
+    revision: str = ""
+    patterns: tuple[str, ...] = ()
+    files: tuple[File, ...] = ()
+    home: Literal["hub", "torch"] = "hub"
+
+    @property
+    def folder(self) -> Path:
+        """Where `files` lie: in HF_HOME, beside what comes from the hub, or where torch's own hub looks."""
+        if self.home == "torch":
+            import torch
+
+            return Path(torch.hub.get_dir()) / "checkpoints"
+        from huggingface_hub import constants
+
+        return Path(constants.HF_HOME) / "realign" / self.name.removeprefix(FETCHED)
+
+    @property
+    def missing(self) -> list[File]:
+        """The `files` that are not there."""
+        return [
+            file
+            for file in self.files
+            if not (self.folder / file.name).is_file() and not (file.instead and (self.folder / file.instead).is_file())
+        ]
 
 
 @dataclass(frozen=True)
@@ -28,11 +95,19 @@ class Preset:
     batch_size: int
     needs_gpu: bool
     sections: Mapping[str, Mapping[str, Any]]
+    checkpoints: tuple[Checkpoint, ...] = ()
 
     def section(self, name: str) -> Mapping[str, Any]:
         if name not in self.sections:
             raise UsageError(f"preset '{self.name}' has no [{name}]; --preset tiny has every role")
         return self.sections[name]
+
+    def users(self, checkpoint: Checkpoint) -> list[str]:
+        """The sections that load from it."""
+        return [name for name, section in self.sections.items() if checkpoint.name in section.values()]
+
+    def checkpoint(self, name: str) -> Checkpoint | None:
+        return next((one for one in self.checkpoints if one.name == name), None)
 
     def with_(self, name: str, settings: Mapping[str, Any]) -> Preset:
         """The preset with settings of one section changed or added."""
@@ -53,7 +128,12 @@ def load(name: str, overrides: Iterable[str] = ()) -> Preset:
     for override in overrides:
         _apply(data, override, name)
     sections = {key: value for key, value in data.items() if isinstance(value, dict)}
-    return Preset(Path(name).stem, data.get("batch_size", 8), data.get("needs_gpu", False), sections)
+    for section in sections.values():
+        if (moved := section.get("checkpoint")) in _MOVED:
+            section["checkpoint"] = _MOVED[moved]
+            log.warning("%s is no longer on the hub; its mirror %s is used", moved, _MOVED[moved])
+    checkpoints = _checkpoints(data.get("checkpoints", []), name)
+    return Preset(Path(name).stem, data.get("batch_size", 8), data.get("needs_gpu", False), sections, checkpoints)
 
 
 def with_model(preset: Preset, model: Path | None) -> Preset:
@@ -106,6 +186,14 @@ def _read(name: str) -> dict[str, Any]:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"--preset {name}: not TOML ({error})") from None
+
+
+def _checkpoints(entries: Any, name: str) -> tuple[Checkpoint, ...]:
+    try:
+        return TypeAdapter(tuple[Checkpoint, ...]).validate_python(entries)
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        raise UsageError(f"--preset {name}: checkpoints.{wrong}; presets/sd15.toml shows the keys") from None
 
 
 def _apply(data: dict[str, Any], override: str, name: str) -> None:

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from realign_cli.errors import UsageError
-from realign_cli.models.ram import Ram, RamConfig, RamTagger, load_ram, published_name, save_ram
+from realign_cli.models import ram
+from realign_cli.models.ram import Ram, RamConfig, RamTagger, convert, load_ram, published_name, save_ram
 from realign_cli.tinyworld import scenes
 from realign_cli.tinyworld.train.publish import WEIGHTS
 from realign_cli.tinyworld.train.tagger import measure
@@ -61,9 +63,26 @@ def pictures(n: int, seed: int) -> list[Image.Image]:
 
 
 @needs_parity
-def test_equals_the_original_implementation() -> None:
-    model = load_ram(PARITY / "ram_tiny_a.weights.safetensors")
-    reference = load_file(PARITY / "ram_tiny_a.io.safetensors")
+@pytest.mark.parametrize("prefix", ["tagging_head", "vision_multi"])
+@pytest.mark.parametrize("kind", ["safetensors", "pth", "converted"])
+@pytest.mark.parametrize("name", sorted(file.name.split(".")[0] for file in PARITY.glob("*.io.safetensors")))
+def test_equals_the_original_implementation(name: str, kind: str, prefix: str, tmp_path: Path) -> None:
+    """From each form that its weights come in; that of the `.pth` has no metadata to read the sizes from."""
+    weights = PARITY / f"{name}.weights.safetensors"
+    with safe_open(weights, "pt") as opened:
+        metadata = opened.metadata()
+    state = {key.replace("tagging_head.", f"{prefix}."): value for key, value in load_file(weights).items()}
+    file = tmp_path / f"model.{'safetensors' if kind == 'safetensors' else 'pth'}"
+    if kind == "safetensors":
+        save_file(state, file, metadata)
+    else:
+        unused = {name: torch.zeros(1) for name in ("text_decoder.bert.weight", f"{prefix}.embeddings.weight")}
+        torch.save({"model": state | unused, "epoch": 3}, file)
+    if kind == "converted":
+        convert(file, file := tmp_path / "converted.safetensors")
+    model = load_ram(file)
+    assert asdict(model.config) == json.loads(metadata["config"])
+    reference = load_file(PARITY / f"{name}.io.safetensors")
     with torch.inference_mode():
         seen = model.visual_encoder(reference["pixel_values"])
         embeds = model.project(seen.pooler_output, seen.last_hidden_state)
@@ -85,6 +104,26 @@ def test_published_checkpoint_fits() -> None:
         shapes[name] = [rows + value.shape[0], *value.shape[1:]]
     needed = {k: v for k, v in published.items() if not k.endswith(("relative_position_index", "attn_mask"))}
     assert shapes == needed
+
+
+@needs_parity
+def test_sizes_of_the_published_checkpoint_are_read_off_its_shapes() -> None:
+    published = json.loads((PARITY / "ram_swin_large_14m.inference_keys.json").read_text())
+    assert ram._config({key: torch.empty(shape, device="meta") for key, shape in published.items()}) == SWIN_L
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [({"model": {}}, "patch_embed|relative_position_bias_table"), ([], "list"), (Path("code"), "[Ww]eights")],
+)
+def test_another_pth_is_refused(small: Path, content: object, reason: str) -> None:
+    """Not run: a pickle of something else than tensors is not opened."""
+    (small / "model.safetensors").unlink()
+    with pytest.raises(UsageError, match=r"no model\.safetensors, and 0 \.pth files"):
+        RamTagger(small, device="cpu", threshold=0.0)
+    torch.save(content, small / "ram.pth")
+    with pytest.raises(UsageError, match=rf"ram\.pth: not a RAM checkpoint \(.*({reason})"):
+        RamTagger(small, device="cpu", threshold=0.0)
 
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:

@@ -13,18 +13,25 @@ import pytest
 from realign_cli.errors import RealignError
 from realign_cli.plumbing.download import fetched
 
-BODY = b"a red circle\n" * 1000
+BODY = b"".join(b"a red circle, %d\n" % line for line in range(1000))
+SUM = hashlib.sha256(BODY).hexdigest()
+REMEDY = "fetch it elsewhere"
 
 
 class Handler(BaseHTTPRequestHandler):
+    """Sends `BODY`; of torn.txt ten bytes at a time, of whole.txt from the start whatever is asked for."""
+
     asked: list[str] = []
 
     def do_GET(self) -> None:
         self.asked.append(self.path)
-        self.send_response(404 if self.path == "/none.txt" else 200)
-        self.send_header("Content-Length", str(len(BODY)))
+        span = self.headers.get("Range") if self.path != "/whole.txt" else None
+        begin = int(span.removeprefix("bytes=").removesuffix("-")) if span else 0
+        status = 404 if self.path == "/none.txt" else 416 if begin >= len(BODY) else 206 if span else 200
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(BODY) - begin))
         self.end_headers()
-        self.wfile.write(BODY[:10] if self.path == "/torn.txt" else BODY)
+        self.wfile.write(BODY[begin : begin + 10] if self.path == "/torn.txt" else BODY[begin:])
 
     def log_message(self, *arguments: object) -> None:
         pass
@@ -40,27 +47,45 @@ def address() -> Iterator[str]:
 
 def test_once(tmp_path: Path, address: str) -> None:
     for _ in range(2):
-        path = fetched(f"{address}/set.txt", tmp_path / "new", hashlib.sha256(BODY).hexdigest())
-        assert path == tmp_path / "new" / "set.txt" and path.read_bytes() == BODY
+        path = fetched(f"{address}/set.txt", tmp_path / "new" / "mine.txt", SUM, remedy=REMEDY)
+        assert path == tmp_path / "new" / "mine.txt" and path.read_bytes() == BODY
     assert Handler.asked.count("/set.txt") == 1
 
 
 @pytest.mark.parametrize(
     ("name", "sha256", "complaint"),
     [
-        ("none.txt", None, "cannot fetch .*none.txt .*Not Found.*--from FILE"),
-        ("torn.txt", None, "cannot fetch .*torn.txt .it broke off 12990 bytes before the end.*: fetch it elsewhere"),
-        ("set.txt", "0" * 64, "set.txt: not the file that was published .SHA-256.*--from FILE"),
+        ("none.txt", None, "cannot fetch .*none.txt .*Not Found.*: fetch it elsewhere"),
+        ("torn.txt", None, "cannot fetch .*torn.txt .it broke off [0-9]+ bytes before the end.*: fetch it elsewhere"),
+        ("set.txt", "0" * 64, "set.txt: not the file that was published .SHA-256.*fetch it elsewhere"),
     ],
 )
 def test_nothing_is_left_of_what_went_wrong(
     tmp_path: Path, address: str, name: str, sha256: str | None, complaint: str
 ) -> None:
     with pytest.raises(RealignError, match=complaint):
-        fetched(f"{address}/{name}", tmp_path, sha256)
+        fetched(f"{address}/{name}", tmp_path / name, sha256, remedy=REMEDY)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_of_known_sum_is_taken_up_where_it_broke(tmp_path: Path, address: str) -> None:
+    path, part = tmp_path / "torn.txt", tmp_path / "torn.txt.part"
+    for sent in (50, 100):  # five times ten bytes with each call
+        with pytest.raises(RealignError, match=f"broke off {len(BODY) - sent} bytes before the end"):
+            fetched(f"{address}/torn.txt", path, SUM, remedy=REMEDY)
+        assert part.read_bytes() == BODY[:sent]
+    part.write_bytes(BODY[:-7])
+    assert fetched(f"{address}/torn.txt", path, SUM, remedy=REMEDY).read_bytes() == BODY
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("begun", [BODY[:500], BODY], ids=["half", "all"])
+@pytest.mark.parametrize("name", ["set.txt", "whole.txt"])
+def test_a_server_may_not_know_ranges(tmp_path: Path, address: str, name: str, begun: bytes) -> None:
+    (tmp_path / f"{name}.part").write_bytes(begun)
+    assert fetched(f"{address}/{name}", tmp_path / name, SUM, remedy=REMEDY).read_bytes() == BODY
 
 
 def test_nobody_there(tmp_path: Path) -> None:
     with pytest.raises(RealignError, match=r"cannot fetch http://127\.0\.0\.1:9/a\.txt \(.*refused"):
-        fetched("http://127.0.0.1:9/a.txt", tmp_path)
+        fetched("http://127.0.0.1:9/a.txt", tmp_path / "a.txt", remedy=REMEDY)

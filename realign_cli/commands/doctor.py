@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from realign_cli.options import Named
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from realign_cli.plumbing.machine import Finding
+    from realign_cli.presets import Checkpoint, Preset
+
+# The sections whose models a command holds at the same time.
+_HELD = {
+    "train": ("generator", "captioner", "text_encoder"),
+    "generate": ("generator",),
+    "caption-reward": ("captioner", "text_encoder"),
+    "tag": ("tagger",),
+    "segment": ("detector", "mask_model"),
+    "refine": ("tagger", "detector", "mask_model", "generator", "captioner", "text_encoder"),
+    "eval": ("clip", "negclip", "blip", "fid"),
+}
+
+
+def doctor(options: Named) -> None:
+    """See whether this computer can run a preset, and what to do where it cannot.
+
+    Looks at Python, packages, GPU, memory, disk, checkpoints, hub and language model. Memory is compared with the
+    weights that a command holds; the images on their way need more. The exit code is 1 if something is wrong.
+
+    Examples:
+
+    realign doctor
+
+    realign doctor --preset sd15
+    """
+    import json
+    import sys
+    from dataclasses import asdict
+
+    from realign_cli import presets
+    from realign_cli.plumbing.console import Verbosity, plain
+
+    Verbosity(options.quiet, options.verbose).apply()
+    preset = presets.load(options.preset, options.overrides)
+    findings = list(_findings(preset, options.preset))
+    wrong = [finding for finding in findings if finding.remedy]
+    if options.as_json:
+        sys.stdout.write(json.dumps([asdict(finding) for finding in findings]) + "\n")
+    else:
+        for finding in wrong if options.quiet else findings:
+            remedy = f"\n      -> {finding.remedy}" if finding.remedy else ""
+            verdict = "wrong" if finding.remedy else "ok"
+            sys.stdout.write(plain(f"{verdict:5} {finding.name}: {finding.detail}{remedy}").plain + "\n")
+    if wrong:
+        raise typer.Exit(1)
+
+
+def _findings(preset: Preset, name: str) -> Iterator[Finding]:
+    from realign_cli.commands.download import is_present
+    from realign_cli.plumbing import hub, machine
+
+    yield machine.python()
+    yield machine.packages()
+    yield from _memory(preset)
+    used = [checkpoint for checkpoint in preset.checkpoints if preset.users(checkpoint)]
+    missing = [checkpoint for checkpoint in used if not is_present(checkpoint)]
+    yield machine.disk(hub.home(), sum(checkpoint.gigabytes for checkpoint in missing))
+    yield _checkpoints(used, missing, name)
+    if missing and hub.offline():
+        yield machine.Finding("hub", "HF_HUB_OFFLINE forbids it", "unset HF_HUB_OFFLINE to fetch what is missing")
+    elif missing:
+        yield machine.reached(
+            "hub", hub.address(), "check the network, or name a mirror with HF_ENDPOINT; --preset tiny"
+        )
+    scorer = preset.sections.get("scorer", {})
+    if "language_model" in scorer.get("adapter", ""):
+        yield machine.language_model(scorer["checkpoint"])
+
+
+def _memory(preset: Preset) -> Iterator[Finding]:
+    """Of the GPU, against the weights that each command holds."""
+    from realign_cli.plumbing import machine
+
+    gpu = machine.gpu_memory()
+    if gpu is None:
+        remedy = "--preset tiny runs without; --device cpu insists" if preset.needs_gpu else ""
+        yield machine.Finding("GPU", "none", remedy)
+        return
+    yield machine.Finding("GPU", f"{gpu[0]}, {gpu[1]:.1f} GB")
+    for command, sections in _HELD.items():
+        held = [found for name in sections if (found := _published(preset, name))]
+        needed = sum(checkpoint.loaded for checkpoint in dict.fromkeys(held))
+        if command == "train" and (trained := _published(preset, "generator")):
+            needed += trained.loaded  # what is trained is float32, and not half
+        offload = ", or --set generator.cpu_offload=true" if command in ("generate", "refine") else ""
+        remedy = f"use a larger GPU{offload}" if needed > gpu[1] else ""
+        if needed:
+            yield machine.Finding(f"memory of {command}", f"{needed:.1f} GB of weights", remedy)
+
+
+def _published(preset: Preset, section: str) -> Checkpoint | None:
+    return preset.checkpoint(preset.sections.get(section, {}).get("checkpoint", ""))
+
+
+def _checkpoints(used: list[Checkpoint], missing: list[Checkpoint], name: str) -> Finding:
+    from realign_cli.plumbing.machine import Finding
+
+    if not used:
+        return Finding("checkpoints", "packaged with the program")
+    if not missing:
+        return Finding("checkpoints", f"all {len(used)} here")
+    detail = f"{len(missing)} of {len(used)} missing: {', '.join(checkpoint.name for checkpoint in missing)}"
+    return Finding("checkpoints", detail, f"realign download --preset {name}")
