@@ -28,13 +28,19 @@ RUNS = {
 
 
 @pytest.fixture(scope="module")
-def undisturbed(warm: Warm, world: Path) -> dict[str, tuple[list[int], dict[str, bytes]]]:
+def here(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where all runs take place: reports tell the paths of images."""
+    return shutil.copytree(world, tmp_path_factory.mktemp("killed"), dirs_exist_ok=True)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(warm: Warm, here: Path) -> dict[str, tuple[list[int], dict[str, bytes]]]:
     """Of each run the moments of its processes and the contents of its folder."""
     done = {}
     for name in RUNS:
-        ended = warm.measured(pipe=commands(name), cwd=world, fills=[out(name), "cache"])
+        ended = warm.measured(pipe=commands(name), cwd=here, fills=[out(name), "cache"])
         assert set(ended.codes) == {0}, ended.stderr
-        done[name] = ended.moments, contents(world / out(name))
+        done[name] = ended.moments, contents(here / out(name))
     return done
 
 
@@ -51,14 +57,12 @@ def out(name: str) -> str:
 @pytest.mark.parametrize("name", RUNS)
 def test_a_killed_run_ends_as_if_nothing_had_happened(
     warm: Warm,
-    world: Path,
+    here: Path,
     undisturbed: dict[str, tuple[list[int], dict[str, bytes]]],
-    tmp_path: Path,
     runs: int,
     name: str,
 ) -> None:
     moments, expected = undisturbed[name]
-    here = shutil.copytree(world, tmp_path / "world", copy_function=shutil.copy)
     for i in range(runs):
         for folder in (out(name), "cache"):
             shutil.rmtree(here / folder, ignore_errors=True)
