@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import functools
 import inspect
+import io
 import os
+import shlex
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -29,7 +34,7 @@ from realign_cli.commands import (
     tag,
     train,
 )
-from realign_cli.errors import RealignError
+from realign_cli.errors import NoInput, RealignError
 from realign_cli.options import spread
 
 app = typer.Typer(
@@ -72,13 +77,18 @@ def _guarded(function: Callable[..., None], name: str) -> Callable[..., None]:
 
     @functools.wraps(function)
     def command(**options: object) -> None:
+        _open_streams()
         try:
-            function(**options)
+            with _interruptible():
+                function(**options)
         except RealignError as error:
             _say(f"realign {name}: {error}")
+            if isinstance(error, NoInput):
+                _say(f"Usage: realign {name} [OPTIONS]; 'realign {name} --help' lists them")
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
-            _say(f"realign {name}: interrupted; what is finished is kept, and the same command continues")
+            remedy = "what is finished is kept; continue with" if options.get("out") else "start again with"
+            _say(f"realign {name}: interrupted; {remedy}: {shlex.join(['realign', *sys.argv[1:]])}")
             raise typer.Exit(130) from None
         except BrokenPipeError:  # the reader has what it wanted
             _close_stdout()
@@ -89,6 +99,40 @@ def _guarded(function: Callable[..., None], name: str) -> Callable[..., None]:
             raise typer.Exit(1) from None
 
     return command
+
+
+def _open_streams() -> None:
+    """Give closed standard streams to the null device, lest a file of the user's be opened in their place.
+
+    Records are UTF-8, whatever the locale says of the text that people type.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):  # in the order of their numbers
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  # open as long as the process lives
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGTERM, which Slurm sends before it requeues a job, interrupts as Ctrl-C does; a second signal ends at once."""
+
+    def stop(*_: object) -> None:
+        for number in before:
+            signal.signal(number, signal.SIG_DFL)
+        raise KeyboardInterrupt
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as for jobs in the background of a script
+                before[number] = signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if signal.getsignal(number) is stop:
+                signal.signal(number, handler)
 
 
 def _flowing(function: Callable[..., None]) -> str:

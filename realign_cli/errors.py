@@ -15,6 +15,10 @@ class UsageError(RealignError):
     exit_code = 2
 
 
+class NoInput(UsageError):
+    """Records are awaited from a terminal, where nobody types them; the command says how it is used."""
+
+
 class RecordError(Exception):
     """One record cannot be processed. It becomes an entry of the record's `failures`; the others go on.
 

@@ -19,6 +19,8 @@ from realign_cli.errors import RecordError, UsageError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+SCHEMA = 1  # raised when a key changes its meaning; a record that says nothing is of schema 1
+
 Box = Annotated[tuple[int, int, int, int], Field(strict=False)]  # JSON has no tuples
 
 
@@ -167,19 +169,35 @@ def parse_line(line: str, place: str) -> Record:
     """Read one line of JSON.
 
     Raises:
-        UsageError: naming `place` (file:line) and the field, for anything that is not a record.
+        UsageError: naming `place` (file:line) and the field, for anything that is not a record of this schema.
     """
     try:
         data = json.loads(line)
         _dumped(data).encode()  # NaN, overflowing numbers and half characters can be read but not written again
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{place}: not a JSON record ({error}); remove or repair the line") from None
+    require_schema(data, place)
     try:
         return Record.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "record"
         raise UsageError(f"{place}: {field}: {first['msg']}") from None
+
+
+def require_schema(data: Any, place: str) -> None:
+    """Refuse JSON whose key `schema` says that a later realign wrote it and this one would misread it.
+
+    Raises:
+        UsageError: naming `place` and the schema that is needed.
+    """
+    schema = data.get("schema", SCHEMA) if isinstance(data, dict) else SCHEMA
+    if type(schema) is not int:
+        raise UsageError(f"{place}: schema: must be a whole number, such as {SCHEMA}")
+    if schema > SCHEMA:
+        raise UsageError(
+            f"{place}: schema {schema} is needed, and this realign reads up to {SCHEMA}: pip install -U realign"
+        )
 
 
 def dump_line(record: Record) -> str:

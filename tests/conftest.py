@@ -29,6 +29,10 @@ os.environ |= {
 }
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--runs", type=int, default=2, help="how many points to try of each kind in tests/faults")
+
+
 @pytest.fixture(scope="session")
 def realign() -> Callable[..., Finished]:
     def run(*arguments: object, input: str | None = None, cwd: Path | None = None) -> Finished:

@@ -41,11 +41,22 @@ def write_bytes(path: Path, data: bytes) -> None:
     Raises:
         RealignError: the bytes cannot be written (full disk, read-only folder); an old file stays as it was.
     """
+    with told(path, len(data)), written(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def told(path: Path, size: int = 0) -> Iterator[None]:
+    """Inside, a write of `size` bytes that fails says where, and how much was to be written.
+
+    Raises:
+        RealignError: for every OSError.
+    """
     try:
-        with written(path) as file:
-            file.write(data)
+        yield
     except OSError as error:
-        raise RealignError(f"cannot write {path} ({len(data)} bytes): {error.strerror}") from None
+        amount = f" ({size} bytes)" if size else ""
+        raise RealignError(f"cannot write {path}{amount}: {error.strerror}") from None
 
 
 def write_text(path: Path, text: str) -> None:
@@ -65,8 +76,10 @@ def write_png(path: Path, image: Image) -> None:
 def link_or_copy(source: Path, target: Path) -> None:
     """Give `target` the content of `source`: a hard link where the file system allows it, otherwise a copy.
 
-    Sharing is safe because nothing here ever writes into an existing file.
+    Sharing is safe because nothing here ever writes into an existing file. A symbolic link is followed: elsewhere it
+    would lead to another file, or to none.
     """
+    source = Path(os.path.realpath(source))
     staging = temporary(target)
     staging.unlink(missing_ok=True)
     try:

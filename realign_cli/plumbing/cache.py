@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from realign_cli import __version__
 from realign_cli.errors import RealignError
+from realign_cli.plumbing import atomic
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,8 +24,15 @@ T = TypeVar("T")
 
 
 def cache_folder() -> Path:
-    """Where this program keeps what it can make or fetch again."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "realign"
+    """Where this program keeps what it can make or fetch again.
+
+    Raises:
+        RealignError: the user has no home, and XDG_CACHE_HOME does not name a folder.
+    """
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "realign"
+    except RuntimeError:  # a container's user may have no home
+        raise RealignError("no home folder to remember answers in; set XDG_CACHE_HOME to one") from None
 
 
 class Cache:
@@ -42,7 +50,9 @@ class Cache:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise RealignError(f"cannot make the folder {folder}: {error.strerror}") from None
+            raise RealignError(
+                f"cannot make the folder {folder} ({error.strerror}); set XDG_CACHE_HOME to one that can be written"
+            ) from None
         self._database = self._guarded(sqlite3.connect, self._path, timeout=_PATIENCE, isolation_level=None)
         self._guarded(
             self._database.execute, "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, value BLOB NOT NULL)"
@@ -70,13 +80,16 @@ class Cache:
         try:
             return call(*arguments, **options)
         except sqlite3.Error as error:
-            raise RealignError(f"{self._path}: {error}; delete this file or give --cache another folder") from None
+            raise RealignError(
+                f"{self._path}: {error}; delete this file or give --cache another folder, or free some space"
+            ) from None
 
 
 class RowFile:
     """Rows of float32 numbers in an unnamed file, so that the memory does not grow with their number."""
 
     def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  # it is open as long as this object lives
         self._width = 0
         self._count = 0
@@ -85,13 +98,15 @@ class RowFile:
         """Write row `index`; rows may come in any order and must have one length."""
         self._width = len(row)
         self._count = max(self._count, index + 1)
-        self._file.seek(index * len(row))
-        self._file.write(row)
+        with atomic.told(self._folder, len(row)):
+            self._file.seek(index * len(row))
+            self._file.write(row)
 
     def matrix(self) -> NDArray[np.float32]:
         """All rows, (n, D), as a memory map."""
         import numpy as np
 
-        self._file.flush()
+        with atomic.told(self._folder, self._count * self._width):
+            self._file.flush()
         shape = (self._count, self._width // 4)
         return np.memmap(self._file, np.float32, "r", shape=shape) if self._count else np.empty((0, 0), np.float32)

@@ -64,7 +64,7 @@ def _file(path: Path) -> Captions:
     for number, line in rows:
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UsageError(f"{path}:{number}: not JSON ({error})") from None
         key = key or _key(row if isinstance(row, dict) else {}, KEYS, f"{path}:{number}")
         if not isinstance(row, dict) or not isinstance(row.get(key), str):
@@ -77,7 +77,7 @@ def _coco(path: Path, text: str) -> Captions:
     """The official annotations: {"annotations": [{"caption": ...}, ...]}."""
     try:
         data = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"--data {path}: not JSON ({error})") from None
     notes = data.get("annotations") if isinstance(data, dict) else None
     if not isinstance(notes, list) or not all(isinstance(x, dict) and isinstance(x.get("caption"), str) for x in notes):

@@ -56,6 +56,7 @@ def save(
     Raises:
         RealignError: it cannot be written; earlier checkpoints stay as they are.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     final = run / FOLDER / f"{step:06d}"
@@ -73,9 +74,13 @@ def save(
         atomic.write_json(staging / MANIFEST, {"step": step, **facts, "files": files})
         shutil.rmtree(final, ignore_errors=True)  # a damaged one of the same step
         os.replace(staging, final)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # the latter wraps what a full disk says
         shutil.rmtree(staging, ignore_errors=True)
-        raise RealignError(f"cannot write checkpoint {final}: {error.strerror or error}; free some space") from None
+        size = sum(tensor.nbytes for tensor in tensors.values())
+        reason = getattr(error, "strerror", None) or error
+        raise RealignError(
+            f"cannot write checkpoint {final} ({size} bytes and the model): {reason}; free some space"
+        ) from None
     for old in sorted(_folders(run))[:-KEPT]:
         shutil.rmtree(old, ignore_errors=True)
     return final

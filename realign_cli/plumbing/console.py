@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -169,6 +171,5 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
 
 
 def plain(text: str) -> Text:
-    """Text with nothing that could steer a terminal: no control characters, no bidirectional overrides, no markup."""
-    hidden = {*range(32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A)} - {ord("\n")}
-    return Text("".join(character for character in text if ord(character) not in hidden))
+    """Text that cannot steer a terminal: one line, without control and formatting characters or markup."""
+    return Text("".join(c for c in re.sub(r"\s", " ", text) if unicodedata.category(c) not in ("Cc", "Cf", "Cs")))

@@ -320,8 +320,9 @@ class _Run:
 
     def _log(self, line: Mapping[str, Any]) -> None:
         if self._accelerator.is_main_process:
-            with (self._out / LOG).open("a") as file:
-                file.write(json.dumps(line) + "\n")
+            data = json.dumps(line) + "\n"
+            with atomic.told(self._out / LOG, len(data)), (self._out / LOG).open("a") as file:
+                file.write(data)
             self._accelerator.log({k: v for k, v in line.items() if k != "step" and v is not None}, step=line["step"])
 
 

@@ -6,6 +6,7 @@ rename. A run that was killed continues from the journal.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -18,8 +19,8 @@ from typing import Any
 from realign_cli import __version__
 from realign_cli.errors import RealignError, UsageError
 from realign_cli.plumbing import atomic
-from realign_cli.plumbing.source import METADATA, journal_path
-from realign_cli.records import Record, dump_line, parse_line
+from realign_cli.plumbing.source import METADATA, journal_path, parse_lines
+from realign_cli.records import SCHEMA, Record, dump_line, parse_line, require_schema
 
 RUN = "run.json"
 _LIBRARIES = (
@@ -51,17 +52,28 @@ class RunFolder:
         self.path = path
         claim(path, config, overwrite=overwrite)
         self.kept = self._read_kept()
-        self._journal = journal_path(path).open("ab")
+        self._pending: list[bytes] = []
+        with atomic.told(journal_path(path)):
+            self._journal = journal_path(path).open("ab", buffering=0)
 
     def add(self, record: Record) -> None:
         """Keep a finished record; its files must have been written before."""
-        self._journal.write((dump_line(record) + "\n").encode())
+        self._pending.append((dump_line(record) + "\n").encode())
         self.kept[record.id] = record
 
     def flush(self) -> None:
-        """Make everything added so far survive a crash."""
-        self._journal.flush()
-        os.fsync(self._journal.fileno())
+        """Make everything added so far survive a crash.
+
+        Raises:
+            RealignError: it cannot be written; what an earlier flush wrote is safe.
+        """
+        data = b"".join(self._pending)
+        with atomic.told(journal_path(self.path), len(data)):
+            left = memoryview(data)
+            while left:
+                left = left[self._journal.write(left) :]
+            os.fsync(self._journal.fileno())
+        self._pending.clear()
 
     def complete(self, ids: list[str]) -> None:
         """Write `metadata.jsonl` with the records of this run's input, in the order of the input."""
@@ -80,7 +92,8 @@ class RunFolder:
             data = journal.read_bytes()
             whole = data[: data.rfind(b"\n") + 1]  # a kill may have torn the last line
             if whole != data:
-                os.truncate(journal, len(whole))
+                with atomic.told(journal):
+                    os.truncate(journal, len(whole))
             kept |= _parse(whole, journal)
         return kept
 
@@ -101,13 +114,13 @@ def claim(path: Path, config: Mapping[str, Any], *, overwrite: bool = False) -> 
         raise RealignError(f"cannot make the folder {path}: {error.strerror}") from None
     atomic.remove_leftovers(path)
     if not (path / RUN).exists():
-        atomic.write_json(path / RUN, {"argv": sys.argv[1:], "config": config, "versions": _versions()})
+        atomic.write_json(
+            path / RUN, {"schema": SCHEMA, "argv": sys.argv[1:], "config": config, "versions": _versions()}
+        )
 
 
 def _parse(data: bytes, path: Path) -> dict[str, Record]:
-    lines = data.decode().split("\n")  # not splitlines: JSON strings may hold other line separators
-    records = (parse_line(line, f"{path}:{number}") for number, line in enumerate(lines, 1) if line)
-    return {record.id: record for record in records}
+    return {record.id: record for _, record in parse_lines(io.BytesIO(data), str(path))}
 
 
 def _clear(path: Path) -> None:
@@ -144,9 +157,11 @@ def _check_same(path: Path, config: Mapping[str, Any]) -> None:
             raise UsageError(f"{path}: holds records of another origin (no {RUN}); choose another --out")
         return
     try:
-        before = json.loads(run.read_text())["config"]
-    except (ValueError, KeyError, TypeError):
+        account = json.loads(run.read_text())
+        before = account["config"]
+    except (ValueError, RecursionError, KeyError, TypeError):
         raise UsageError(f"{run}: not readable; --overwrite starts over") from None
+    require_schema(account, str(run))
     require_same(path, before, json.loads(json.dumps(config)))
 
 

@@ -79,7 +79,7 @@ def export_t2i_compbench(source: str, out: Path) -> Summary:
     made = 0
     for entry, image in _readable(source, complaints):
         text = entry.record.text
-        if "_" in text or "/" in text or len(text.encode()) > _LONGEST_NAME:
+        if "_" in text or "/" in text or not text.isprintable() or len(text.encode()) > _LONGEST_NAME:
             complaints.append(f"{entry.place}: the prompt cannot be the name of a file, as T2I-CompBench wants it")
             continue
         atomic.write_png(out / "samples" / f"{text}_{made:06d}.png", image)

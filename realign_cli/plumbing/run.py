@@ -12,7 +12,7 @@ from typing import Any, TextIO
 from realign_cli.errors import RecordError, UsageError
 from realign_cli.plumbing import atomic, console
 from realign_cli.plumbing.folder import RunFolder, image_name, picture_path
-from realign_cli.plumbing.source import Entry, image_path, open_image
+from realign_cli.plumbing.source import Entry, image_path, open_image, require_file
 from realign_cli.records import Failure, Item, Outcome, Record, Stage, dump_line
 
 
@@ -162,7 +162,9 @@ def _store(work: _Work, out: RunFolder | None) -> Record:
         record = record.with_(file_name=name)
     elif record.file_name:
         try:
-            atomic.link_or_copy(image_path(record, work.entry.base), out.path / name)
+            path = image_path(record, work.entry.base)
+            require_file(path)
+            atomic.link_or_copy(path, out.path / name)
             record = record.with_(file_name=name)
         except (RecordError, OSError):  # the record says already, or will, that its image is gone
             record = record.with_(file_name="")

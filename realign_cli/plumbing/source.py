@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING
 
-from realign_cli.errors import RecordError, UsageError
+from realign_cli.errors import NoInput, RecordError, UsageError
 from realign_cli.records import Record, parse_line
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 METADATA = "metadata.jsonl"
 STDIN = "-"
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})  # pytorch-fid's
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # not EPS, which Pillow gives to Ghostscript to run
 # What a line of a prompt file may say of its image; the keys of the stages are theirs to set.
 _PROMPT_KEYS = ("prompt", "text", "caption")
 _STAGE_KEYS = frozenset(Record.model_fields) - {"id", "seed", "category", "pair", "file_name"}
@@ -58,14 +59,17 @@ def read_records(source: str) -> Iterator[Entry]:
     """Stream the records of a folder, a JSONL file or stdin ("-").
 
     Raises:
-        UsageError: nothing there, or a line that is not a record, or an id that occurs twice.
+        NoInput: at once, where stdin is a terminal.
+        UsageError: nothing there, at once; or on the way a line that is not a record, or an id that occurs twice.
     """
-    if source == STDIN:
-        if sys.stdin.isatty():
-            raise UsageError("no input: give --in FOLDER, or pipe records into this command")
-        yield from _entries(sys.stdin.buffer, "stdin", None)
-        return
-    path = metadata_path(Path(source))
+    if source != STDIN:
+        return _of_file(metadata_path(Path(source)))
+    if sys.stdin.isatty():
+        raise NoInput("no input: give --in FOLDER, or pipe records into this command")
+    return _entries(sys.stdin.buffer, "stdin", None)
+
+
+def _of_file(path: Path) -> Iterator[Entry]:
     with path.open("rb") as file:
         yield from _entries(file, str(path), path.parent)
 
@@ -145,8 +149,21 @@ def image_path(record: Record, base: Path | None) -> Path:
     return path
 
 
+def require_file(path: Path) -> None:
+    """Refuse what is no file: to read from a pipe or a device may never end.
+
+    Raises:
+        RecordError: nothing is there, or no file.
+        OSError: it cannot be told.
+    """
+    if not path.exists():
+        raise RecordError("missing_image", f"{path}: no such image; generate it again")
+    if not path.is_file():
+        raise RecordError("unreadable_image", f"{path}: not a file; generate it again")
+
+
 def open_image(path: Path) -> Image:
-    """Read an image as RGB, whatever its mode; transparent parts become white.
+    """Read an image as RGB, whatever its mode; transparent parts become white, of an animation the first frame counts.
 
     Raises:
         RecordError: not a readable image.
@@ -158,7 +175,8 @@ def open_image(path: Path) -> Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as file:
+            require_file(path)
+            with Image.open(path, formats=_FORMATS) as file:
                 image = ImageOps.exif_transpose(file)
                 if image.mode.startswith("I"):  # 16 bits, which a plain conversion clips to white
                     image = image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
@@ -168,8 +186,6 @@ def open_image(path: Path) -> Image:
                     image = image.convert("RGBA")
                     image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
                 return image.convert("RGB")
-    except FileNotFoundError:
-        raise RecordError("missing_image", f"{path}: no such image; generate it again") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise RecordError("unreadable_image", f"{path}: not a readable image ({error}); generate it again") from None
 
@@ -215,7 +231,7 @@ def _plain_prompt(line: str, place: str, number: str, seed: int) -> Entry:
 def _json_prompt(line: str, place: str, number: str, seed: int) -> Entry:
     try:
         data = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{place}: not JSON ({error})") from None
     names = [name for name in _PROMPT_KEYS if isinstance(data, dict) and isinstance(data.get(name), str)]
     if not names:
@@ -226,22 +242,28 @@ def _json_prompt(line: str, place: str, number: str, seed: int) -> Entry:
 
 
 def _entries(file: Iterable[bytes], name: str, base: Path | None) -> Iterator[Entry]:
-    def parsed() -> Iterator[Entry]:
-        for number, raw in enumerate(file, 1):
-            place = f"{name}:{number}"
-            try:
-                line = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
-            except UnicodeDecodeError:
-                raise UsageError(f"{place}: not UTF-8 text; remove or repair the line") from None
-            if line:
-                yield Entry(parse_line(line, place), place, base)
-
     empty = True
-    for entry in _unique(parsed()):
+    for entry in _unique(Entry(record, place, base) for place, record in parse_lines(file, name)):
         empty = False
         yield entry
     if empty:
         raise UsageError(f"{name}: no records")
+
+
+def parse_lines(file: Iterable[bytes], name: str) -> Iterator[tuple[str, Record]]:
+    """Each record of a JSONL file and its place; a byte order mark, CRLF and empty lines are no part of it.
+
+    Raises:
+        UsageError: a line that is not a record.
+    """
+    for number, raw in enumerate(file, 1):
+        place = f"{name}:{number}"
+        try:
+            line = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+        except UnicodeDecodeError:
+            raise UsageError(f"{place}: not UTF-8 text; remove or repair the line") from None
+        if line:
+            yield place, parse_line(line, place)
 
 
 def _unique(entries: Iterable[Entry]) -> Iterator[Entry]:

@@ -9,13 +9,13 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from realign_cli.errors import RecordError
-from realign_cli.plumbing.source import Entry, image_path, open_image
+from realign_cli.errors import RealignError, RecordError
+from realign_cli.plumbing.source import Entry, image_path, open_image, require_file
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -86,6 +86,10 @@ def _viewed(entry: Entry, work: Future[T], view: Callable[[T], View]) -> View:
         return view(work.result())
     except RecordError as error:
         return View(entry, error=error)
+    except BrokenExecutor:
+        raise RealignError(
+            f"{entry.place}: a process that decodes images was killed, perhaps for want of memory; start again"
+        ) from None
 
 
 def _digest(path: Path) -> str:
@@ -95,10 +99,9 @@ def _digest(path: Path) -> str:
         RecordError: it cannot be read.
     """
     try:
+        require_file(path)
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    except FileNotFoundError:
-        raise RecordError("missing_image", f"{path}: no such image; generate it again") from None
     except OSError as error:
         raise RecordError("unreadable_image", f"{path}: {error.strerror}") from None
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -22,6 +23,8 @@ from pydantic.dataclasses import dataclass as checked
 from realign_cli.errors import UsageError
 
 FETCHED = "fetched:"
+_SECRET_KEY = re.compile(r"(^|_)(api_?key|access_?key|auth_?token|hf_token|api_?token|password|secret)$", re.I)
+_URL_WITH_PASSWORD = re.compile(r"\w+://[^/\s]*@")
 _PIPELINE, _LORA, _MANIFEST = "model_index.json", "pytorch_lora_weights.safetensors", "manifest.json"
 _MOVED = {"runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5"}
 _HUB = "https://huggingface.co"
@@ -122,11 +125,13 @@ def load(name: str, overrides: Iterable[str] = ()) -> Preset:
     """Read a packaged preset or a TOML file and apply overrides "section.key=value".
 
     Raises:
-        UsageError: no such preset or key, with the nearest name, or a value of another type.
+        UsageError: no such preset or key, with the nearest name, or a value of another type; or a secret, which every
+            folder that a run makes would tell on.
     """
     data = _read(name)
     for override in overrides:
         _apply(data, override, name)
+    _refuse_secrets(data, name)
     sections = {key: value for key, value in data.items() if isinstance(value, dict)}
     for section in sections.values():
         if (moved := section.get("checkpoint")) in _MOVED:
@@ -214,6 +219,17 @@ def _apply(data: dict[str, Any], override: str, name: str) -> None:
     if type(new) is not type(old):
         raise UsageError(f"--set {override}: {path} takes a {type(old).__name__}, such as {old!r}")
     data[section][key] = new
+
+
+def _refuse_secrets(data: Mapping[str, Any], name: str, prefix: str = "") -> None:
+    for key, value in data.items():
+        if isinstance(value, dict):
+            _refuse_secrets(value, name, f"{prefix}{key}.")
+        elif _SECRET_KEY.search(key) or (isinstance(value, str) and _URL_WITH_PASSWORD.match(value)):
+            raise UsageError(
+                f"preset '{name}': {prefix}{key} is a secret, and presets are copied into run.json; put it into the "
+                "environment, such as OPENAI_API_KEY"
+            )
 
 
 def _hint(word: str, known: Iterable[str]) -> str:

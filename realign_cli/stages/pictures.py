@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _PALETTE = ((0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (213, 94, 0), (86, 180, 233))
 _TILE = 192
 _LINE = 18
+_SEEN = 400  # characters; Pillow measures all of a text before it draws any
 
 
 def mask_picture(mask: NDArray[np.bool_]) -> Image.Image:
@@ -39,7 +40,7 @@ def grid(rows: Sequence[Sequence[Image.Image]], titles: Sequence[str]) -> Image.
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=13)
     for y, (row, title) in enumerate(zip(rows, titles, strict=True)):
         top = y * (_TILE + _LINE + 4)
-        draw.text((2, top), title, fill="black", font=font)
+        draw.text((2, top), _line(title), fill="black", font=font)
         _paste(canvas, row, top + _LINE)
     return canvas
 
@@ -53,11 +54,11 @@ def strip(prompt: str, coarse: Image.Image, regions: Sequence[Region], final: Im
     _paste(canvas, tiles)
     chosen = 0 if kept == "coarse" else 2 * (_TILE + 4)
     draw.rectangle((chosen, 0, chosen + _TILE - 1, _TILE - 1), outline=(0, 158, 115), width=3)
-    draw.text((2, _TILE + 2), f"{prompt}   (kept: {kept})", fill="black", font=font)
+    draw.text((2, _TILE + 2), f"{_line(prompt)}   (kept: {kept})", fill="black", font=font)
     for i, region in enumerate(regions):
         y = _TILE + 2 + (i + 1) * _LINE
         draw.rectangle((4, y + 3, 14, y + 13), fill=_PALETTE[i % len(_PALETTE)])
-        draw.text((20, y), f"{region.phrase}   likelihood {region.likelihood:g}", fill="black", font=font)
+        draw.text((20, y), f"{_line(region.phrase)}   likelihood {region.likelihood:g}", fill="black", font=font)
     if not regions:
         draw.text((2, _TILE + 2 + _LINE), "nothing found to refine by", fill=(120, 120, 120), font=font)
     return canvas
@@ -69,8 +70,13 @@ def before_and_after(title: str, prompt: str, before: Image.Image, after: Image.
     _paste(canvas, [before, after])
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=13)
     for i, text in enumerate((title, prompt)):
-        draw.text((2, _TILE + 2 + i * _LINE), text, fill="black", font=font)
+        draw.text((2, _TILE + 2 + i * _LINE), _line(text), fill="black", font=font)
     return canvas
+
+
+def _line(text: str) -> str:
+    """What is seen of a text: one line, and no more than a tile's worth several times over."""
+    return " ".join(text[:_SEEN].split())
 
 
 def _paste(canvas: Image.Image, tiles: Sequence[Image.Image], top: int = 0) -> None:

@@ -1,4 +1,4 @@
-"""Pipes give what folders give, a killed run continues, and no image depends on its batch or shard.
+"""Pipes give what folders give, and no image depends on its batch or shard; for runs that are killed see tests/faults.
 
 Real processes on the embedded models.
 """
@@ -7,10 +7,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -160,45 +156,6 @@ def test_a_shard_may_be_empty(realign: Run, coarse: Path) -> None:
     )
     assert json.loads(done.stderr)["records"] == 0
     assert (coarse.parent / "none" / "metadata.jsonl").read_bytes() == b""
-
-
-def test_interrupted_and_killed_runs_end_as_if_nothing_had_happened(
-    realign: Run, coarse: Path, one_by_one: Path
-) -> None:
-    folder = _empty(coarse, "2")
-    command = ("generate", "--prompts", "../prompts.txt", "--out", ".", "--batch-size", "1")
-
-    stopped = _stop_at(folder, 1, signal.SIGINT, command)
-    assert stopped.returncode == 130
-    assert stopped.stderr.splitlines() == [
-        "realign generate: interrupted; what is finished is kept, and the same command continues"
-    ]
-    finished = len((folder / ".metadata.jsonl.part").read_text().splitlines())
-    assert _stop_at(folder, finished + 1, signal.SIGKILL, command).returncode == -signal.SIGKILL
-    assert not (folder / "metadata.jsonl").exists()
-
-    done = succeed(realign(*command, "--json", cwd=folder))
-    assert json.loads(done.stderr)["kept"] > finished
-    assert contents(folder) == contents(one_by_one)
-
-
-def _stop_at(folder: Path, count: int, how: signal.Signals, command: tuple[str, ...]) -> CompletedProcess[str]:
-    """Start a command and send it a signal once `count` records are finished."""
-    journal = folder / ".metadata.jsonl.part"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "realign_cli", *command],
-        cwd=folder,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        # Where the tests run in the background of a script, SIGINT is ignored, and children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    while process.poll() is None and not (journal.exists() and journal.read_bytes().count(b"\n") >= count):
-        time.sleep(0.005)
-    process.send_signal(how)
-    stdout, stderr = process.communicate()
-    return CompletedProcess(command, process.returncode, stdout, stderr)
 
 
 def test_another_setting_is_refused_and_overwrite_starts_over(realign: Run, coarse: Path) -> None:

@@ -68,7 +68,9 @@ def test_a_failed_save_leaves_the_others(tmp_path: Path):
         (folder / "half").write_bytes(b"x")
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(RealignError, match=r"000002: No space left on device; free some space"):
+    with pytest.raises(
+        RealignError, match=r"000002 \(\d+ bytes and the model\): No space left on device; free some space"
+    ):
         checkpoint.save(tmp_path, 2, {}, {}, full)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["000001"]
 

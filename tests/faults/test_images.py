@@ -1,0 +1,162 @@
+"""Odd images through the commands that read images: each is seen as a person sees it, or named and passed by."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from faults.warm import QUICK, Warm
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from realign_cli.errors import RecordError
+from realign_cli.plumbing.source import METADATA, open_image
+
+pytestmark = pytest.mark.fault
+
+RED = (200, 30, 40)
+SIZE = 64, 48
+
+
+def plain() -> Image.Image:
+    image = Image.new("RGB", SIZE, RED)
+    image.paste((255, 255, 255), (0, 0, 16, 48))  # a white edge on the left tells which way is up
+    return image
+
+
+def saved(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def alpha() -> bytes:
+    image = plain().convert("RGBA")
+    image.paste((0, 0, 0, 0), (0, 0, 16, 48))
+    return saved(image)
+
+
+def sixteen_bits() -> bytes:
+    return saved(
+        Image.frombytes("I;16", (2, 1), struct.pack("<2H", 65535, 25700)).resize(SIZE, Image.Resampling.NEAREST)
+    )
+
+
+def turned() -> bytes:
+    image = plain().transpose(Image.Transpose.ROTATE_90)
+    exif = image.getexif()
+    exif[0x0112] = 6  # orientation: turn by 90 degrees to see it upright
+    return saved(image, "JPEG", exif=exif, quality=95)
+
+
+def animated() -> bytes:
+    return saved(plain(), "GIF", save_all=True, append_images=[Image.new("RGB", SIZE, "blue")])
+
+
+def bomb() -> bytes:
+    """A well-formed PNG of a few bytes that unpacks to 40,000 x 40,000 pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 40_000, 40_000, 8, 0, 0, 0, 0)
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 40_001)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+SEEN: dict[str, Callable[[], bytes]] = {
+    "plain": lambda: saved(plain()),
+    "palette": lambda: saved(plain().quantize(16)),
+    "alpha": alpha,
+    "cmyk": lambda: saved(plain().convert("CMYK"), "JPEG", quality=95),
+    "turned": turned,
+    "animated": animated,
+    "webp": lambda: saved(plain(), "WEBP", lossless=True),
+}
+UNREADABLE: dict[str, Callable[[], bytes]] = {
+    "empty": lambda: b"",
+    "truncated": lambda: saved(Image.effect_noise(SIZE, 80))[:-500],
+    "text": lambda: b"no image\n",
+    "bomb": bomb,
+    "postscript": lambda: saved(plain(), "EPS"),  # a program, which Pillow would have Ghostscript run
+}
+
+
+@pytest.mark.parametrize("kind", SEEN)
+def test_a_person_sees_the_same(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "a.png").write_bytes(SEEN[kind]())
+    image = open_image(tmp_path / "a.png")
+    assert (image.mode, image.size) == ("RGB", SIZE)
+    for place, expected in (((2, 24), (255, 255, 255)), ((50, 24), RED)):
+        assert image.getpixel(place) == pytest.approx(expected, abs=6), kind  # lossy kinds differ a little
+
+
+def test_sixteen_bits_are_not_clipped(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(sixteen_bits())
+    image = open_image(tmp_path / "a.png")
+    assert (image.getpixel((0, 0)), image.getpixel((63, 0))) == ((255,) * 3, (100,) * 3)
+
+
+def test_commands_name_what_they_cannot_read_and_go_on(warm: Warm, tmp_path: Path) -> None:
+    """Through tag, eval and import: of each record the very same verdict."""
+    names = {**SEEN, **UNREADABLE, "sixteen": sixteen_bits}
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    for name, data in names.items():
+        (folder / f"{name}.png").write_bytes(data())
+    (folder / "loop.png").symlink_to("loop.png")
+    os.mkfifo(folder / "fifo.png")
+    (folder / "folder.png").mkdir()
+    # Names that differ only in case are two images.
+    (folder / "PLAIN.png").write_bytes(saved(Image.new("RGB", SIZE, "blue")))
+    ids = [*names, "loop", "fifo", "folder", "PLAIN"]
+    lines = [{"file_name": f"{i}.png", "text": "a red circle", "id": i} for i in ids]
+    (folder / METADATA).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    bad = {*UNREADABLE, "loop", "fifo", "folder"}
+
+    tagged = warm("tag", "--in", "odd", "--out", "tagged", *QUICK, cwd=tmp_path)
+    assert tagged.code == 3 and "Traceback" not in tagged.stderr, tagged.stderr
+    records = [json.loads(line) for line in (tmp_path / "tagged" / METADATA).read_text().splitlines()]
+    assert [record["id"] for record in records] == ids
+    assert {record["id"] for record in records if "failures" in record} == bad
+    assert all("tags" in record for record in records if record["id"] not in bad)
+    same, other = (open_image(tmp_path / "tagged" / f"{name}.png") for name in ("plain", "PLAIN"))
+    assert same.getpixel((50, 24)) == RED and other.getpixel((50, 24)) == (0, 0, 255)
+
+    measured = warm("eval", "--in", "odd", "--metrics", "oracle", "--cache", "c", "--out", "e", "-q", cwd=tmp_path)
+    assert measured.code == 3 and "Traceback" not in measured.stderr, measured.stderr
+    scores = [json.loads(line)["id"] for line in (tmp_path / "e" / "scores.jsonl").read_text().splitlines()]
+    assert scores == [i for i in ids if i not in bad]
+
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    taken = warm("import", "--in", "odd", "--prompts", "prompts.jsonl", "--out", "taken", "-q", cwd=tmp_path)
+    assert taken.code == 3 and "Traceback" not in taken.stderr, taken.stderr
+    kept = [json.loads(line)["id"] for line in (tmp_path / "taken" / METADATA).read_text().splitlines()]
+    assert kept == [i for i in ids if i not in bad]
+
+
+GOOD = [saved(plain(), kind) for kind in ("PNG", "JPEG", "GIF", "TIFF", "WEBP", "BMP", "PPM")] + [turned(), alpha()]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from(GOOD), st.lists(st.tuples(st.floats(0, 1), st.binary(max_size=4)), max_size=6))
+def test_no_damage_raises_anything_else(
+    tmp_path_factory: pytest.TempPathFactory, data: bytes, damage: list[tuple[float, bytes]]
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "damaged"
+    broken = bytearray(data)
+    for where, change in damage:
+        at = int(where * len(broken))
+        broken[at : at + len(change)] = change
+    path.write_bytes(broken)
+    try:
+        assert open_image(path).mode == "RGB"
+    except RecordError as error:
+        assert error.kind == "unreadable_image" and str(path) in str(error)

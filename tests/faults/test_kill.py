@@ -1,0 +1,76 @@
+"""SIGKILL anywhere in the life of a run, then the same command again: the bytes of a run that nothing disturbed.
+
+For `train` see tests/commands/test_train.py.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+from faults.warm import QUICK, Warm, contents
+
+pytestmark = pytest.mark.fault
+
+RUNS = {
+    "generate": [("generate", "--prompts", "prompts.txt", "--out", "generated")],
+    "caption-reward": [("caption-reward", "--in", "coarse", "--out", "captioned")],
+    "tag": [("tag", "--in", "coarse", "--out", "tagged")],
+    "score": [("score", "--in", "tagged", "--out", "scored")],
+    "segment": [("segment", "--in", "scored", "--out", "segmented")],
+    "refine": [("refine", "--in", "segmented", "--out", "final")],
+    "pipe": [("tag", "--in", "coarse"), ("score",), ("segment",), ("refine", "--out", "piped")],
+    "eval": [("eval", "--in", "final", "--baseline", "coarse", "--out", "measured", "--cache", "cache")],
+}
+
+
+@pytest.fixture(scope="module")
+def here(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where all runs take place: reports tell the paths of images."""
+    return shutil.copytree(world, tmp_path_factory.mktemp("killed"), dirs_exist_ok=True)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(warm: Warm, here: Path) -> dict[str, tuple[list[int], dict[str, bytes]]]:
+    """Of each run the moments of its processes and the contents of its folder."""
+    done = {}
+    for name in RUNS:
+        ended = warm.measured(pipe=commands(name), cwd=here, fills=[out(name), "cache"])
+        assert set(ended.codes) == {0}, ended.stderr
+        done[name] = ended.moments, contents(here / out(name))
+    return done
+
+
+def commands(name: str) -> list[tuple[str, ...]]:
+    flags = QUICK if name != "eval" else QUICK[:3]
+    return [(*command, *flags) for command in RUNS[name]]
+
+
+def out(name: str) -> str:
+    command = RUNS[name][-1]
+    return command[command.index("--out") + 1]
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_killed_run_ends_as_if_nothing_had_happened(
+    warm: Warm,
+    here: Path,
+    undisturbed: dict[str, tuple[list[int], dict[str, bytes]]],
+    runs: int,
+    name: str,
+) -> None:
+    moments, expected = undisturbed[name]
+    for i in range(runs):
+        for folder in (out(name), "cache"):
+            shutil.rmtree(here / folder, ignore_errors=True)
+        victim = random.randrange(len(moments))
+        at = int((i + random.random()) / runs * moments[victim])  # spread over the whole life
+        where = f"process {victim} of {name} killed at moment {at} of {moments[victim]}"
+        killed = warm(pipe=commands(name), cwd=here, victim=victim, at=at, signals=[signal.SIGKILL])
+        assert killed.codes[victim] == -signal.SIGKILL, f"{where}: {killed}"
+        again = warm(pipe=commands(name), cwd=here)
+        assert set(again.codes) == {0}, f"{where}: {again.stderr}"
+        assert contents(here / out(name)) == expected, where
