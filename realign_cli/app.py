@@ -21,8 +21,10 @@ from realign_cli.commands import (
     import_,
     prompts,
     refine,
+    run,
     score,
     segment,
+    status,
     tag,
     train,
 )
@@ -121,6 +123,7 @@ def _say(line: str) -> None:
 
 _COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo.demo,
+    "run": run.run,
     "train": train.train,
     "prompts": prompts.prompts,
     "generate": generate.generate,
@@ -137,5 +140,5 @@ _eval = typer.Typer()
 _eval.callback(invoke_without_command=True, help=_flowing(eval.eval_))(_alone(_guarded(spread(eval.eval_), "eval")))
 _eval.command("stats", help=_flowing(eval.stats))(_guarded(spread(eval.stats), "eval stats"))
 app.add_typer(_eval, name="eval")
-for _name, _function in {"import": import_.import_, "export": export.export}.items():
+for _name, _function in {"status": status.status, "import": import_.import_, "export": export.export}.items():
     app.command(_name, help=_flowing(_function))(_guarded(spread(_function), _name))

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -75,6 +76,31 @@ def link_or_copy(source: Path, target: Path) -> None:
         staging.unlink(missing_ok=True)  # a rename of two links to one file leaves both names
     except OSError:
         write_bytes(target, source.read_bytes())
+
+
+def create(path: Path, text: str) -> bool:
+    """Write `path` unless it is there; of several processes that try at once, one does. Returns whether it was this."""
+    staging = temporary(path.with_name(f"{path.name}-{uuid.uuid4().hex}"))  # each its own
+    try:
+        write_text(staging, text)
+        os.link(staging, path)
+    except (FileExistsError, FileNotFoundError):  # the second: another process took `staging` for a leftover
+        return False
+    except OSError:  # a file system without hard links
+        return _create_slowly(path, text)
+    finally:
+        staging.unlink(missing_ok=True)
+    return True
+
+
+def _create_slowly(path: Path, text: str) -> bool:
+    """`create` where a reader may see half of the file for a moment."""
+    try:
+        with path.open("x") as file:
+            file.write(text)
+    except FileExistsError:
+        return False
+    return True
 
 
 def temporary(path: Path) -> Path:
