@@ -54,7 +54,8 @@ def keep_running(command: Sequence[str], achieved: Callable[[], object], stop: E
 
 
 def _run(command: Sequence[str], stop: Event) -> int:
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
+    # In a process group of its own, Ctrl-C reaches it once, by way of this process, and so it ends in order.
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, process_group=0) as process:
         while process.poll() is None:
             if stop.wait(_PULSE):
                 process.terminate()
