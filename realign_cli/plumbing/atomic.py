@@ -79,28 +79,40 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def create(path: Path, text: str) -> bool:
-    """Write `path` unless it is there; of several processes that try at once, one does. Returns whether it was this."""
+    """Write `path` unless it is there; of several processes that try at once, one does. Returns whether it was this.
+
+    Raises:
+        RealignError: it cannot be written.
+    """
     staging = temporary(path.with_name(f"{path.name}-{uuid.uuid4().hex}"))  # each its own
     try:
-        write_text(staging, text)
-        os.link(staging, path)
-    except (FileExistsError, FileNotFoundError):  # the second: another process took `staging` for a leftover
+        try:
+            _write_new(staging, text)
+            os.link(staging, path)
+        except FileExistsError:
+            raise
+        except (
+            OSError
+        ):  # perhaps a file system without hard links, where a reader may see half of the file for a moment
+            _write_new(path, text)
+    except FileExistsError:
         return False
-    except OSError:  # a file system without hard links
-        return _create_slowly(path, text)
+    except OSError as error:
+        raise RealignError(f"cannot write {path} ({len(text)} bytes): {error.strerror}") from None
     finally:
         staging.unlink(missing_ok=True)
     return True
 
 
-def _create_slowly(path: Path, text: str) -> bool:
-    """`create` where a reader may see half of the file for a moment."""
-    try:
-        with path.open("x") as file:
+def _write_new(path: Path, text: str) -> None:
+    with path.open("x") as file:
+        try:
             file.write(text)
-    except FileExistsError:
-        return False
-    return True
+            file.flush()
+            os.fsync(file.fileno())
+        except OSError:
+            path.unlink()
+            raise
 
 
 def temporary(path: Path) -> Path:

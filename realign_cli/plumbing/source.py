@@ -139,7 +139,7 @@ def record_ids(source: str) -> list[str] | None:
     ids = []
     with metadata_path(Path(source)).open("rb") as file:
         for line in file:
-            with suppress(ValueError, TypeError, KeyError):
+            with suppress(ValueError, TypeError, KeyError, RecursionError):
                 ids.append(str(json.loads(line)["id"]))
     return ids
 

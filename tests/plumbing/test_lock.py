@@ -130,3 +130,5 @@ def test_one_of_many_creates_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert made.count(True) == 1
     assert path.read_text() == f"{made.index(True)}" * 1000
     assert list(tmp_path.iterdir()) == [path]
+    with pytest.raises(RealignError, match=f"cannot write {tmp_path}/none/file \\(4 bytes\\): No such"):
+        atomic.create(tmp_path / "none" / "file", "text")
