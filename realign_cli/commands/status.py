@@ -31,8 +31,6 @@ def status(
     realign status out/
 
     realign status out/ --json | jq '.[].shards[] | select(.left > 0)'
-
-    while realign status -q out/; [ $? = 4 ]; do sleep 60; done
     """
     from rich.console import Console
 

@@ -13,7 +13,7 @@ from realign_cli.plumbing.console import console, plain
 
 _DEATHS = 3  # in a row, with nothing achieved in between, after which a worker is given up
 _ASKED = (-signal.SIGINT, -signal.SIGTERM)  # whoever sends these wants no other worker in its place
-_PULSE = 0.2  # seconds
+_PULSE, _LOOK = 0.2, 1.0  # seconds from one look at a process, and at all work, to the next
 
 
 def together(works: Sequence[Callable[[Event], int]], watch: Callable[[], None]) -> list[int]:
@@ -26,7 +26,7 @@ def together(works: Sequence[Callable[[Event], int]], watch: Callable[[], None])
     with ThreadPoolExecutor(len(works)) as pool:
         started = [pool.submit(work, stop) for work in works]
         try:
-            while wait(started, timeout=_PULSE).not_done:
+            while wait(started, timeout=_LOOK).not_done:
                 watch()
             watch()
         finally:
