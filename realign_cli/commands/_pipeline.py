@@ -39,7 +39,8 @@ def coarse_to_final(
         described: list[Stage] = [CaptionReward(models)] if captions else []
         return [*described, Tag(models), Score(models), Segment(models), Refine(models, models.modulation, keep)]
 
-    coarse = out / COARSE
+    coarse, final = out / COARSE, out / FINAL
+    final.mkdir(parents=True, exist_ok=True)  # empty, it tells 'realign status' that more is to come
     asked = list(read_prompts(prompts, seed))
     _map.process(
         replace(options, out=coarse), lambda m: [Generate(m)], entries=asked, models=models, echo=False, seed=seed
@@ -51,7 +52,7 @@ def coarse_to_final(
         for number, entry in enumerate(asked, 1)
     ]
     return _map.process(
-        replace(options, out=out / FINAL),
+        replace(options, out=final),
         stages,
         entries=entries,
         models=models,

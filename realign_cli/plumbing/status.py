@@ -40,15 +40,19 @@ class Status:
 
 
 def status(folder: Path) -> list[Status]:
-    """The run in `folder`, or else those in the folders in it.
+    """The run in `folder`, or else those in the folders in it; an empty one beside them is a run yet to begin.
 
     Raises:
         UsageError: there is none.
     """
-    places = [folder] if (folder / RUN).exists() else sorted(path.parent for path in folder.glob(f"*/{RUN}"))
-    found = [one for place in places if (one := _of(place))]
+    inner = sorted(path for path in folder.glob("*") if path.is_dir())
+    begun = [folder] if (folder / RUN).exists() else [path for path in inner if (path / RUN).exists()]
+    found = [one for place in begun if (one := _of(place))]
     if not found:
         raise UsageError(f"{folder}: no run of records here (no {RUN}); give the --out of a command")
+    if begun != [folder]:
+        nothing = Part(WHOLE, done=0, failed=0, left=None, holder=None)
+        found += [Status(path, "(not begun)", False, [nothing]) for path in inner if not any(path.iterdir())]
     return found
 
 

@@ -77,7 +77,14 @@ def test_the_folders_of_a_run_and_no_training(tmp_path: Path) -> None:
         begin(tmp_path / name, WHOLE, IDS).complete(IDS)
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / RUN).write_text(json.dumps({"config": {"command": "train"}}))
-    assert [run.folder.name for run in status(tmp_path)] == ["coarse", "final"]
+    assert [(run.folder.name, run.complete) for run in status(tmp_path)] == [("coarse", True), ("final", True)]
+
+
+def test_a_run_whose_second_half_has_not_begun(tmp_path: Path) -> None:
+    begin(tmp_path / "coarse", WHOLE, IDS).complete(IDS)
+    (tmp_path / "final").mkdir()
+    assert [(run.folder.name, run.complete) for run in status(tmp_path)] == [("coarse", True), ("final", False)]
+    assert counts(tmp_path / "coarse") == [("1/1", 10, 0, 0)]
 
 
 def test_no_run(tmp_path: Path) -> None:
