@@ -13,6 +13,8 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, get_args
 
+from typer.models import ArgumentInfo
+
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "cli.md"
 
@@ -52,7 +54,8 @@ def _options(command: Callable[..., Any]) -> str:
             continue
         kind, option = get_args(parameter.annotation)
         declared = [one for one in (option.default, *(option.param_decls or ())) if isinstance(one, str)]
-        names = ", ".join(f"`{one}`" for one in declared or [f"--{name.replace('_', '-')}"])
+        usual = name if isinstance(option, ArgumentInfo) else f"--{name.replace('_', '-')}"
+        names = ", ".join(f"`{one}`" for one in declared or [usual])
         default = parameter.default
         silent = default is None or default is False or default == []
         told = "required" if default is parameter.empty else "" if silent else f"`{default}`"

@@ -29,8 +29,10 @@ from realign_cli.commands import (
     import_,
     prompts,
     refine,
+    run,
     score,
     segment,
+    status,
     tag,
     train,
 )
@@ -168,6 +170,7 @@ def _say(line: str) -> None:
 
 _COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo.demo,
+    "run": run.run,
     "train": train.train,
     "prompts": prompts.prompts,
     "generate": generate.generate,
@@ -185,6 +188,7 @@ _eval.callback(invoke_without_command=True, help=_flowing(eval.eval_))(_alone(_g
 _eval.command("stats", help=_flowing(eval.stats))(_guarded(spread(eval.stats), "eval stats"))
 app.add_typer(_eval, name="eval")
 _APART = {
+    "status": status.status,
     "import": import_.import_,
     "export": export.export,
     "download": download.download,

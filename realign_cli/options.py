@@ -81,8 +81,16 @@ class Run(Common):
     ] = None
     shard: Annotated[
         str | None,
-        typer.Option(metavar="I/N", help="Only the I-th of N parts of the records.", rich_help_panel=_RUN),
+        typer.Option(
+            metavar="I/N",
+            help="Only the I-th of N parts of the records; workers with a part each share --out.",
+            rich_help_panel=_RUN,
+        ),
     ] = None
+    retry_failed: Annotated[
+        bool,
+        typer.Option("--retry-failed", help="Try records of --out that failed once more.", rich_help_panel=_RUN),
+    ] = False
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Start over in a folder of an earlier run.", rich_help_panel=_RUN)
     ] = False

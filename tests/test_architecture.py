@@ -118,6 +118,7 @@ HEAVY = {
     "scipy",
     "PIL",
     "matplotlib",
+    "ray",
 }  # Typer itself loads pydantic
 COMMANDS = [[], *([name] for name in sorted(typer.main.get_command(app).commands)), ["eval", "stats"]]  # type: ignore[attr-defined]
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,8 +29,8 @@ def process(
     options: Run,
     stages_of: Callable[[Models], Sequence[Stage]],
     *,
-    entries: Iterable[Entry] | None = None,
-    total: int | None = None,
+    entries: Sequence[Entry] | None = None,
+    models: Models | None = None,
     next_command: str | None = None,
     finish: Callable[[Path], object] | None = None,
     echo: bool = True,
@@ -38,55 +39,75 @@ def process(
 ) -> int:
     """Run the stages over `entries`, or over the records that `--in` names, and report.
 
-    `adapt` is what the command line does to the preset, `config` what the command adds to the settings that decide its
-    result; `finish` is called with the completed folder. Returns how many records failed.
+    `models` are those of the preset if not given. `adapt` is what the command line does to the preset, `config` what
+    the command adds to the settings that decide its result; `finish` is called with the completed folder. Returns how
+    many records failed.
     """
     from realign_cli import presets
     from realign_cli.plumbing import source
     from realign_cli.plumbing.console import Verbosity
     from realign_cli.plumbing.folder import RunFolder
+    from realign_cli.plumbing.lock import held
     from realign_cli.plumbing.run import run_map
     from realign_cli.registry import Models
 
     Verbosity(options.quiet, options.verbose).apply()
-    preset = presets.load(options.preset, options.overrides)
-    models = Models(adapt(preset) if adapt else preset, options.device)
+    if models is None:
+        preset = presets.load(options.preset, options.overrides)
+        models = Models(adapt(preset) if adapt else preset, options.device)
     stages = stages_of(models)
+    shard = source.Shard.parse(options.shard) if options.shard else source.WHOLE
     if entries is None:
         assert isinstance(options, Map)
-        entries, total = source.read_records(options.source), source.count_records(options.source)
-    if options.shard:
-        shard = source.Shard.parse(options.shard)
-        entries, total = (entry for entry in entries if shard.owns(entry.record.id)), None
-        config["shard"] = options.shard
+        records, ids = source.read_records(options.source), source.record_ids(options.source)
+    else:
+        records, ids = iter(entries), [entry.record.id for entry in entries]
+    sizes = None if ids is None else shard.sizes(ids)
+    _check_combination(options)
     out = None
-    if options.out:
-        _not_in_place(options)
-        sections = dict.fromkeys(section for stage in stages for section in stage.uses)
-        settings = {"command": stages[-1].name, **config, **models.describe(sections)}
-        out = RunFolder(options.out, settings, overwrite=options.overwrite)
-    summary = run_map(
-        entries,
-        stages,
-        out=out,
-        batch_size=options.batch_size or models.preset.batch_size,
-        total=total,
-        quiet=options.quiet,
-        echo=echo,
-    )
-    if finish and options.out and summary.records:
-        finish(options.out)
-    if next_command and options.out:
+    with ExitStack() as stack:
+        if options.out:
+            stack.enter_context(held(options.out, shard))
+            sections = dict.fromkeys(section for stage in stages for section in stage.uses)
+            settings = {"command": stages[-1].name, **config, **models.describe(sections)}
+            out = RunFolder(options.out, settings, shard=shard, sizes=sizes, finish=finish, overwrite=options.overwrite)
+        summary = run_map(
+            records,
+            stages,
+            out=out,
+            batch_size=options.batch_size or models.preset.batch_size,
+            shard=shard,
+            retry=options.retry_failed,
+            total=sizes[shard.index - 1] if sizes else None,
+            quiet=options.quiet,
+            echo=echo,
+        )
+    if not summary.complete:
+        summary.next_command = f"realign status {shlex.quote(str(options.out))}"
+    elif next_command and options.out:
         named = "" if options.preset == "tiny" else f" --preset {shlex.quote(options.preset)}"
         summary.next_command = next_command.format(out=shlex.quote(str(options.out))) + named
     summary.show(quiet=options.quiet, as_json=options.as_json)
     return summary.failed
 
 
-def _not_in_place(options: Run) -> None:
+def _check_combination(options: Run) -> None:
+    """Refuse options that do not go together.
+
+    Raises:
+        UsageError: with what to do instead.
+    """
     from realign_cli.errors import UsageError
 
-    if isinstance(options, Map) and options.source != "-" and options.out:
+    if options.out is None:
+        if options.retry_failed:
+            raise UsageError("--retry-failed goes on in the folder of an earlier run: give its --out DIR")
+        return
+    if options.overwrite and options.retry_failed:
+        raise UsageError("--overwrite starts over and --retry-failed goes on: give one of them")
+    if options.overwrite and options.shard:
+        raise UsageError(f"--overwrite clears what all shards of {options.out} share; delete the folder first")
+    if isinstance(options, Map) and options.source != "-":
         source = Path(options.source)
         folder = source if source.is_dir() else source.parent
         if folder.resolve().is_relative_to(options.out.resolve()):

@@ -43,7 +43,6 @@ def generate(
         options,
         lambda models: [Generate(models)],
         entries=entries,
-        total=len(entries),
         next_command="realign refine --in {out} --out final/" + same_model,
         adapt=lambda preset: presets.with_model(preset, model),
         seed=seed,

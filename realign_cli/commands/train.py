@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -150,6 +151,7 @@ def train(
 
     from realign_cli.plumbing.checkpoint import require_space  # takes seconds, and what is wrong above is known by now
     from realign_cli.plumbing.fit import Schedule, accelerate, fit, start
+    from realign_cli.plumbing.lock import held
     from realign_cli.stages.train import RewardFeedback
 
     accelerator = accelerate(out, options.device == "cpu", training.mixed_precision, report_to)
@@ -166,36 +168,37 @@ def train(
     )
     config = _config(models, captions, training, weights, seed)
     require_space(out, _checkpoint_bytes(trainee, training.ema > 0))
-    resume = start(accelerator, out, config, resume_from_checkpoint, overwrite=overwrite)
-    feedback = _feedback(training, weights, micro_batches, seed)
-    size = preset.section("generator")["size"]
-    examples = _examples(
-        accelerator,
-        trainee,
-        captions,
-        rewards,
-        feedback,
-        training.pretraining_images,
-        size,
-        out,
-        quiet=options.quiet,
-    )
-    method = RewardFeedback(models, trainee, rewards, feedback, captions.prompts, examples)
-    schedule = Schedule(
-        steps=training.max_train_steps,
-        micro_batches=micro_batches,
-        batch_size=training.batch_size,
-        learning_rate=training.learning_rate,
-        max_grad_norm=training.max_grad_norm,
-        ema=training.ema,
-        checkpoint_every=training.checkpointing_steps,
-        sample_every=training.sampling_steps,
-        patience=_PATIENCE,
-        stop_on_collapse=stop_on_collapse,
-    )
-    fit(method, accelerator, schedule, out, config, resume, quiet=options.quiet)
-    if accelerator.is_main_process:
-        _report(options, out, config, training.max_train_steps)
+    with held(out) if accelerator.is_main_process else nullcontext():
+        resume = start(accelerator, out, config, resume_from_checkpoint, overwrite=overwrite)
+        feedback = _feedback(training, weights, micro_batches, seed)
+        size = preset.section("generator")["size"]
+        examples = _examples(
+            accelerator,
+            trainee,
+            captions,
+            rewards,
+            feedback,
+            training.pretraining_images,
+            size,
+            out,
+            quiet=options.quiet,
+        )
+        method = RewardFeedback(models, trainee, rewards, feedback, captions.prompts, examples)
+        schedule = Schedule(
+            steps=training.max_train_steps,
+            micro_batches=micro_batches,
+            batch_size=training.batch_size,
+            learning_rate=training.learning_rate,
+            max_grad_norm=training.max_grad_norm,
+            ema=training.ema,
+            checkpoint_every=training.checkpointing_steps,
+            sample_every=training.sampling_steps,
+            patience=_PATIENCE,
+            stop_on_collapse=stop_on_collapse,
+        )
+        fit(method, accelerator, schedule, out, config, resume, quiet=options.quiet)
+        if accelerator.is_main_process:
+            _report(options, out, config, training.max_train_steps)
 
 
 def _weights(text: str) -> dict[str, float]:

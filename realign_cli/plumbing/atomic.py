@@ -6,6 +6,7 @@ import io
 import json
 import os
 import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -88,6 +89,43 @@ def link_or_copy(source: Path, target: Path) -> None:
         staging.unlink(missing_ok=True)  # a rename of two links to one file leaves both names
     except OSError:
         write_bytes(target, source.read_bytes())
+
+
+def create(path: Path, text: str) -> bool:
+    """Write `path` unless it is there; of several processes that try at once, one does. Returns whether it was this.
+
+    Raises:
+        RealignError: it cannot be written.
+    """
+    staging = temporary(path.with_name(f"{path.name}-{uuid.uuid4().hex}"))  # each its own
+    try:
+        try:
+            _write_new(staging, text)
+            os.link(staging, path)
+        except FileExistsError:
+            raise
+        except (
+            OSError
+        ):  # perhaps a file system without hard links, where a reader may see half of the file for a moment
+            _write_new(path, text)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise RealignError(f"cannot write {path} ({len(text)} bytes): {error.strerror}") from None
+    finally:
+        staging.unlink(missing_ok=True)
+    return True
+
+
+def _write_new(path: Path, text: str) -> None:
+    with path.open("x") as file:
+        try:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        except OSError:
+            path.unlink()
+            raise
 
 
 def temporary(path: Path) -> Path:

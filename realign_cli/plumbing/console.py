@@ -137,6 +137,7 @@ class Summary:
     failed: int = 0
     seconds: float = 0.0
     out: str | None = None
+    complete: bool = True  # or other workers have yet to do their shards of `out`
     next_command: str | None = None
     failures: list[str] = field(default_factory=list)
 

@@ -110,6 +110,7 @@ def start(
     """
     if accelerator.is_main_process:
         claim(out, config, overwrite=overwrite)
+        atomic.remove_leftovers(out)
         if overwrite:
             _clear(out)
     accelerator.wait_for_everyone()

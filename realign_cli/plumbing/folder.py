@@ -1,7 +1,8 @@
 """A folder that a run fills: its records, its images, and `run.json`, which says how they were made.
 
-Finished records go line by line into a journal; when the run is complete the journal becomes `metadata.jsonl` in one
-rename. A run that was killed continues from the journal.
+Finished records go line by line into a journal; when the run is complete they become `metadata.jsonl` in one rename. A
+run that was killed continues from the journal. Workers that share a folder have a journal for each shard; a complete
+shard waits as a hidden file, and the worker that completes the last one joins them all into `metadata.jsonl`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
@@ -19,7 +20,8 @@ from typing import Any
 from realign_cli import __version__
 from realign_cli.errors import RealignError, UsageError
 from realign_cli.plumbing import atomic
-from realign_cli.plumbing.source import METADATA, journal_path, parse_lines
+from realign_cli.plumbing.lock import exclusive, is_lock
+from realign_cli.plumbing.source import METADATA, WHOLE, Shard, done_path, journal_path, parse_lines, parts, shard_of
 from realign_cli.records import SCHEMA, Record, dump_line, parse_line, require_schema
 
 RUN = "run.json"
@@ -46,15 +48,35 @@ def sheet_path(folder: Path) -> Path:
 
 
 class RunFolder:
-    """The output of one run. `config` is everything that decides the result; a run only continues with the same."""
+    """The output of one run, or of one shard of it, in a folder whose lock the caller holds.
 
-    def __init__(self, path: Path, config: Mapping[str, Any], *, overwrite: bool = False) -> None:
+    `config` is everything that decides the result; a run only continues with the same. `sizes` tells for `run.json` how
+    many records each shard has, where that is known. `finish` is called with the path once `metadata.jsonl` holds
+    records.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        config: Mapping[str, Any],
+        *,
+        shard: Shard = WHOLE,
+        sizes: Sequence[int] | None = None,
+        finish: Callable[[Path], object] | None = None,
+        overwrite: bool = False,
+    ) -> None:
         self.path = path
-        claim(path, config, overwrite=overwrite)
-        self.kept = self._read_kept()
+        self._shard = shard
+        self._finish = finish
+        claim(path, config, sizes=sizes, overwrite=overwrite)
+        if shard == WHOLE:  # else what looks left over may be in another worker's hands
+            atomic.remove_leftovers(path)
+        journal = journal_path(path, shard)
+        _mend(journal)
+        self.kept = kept_records(path)
         self._pending: list[bytes] = []
-        with atomic.told(journal_path(path)):
-            self._journal = journal_path(path).open("ab", buffering=0)
+        with atomic.told(journal):
+            self._journal = journal.open("ab", buffering=0)
 
     def add(self, record: Record) -> None:
         """Keep a finished record; its files must have been written before."""
@@ -68,37 +90,81 @@ class RunFolder:
             RealignError: it cannot be written; what an earlier flush wrote is safe.
         """
         data = b"".join(self._pending)
-        with atomic.told(journal_path(self.path), len(data)):
+        with atomic.told(journal_path(self.path, self._shard), len(data)):
             left = memoryview(data)
             while left:
                 left = left[self._journal.write(left) :]
             os.fsync(self._journal.fileno())
         self._pending.clear()
 
-    def complete(self, ids: list[str]) -> None:
-        """Write `metadata.jsonl` with the records of this run's input, in the order of the input."""
+    def complete(self, ids: Sequence[str]) -> bool:
+        """Finish this shard of the input, which has these `ids`; with the last shard, write `metadata.jsonl`.
+
+        Records are there in the order of the input. A worker that was given its own shard only, as on a pipe, cannot
+        know that order; then they are in the order of their ids. Returns whether these records are in it now.
+        """
         self.flush()
         self._journal.close()
-        atomic.write_text(self.path / METADATA, "".join(dump_line(self.kept[i]) + "\n" for i in ids))
-        journal_path(self.path).unlink()
+        if self._shard != WHOLE:
+            own = [self.kept[i] for i in ids if self._shard.owns(i)]
+            atomic.write_text(done_path(self.path, self._shard), _lines(own))
+        with exclusive(self.path / RUN):
+            self._join(ids)
+        journal_path(self.path, self._shard).unlink()
+        return (self.path / METADATA).exists() and not done_path(self.path, self._shard).exists()
 
-    def _read_kept(self) -> dict[str, Record]:
-        kept: dict[str, Record] = {}
-        complete = self.path / METADATA
-        if complete.exists():
-            kept |= _parse(complete.read_bytes(), complete)
-        journal = journal_path(self.path)
-        if journal.exists():
-            data = journal.read_bytes()
-            whole = data[: data.rfind(b"\n") + 1]  # a kill may have torn the last line
-            if whole != data:
-                with atomic.told(journal):
-                    os.truncate(journal, len(whole))
-            kept |= _parse(whole, journal)
-        return kept
+    def _join(self, ids: Sequence[str]) -> None:
+        """Write `metadata.jsonl` unless another worker did it, or will."""
+        count = self._shard.count
+        shards = [done_path(self.path, Shard(i, count)) for i in range(1, count + 1)] if count > 1 else []
+        done = [path for path in shards if path.exists()]
+        if shards and done_path(self.path, self._shard) not in done:
+            return
+        if len(done) < len(shards) and not (self.path / METADATA).exists():  # where it exists, done shards went into it
+            return
+        records = _read([self.path / METADATA, *done]) if shards else self.kept
+        knows_all = not shards or not all(map(self._shard.owns, ids)) or len(ids) >= len(records)
+        order = ids if knows_all else sorted(records)
+        if any(i not in records for i in order):  # the input has grown, and another shard is not through with it
+            return
+        atomic.write_text(self.path / METADATA, _lines(records[i] for i in order))
+        if self._finish and order:
+            self._finish(self.path)
+        for path in parts(self.path):  # but not the journals of workers that go through their shard again
+            if path in done or (part := shard_of(path)) is None or part.count != count:
+                path.unlink()
 
 
-def claim(path: Path, config: Mapping[str, Any], *, overwrite: bool = False) -> None:
+def kept_records(folder: Path) -> dict[str, Record]:
+    """All records that lie finished in `folder`, of a complete run or of the shards so far, by id."""
+    newer = _read(parts(folder))  # before `metadata.jsonl`, into which they may go at any time
+    return _read([folder / METADATA]) | newer
+
+
+def _read(files: Iterable[Path]) -> dict[str, Record]:
+    """The records in `files` by id, those of later files first; what is not there, or was torn by a kill, is none."""
+    records: dict[str, Record] = {}
+    for path in files:
+        with suppress(FileNotFoundError):
+            data = path.read_bytes()
+            records |= _parse(data[: data.rfind(b"\n") + 1], path)
+    return records
+
+
+def _mend(journal: Path) -> None:
+    """Cut off a last line that a kill has torn."""
+    if journal.exists() and (data := journal.read_bytes()) and not data.endswith(b"\n"):
+        with atomic.told(journal):
+            os.truncate(journal, data.rfind(b"\n") + 1)
+
+
+def _lines(records: Iterable[Record]) -> str:
+    return "".join(dump_line(record) + "\n" for record in records)
+
+
+def claim(
+    path: Path, config: Mapping[str, Any], *, sizes: Sequence[int] | None = None, overwrite: bool = False
+) -> None:
     """Make `path` the folder of a run with this `config`, new or to be continued, and say so in its `run.json`.
 
     Raises:
@@ -106,35 +172,43 @@ def claim(path: Path, config: Mapping[str, Any], *, overwrite: bool = False) -> 
         RealignError: it cannot be made or written.
     """
     if overwrite:
-        _clear(path)
+        clear(path)
     _check_same(path, config)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RealignError(f"cannot make the folder {path}: {error.strerror}") from None
-    atomic.remove_leftovers(path)
-    if not (path / RUN).exists():
-        atomic.write_json(
-            path / RUN, {"schema": SCHEMA, "argv": sys.argv[1:], "config": config, "versions": _versions()}
-        )
+    run = {
+        "schema": SCHEMA,
+        "argv": sys.argv[1:],
+        "config": config,
+        "versions": _versions(),
+        "records": sizes,
+    }
+    if not atomic.create(path / RUN, json.dumps(run, indent=2, ensure_ascii=False, allow_nan=False) + "\n"):
+        _check_same(path, config)  # another worker may have come first
 
 
 def _parse(data: bytes, path: Path) -> dict[str, Record]:
     return {record.id: record for _, record in parse_lines(io.BytesIO(data), str(path))}
 
 
-def _clear(path: Path) -> None:
-    """Delete the files of an earlier run and no other, and only in a folder that a run made."""
+def clear(path: Path) -> None:
+    """Delete the files of an earlier run and no other, and only in a folder that a run made.
+
+    Raises:
+        UsageError: no run made it.
+    """
     if not path.exists():
         return
-    if any(path.iterdir()) and not (path / RUN).exists():
+    if not all(map(is_lock, path.iterdir())) and not (path / RUN).exists():
         raise UsageError(f"{path}: --overwrite only clears folders that realign made (no {RUN} here); choose another")
     for record_id in _ids(path):
         (path / image_name(record_id)).unlink(missing_ok=True)
         for picture in path.glob(str(picture_path(Path(), record_id, "*"))):
             picture.unlink()
     atomic.remove_leftovers(path)
-    for file in (sheet_path(path), path / METADATA, journal_path(path), path / RUN):  # the last says whose folder it is
+    for file in (sheet_path(path), *parts(path), path / METADATA, path / RUN):  # the last says whose folder it is
         file.unlink(missing_ok=True)
     with suppress(OSError):  # not there, or somebody else's files are in it
         (path / _PICTURES).rmdir()
@@ -143,7 +217,7 @@ def _clear(path: Path) -> None:
 def _ids(path: Path) -> set[str]:
     """The ids of all records that can still be read here."""
     ids = set()
-    for file in (path / METADATA, journal_path(path)):
+    for file in (path / METADATA, *parts(path)):
         for line in file.read_text(errors="replace").split("\n") if file.exists() else []:
             with suppress(UsageError):
                 ids.add(parse_line(line, str(file)).id)

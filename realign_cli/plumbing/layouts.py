@@ -12,6 +12,7 @@ from realign_cli.errors import RecordError, UsageError
 from realign_cli.plumbing import atomic
 from realign_cli.plumbing.console import Summary
 from realign_cli.plumbing.folder import RunFolder
+from realign_cli.plumbing.lock import held
 from realign_cli.plumbing.source import Entry, image_files, image_path, open_image, read_prompts, read_records
 
 if TYPE_CHECKING:
@@ -35,18 +36,19 @@ def import_images(source: Path, prompts: Path, out: Path) -> Summary:
     pairs, complaints = _joined(
         entries, files, f"{len(entries)} prompts in {prompts} and {len(files)} images in {source}"
     )
-    folder = RunFolder(out, {"command": "import", "in": str(source), "prompts": str(prompts)})
     ids = []
-    for entry, file in pairs:
-        try:
-            open_image(file)
-        except RecordError as error:
-            complaints.append(str(error))
-            continue
-        atomic.link_or_copy(file, out / file.name)
-        folder.add(entry.record.with_(file_name=file.name))
-        ids.append(entry.record.id)
-    folder.complete(ids)
+    with held(out):
+        folder = RunFolder(out, {"command": "import", "in": str(source), "prompts": str(prompts)})
+        for entry, file in pairs:
+            try:
+                open_image(file)
+            except RecordError as error:
+                complaints.append(str(error))
+                continue
+            atomic.link_or_copy(file, out / file.name)
+            folder.add(entry.record.with_(file_name=file.name))
+            ids.append(entry.record.id)
+        folder.complete(ids)
     return _summary("import", out, began, len(ids), complaints)
 
 

@@ -12,7 +12,7 @@ from typing import Any, TextIO
 from realign_cli.errors import RecordError, UsageError
 from realign_cli.plumbing import atomic, console
 from realign_cli.plumbing.folder import RunFolder, image_name, picture_path
-from realign_cli.plumbing.source import Entry, image_path, open_image, require_file
+from realign_cli.plumbing.source import WHOLE, Entry, Shard, image_path, open_image, require_file
 from realign_cli.records import Failure, Item, Outcome, Record, Stage, dump_line
 
 
@@ -22,15 +22,18 @@ def run_map(
     *,
     out: RunFolder | None,
     batch_size: int,
+    shard: Shard = WHOLE,
+    retry: bool = False,
     total: int | None = None,
     quiet: bool = False,
     echo: bool = True,
 ) -> console.Summary:
-    """Run `stages` one after the other over every batch of `entries`.
+    """Run `stages` one after the other over every batch of the `entries` that `shard` owns.
 
     All but the last stage are skipped for records that have what they add. With `out`, records, images and
     pictures are kept there; with `echo`, records go to stdout unless it is a terminal. Failed records pass through;
-    what a stage recovered from is reported by the run in which the stage took part, and by no later one.
+    what a stage recovered from is reported by the run in which the stage took part, and by no later one. With `retry`,
+    records in `out` that would be reported are computed again.
 
     Raises:
         UsageError: a record lacks a key that its stage needs, or `out` holds another record under the same id.
@@ -38,17 +41,18 @@ def run_map(
     began = time.monotonic()
     summary = console.Summary(stages[-1].name, out=str(out.path) if out else None)
     pipe = sys.stdout if echo and not sys.stdout.isatty() else None
-    ids: list[str] = []
+    ids: list[str] = []  # of the whole input
     with console.progress(stages[-1].name, total, quiet=quiet) as advance:
-        for batch in _batches(entries, batch_size):
-            ids += [entry.record.id for entry in batch]
-            done = _kept(batch, out)
-            # A batch is computed whole even if a kill left part of it, so that every image sees the same batch again.
-            work = [_Work(entry) for entry in batch] if len(done) < len(batch) else []
+        for batch in _batches(_owned(entries, shard, ids), batch_size):
+            done = _kept(batch, out, stages if retry else ())
+            # A batch is computed whole even if a kill left part of it, so that every image sees the same batch again;
+            # but to try one record again is to pay for one.
+            again = [entry for entry in batch if not (retry and entry.record.id in done)]
+            work = {entry.record.id: _Work(entry) for entry in again} if len(done) < len(batch) else {}
             for stage in stages:
-                _apply(stage, work, only_missing=stage is not stages[-1])
-            for i, entry in enumerate(batch):
-                record = done.get(entry.record.id) or _store(work[i], out)
+                _apply(stage, work.values(), only_missing=stage is not stages[-1])
+            for entry in batch:
+                record = done.get(entry.record.id) or _store(work[entry.record.id], out)
                 if pipe:
                     _echo(record, out.path if out else entry.base, pipe)
                 reported = _reported(record, entry.record, stages)
@@ -62,7 +66,7 @@ def run_map(
                 pipe.flush()
             advance(len(batch))
     if out:
-        out.complete(ids)
+        summary.complete = out.complete(ids)
     summary.seconds = time.monotonic() - began
     return summary
 
@@ -92,7 +96,7 @@ class _Work:
         self.record = self.record.with_(failures=[*self.record.failures, failure])
 
 
-def _apply(stage: Stage, work: Sequence[_Work], *, only_missing: bool) -> None:
+def _apply(stage: Stage, work: Iterable[_Work], *, only_missing: bool) -> None:
     chosen, items = [], []
     for one in work:
         if one.record.failed or (only_missing and stage.done(one.record)):
@@ -120,14 +124,14 @@ def _reported(record: Record, given: Record, stages: Sequence[Stage]) -> list[Fa
     return [failure for failure in record.failures if not failure.recovered or failure.stage in ran]
 
 
-def _kept(batch: Sequence[Entry], out: RunFolder | None) -> dict[str, Record]:
-    """The records of this batch that an earlier run has finished."""
+def _kept(batch: Sequence[Entry], out: RunFolder | None, retried: Sequence[Stage]) -> dict[str, Record]:
+    """The records of this batch that an earlier run has finished, but for those in which `retried` stages failed."""
     if out is None:
         return {}
     done = {}
     for entry in batch:
         record = out.kept.get(entry.record.id)
-        if record is None:
+        if record is None or (retried and _reported(record, entry.record, retried)):
             continue
         now, then = entry.record.model_dump(exclude_unset=True), record.model_dump()
         given = [key for key in now if key not in ("file_name", "failures")]
@@ -180,6 +184,14 @@ def _echo(record: Record, base: Path | None, stream: TextIO) -> None:
     if record.file_name and base is not None:
         record = record.with_(file_name=str((base / record.file_name).absolute()))
     stream.write(dump_line(record) + "\n")
+
+
+def _owned(entries: Iterable[Entry], shard: Shard, ids: list[str]) -> Iterator[Entry]:
+    """The entries of a shard; `ids` gets those of all."""
+    for entry in entries:
+        ids.append(entry.record.id)
+        if shard.owns(entry.record.id):
+            yield entry
 
 
 def _batches(entries: Iterable[Entry], size: int) -> Iterator[list[Entry]]:

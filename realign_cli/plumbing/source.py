@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import sys
 import zipfile
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING
@@ -50,9 +53,36 @@ class Shard:
             raise UsageError(f"--shard {text}: write i/n with 1 <= i <= n, such as 1/4")
         return cls(int(index), int(count))
 
+    @classmethod
+    def of_name(cls, suffix: str) -> Shard | None:
+        """The shard that ends a file's name with this `suffix`, if it is one."""
+        if not suffix:
+            return WHOLE
+        found = re.fullmatch(r"-(\d+)-of-(\d+)", suffix)
+        return cls(int(found[1]), int(found[2])) if found else None
+
+    @property
+    def suffix(self) -> str:
+        """What the names of this shard's files end with; nothing for the whole."""
+        return "" if self.count == 1 else f"-{self.index}-of-{self.count}"
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
+
     def owns(self, record_id: str) -> bool:
+        return self._index_of(record_id) == self.index
+
+    def sizes(self, ids: Iterable[str]) -> list[int]:
+        """How many of `ids` each of the n shards owns."""
+        owners = Counter(map(self._index_of, ids))
+        return [owners[index] for index in range(1, self.count + 1)]
+
+    def _index_of(self, record_id: str) -> int:
         digest = hashlib.sha256(record_id.encode()).digest()
-        return int.from_bytes(digest[:8], "big") % self.count == self.index - 1
+        return int.from_bytes(digest[:8], "big") % self.count + 1
+
+
+WHOLE = Shard(1, 1)
 
 
 def read_records(source: str) -> Iterator[Entry]:
@@ -80,15 +110,42 @@ def metadata_path(path: Path) -> Path:
     if not path.exists():
         raise UsageError(f"{path}: no such folder or file")
     if not file.is_file():
-        part = journal_path(path)
-        hint = "its run was interrupted: run its command again" if part.exists() else "give a folder that realign wrote"
+        unfinished = f"its run was interrupted: run its command again; 'realign status {path}' tells what is left"
+        hint = unfinished if parts(path) else "give a folder that realign wrote"
         raise UsageError(f"{path}: no {METADATA} in this folder; {hint}")
     return file
 
 
-def journal_path(folder: Path) -> Path:
-    """Where a run keeps its finished records until it is complete."""
-    return folder / f".{METADATA}.part"
+def journal_path(folder: Path, shard: Shard = WHOLE) -> Path:
+    """Where a run keeps its finished records until it, or its shard, is complete."""
+    return folder / f".{METADATA}.part{shard.suffix}"
+
+
+def done_path(folder: Path, shard: Shard) -> Path:
+    """Where the records of a complete shard wait for those of the others."""
+    return folder / f".{METADATA}.done{shard.suffix}"
+
+
+def parts(folder: Path) -> list[Path]:
+    """The files with records that are not in `metadata.jsonl` yet; a journal comes after what it continues."""
+    return sorted(folder.glob(f".{METADATA}.*"))
+
+
+def shard_of(part: Path) -> Shard | None:
+    """Whose file one of `parts` is."""
+    return Shard.of_name(re.sub(r"^\.(done|part)", "", part.name.removeprefix(f".{METADATA}")))
+
+
+def record_ids(source: str) -> list[str] | None:
+    """The ids in `source`, in order, if they can be known before reading; lines that cannot be read are left out."""
+    if source == STDIN:
+        return None
+    ids = []
+    with metadata_path(Path(source)).open("rb") as file:
+        for line in file:
+            with suppress(ValueError, TypeError, KeyError, RecursionError):
+                ids.append(str(json.loads(line)["id"]))
+    return ids
 
 
 def count_records(source: str) -> int | None:
@@ -123,7 +180,7 @@ def count_any(source: str) -> int | None:
 def _is_plain(source: str) -> bool:
     path = Path(source)
     is_folder = source != STDIN and path.is_dir()
-    return is_folder and not (path / METADATA).exists() and not journal_path(path).exists() and bool(image_files(path))
+    return is_folder and not (path / METADATA).exists() and not parts(path) and bool(image_files(path))
 
 
 def image_path(record: Record, base: Path | None) -> Path:

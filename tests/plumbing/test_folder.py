@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
+from itertools import permutations
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from realign_cli.errors import RealignError, UsageError
+from realign_cli.plumbing import atomic
 from realign_cli.plumbing.folder import RUN, RunFolder, image_name, picture_path, sheet_path
-from realign_cli.plumbing.source import METADATA, journal_path
+from realign_cli.plumbing.source import METADATA, WHOLE, Shard, journal_path
 from realign_cli.records import Record, parse_line
 
 CONFIG = {"command": "tag", "settings": {"tagger": {"threshold": 0.5}}, "shape": (1, 2)}
@@ -107,3 +111,81 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
     for path in (tmp_path / "file", tmp_path / "file" / "folder"):
         with pytest.raises(RealignError, match="cannot make the folder"):
             RunFolder(path, CONFIG)
+
+
+class TestShards:
+    """Records a..h, of which each worker has its own, in one folder."""
+
+    RECORDS = {i: Record(id=i, text=i) for i in "hbagcfed"}
+
+    def work(self, path: Path, shard: Shard, ids: str = "hbagcfed", **options: Any) -> bool:
+        folder = RunFolder(path, CONFIG, shard=shard, **options)
+        for i in ids:
+            if shard.owns(i) and i not in folder.kept:
+                folder.add(self.RECORDS[i])
+        return folder.complete(list(ids))
+
+    def whole(self, path: Path) -> bytes:
+        assert self.work(path, WHOLE)
+        return (path / METADATA).read_bytes()
+
+    @pytest.mark.parametrize("order", list(permutations((1, 2, 3))))
+    def test_their_union_is_the_whole_in_any_order(self, tmp_path: Path, order: tuple[int, ...]) -> None:
+        finished: list[int] = []
+        for n, index in enumerate(order, 1):
+            complete = self.work(tmp_path / "shared", Shard(index, 3), finish=lambda _, i=index: finished.append(i))
+            assert complete == (n == 3)
+        assert finished == [order[-1]]
+        assert (tmp_path / "shared" / METADATA).read_bytes() == self.whole(tmp_path / "whole")
+        assert sorted(path.name for path in (tmp_path / "shared").iterdir()) == [METADATA, RUN]
+
+    def test_all_at_once(self, tmp_path: Path) -> None:
+        whole = self.whole(tmp_path / "whole")
+        for attempt in range(20):
+            path = tmp_path / str(attempt)
+            with ThreadPoolExecutor(4) as pool:
+                assert any(pool.map(lambda i, path=path: self.work(path, Shard(i, 4)), range(1, 5)))
+            assert (path / METADATA).read_bytes() == whole
+            assert sorted(one.name for one in path.iterdir()) == [METADATA, RUN]
+
+    def test_a_journal_goes_on_in_another_cut(self, tmp_path: Path) -> None:
+        self.work(tmp_path / "shared", Shard(2, 3))
+        folder = RunFolder(tmp_path / "shared", CONFIG, shard=Shard(1, 3))
+        first = next(i for i in self.RECORDS if Shard(1, 3).owns(i))
+        folder.add(self.RECORDS[first])
+        folder.flush()  # and is killed here
+        again = RunFolder(tmp_path / "shared", CONFIG, shard=Shard(1, 2))
+        assert again.kept.keys() == {first, *(i for i in self.RECORDS if Shard(2, 3).owns(i))}
+        for index in (1, 2):
+            self.work(tmp_path / "shared", Shard(index, 2))
+        assert (tmp_path / "shared" / METADATA).read_bytes() == self.whole(tmp_path / "whole")
+        assert sorted(path.name for path in (tmp_path / "shared").iterdir()) == [METADATA, RUN]
+
+    def test_a_journal_of_another_worker_is_not_touched(self, tmp_path: Path) -> None:
+        self.work(tmp_path, Shard(1, 2))
+        theirs = journal_path(tmp_path, Shard(2, 2))
+        theirs.write_text('{"text": "torn')
+        (staging := atomic.temporary(tmp_path / "h.png")).touch()
+        self.work(tmp_path, Shard(1, 2))
+        assert theirs.read_text() == '{"text": "torn' and staging.exists()
+
+    def test_a_worker_that_knows_its_own_shard_only(self, tmp_path: Path) -> None:
+        """As behind a pipe: the order of the input is lost, so it is that of the ids."""
+        for shard in (Shard(2, 2), Shard(1, 2)):
+            self.work(tmp_path, shard, "".join(i for i in "hbagcfed" if shard.owns(i)))
+        lines = (tmp_path / METADATA).read_text().splitlines()
+        assert [parse_line(line, "").id for line in lines] == list("abcdefgh")
+
+    def test_a_shard_again_in_a_complete_folder(self, tmp_path: Path) -> None:
+        whole = self.whole(tmp_path)
+        assert self.work(tmp_path, Shard(1, 2))
+        assert (tmp_path / METADATA).read_bytes() == whole
+        assert sorted(path.name for path in tmp_path.iterdir()) == [METADATA, RUN]
+
+    def test_an_input_that_has_grown_waits_for_all(self, tmp_path: Path) -> None:
+        before = "hb"
+        assert self.work(tmp_path, WHOLE, before)
+        assert not self.work(tmp_path, Shard(1, 2))
+        assert len((tmp_path / METADATA).read_text().splitlines()) == 2
+        assert self.work(tmp_path, Shard(2, 2))
+        assert (tmp_path / METADATA).read_bytes() == self.whole(tmp_path / "whole")

@@ -70,13 +70,13 @@ def entries(*ids: str) -> list[Entry]:
 
 
 def run(
-    source: Iterable[Entry], *stages: object, out: Path | None = None, batch_size: int = 2
+    source: Iterable[Entry], *stages: object, out: Path | None = None, batch_size: int = 2, retry: bool = False
 ) -> tuple[Summary, list[dict[str, object]]]:
     """The summary, and the records that went into the pipe."""
     folder = RunFolder(out, {}) if out else None
     stdout, sys.stdout = sys.stdout, io.StringIO()
     try:
-        summary = run_map(source, stages, out=folder, batch_size=batch_size, quiet=True)  # type: ignore[arg-type]
+        summary = run_map(source, stages, out=folder, batch_size=batch_size, retry=retry, quiet=True)  # type: ignore[arg-type]
         return summary, [json.loads(line) for line in sys.stdout.getvalue().splitlines()]
     finally:
         sys.stdout = stdout
@@ -144,6 +144,40 @@ def test_an_interrupted_run_sees_the_same_batches(tmp_path: Path) -> None:
     again = Grey()
     summary, _ = run(entries("1", "2", "3"), again, out=tmp_path)
     assert (again.batches, summary.kept) == ([], 3)
+
+
+def test_only_what_failed_is_tried_again(tmp_path: Path) -> None:
+    """A record that failed here, one that got by in another way, and none that failed before it came here."""
+
+    class Moody(Count):
+        needs: dict[str, str] = {}
+
+        def __init__(self, well: bool) -> None:
+            self.well, self.asked = well, []
+
+        def __call__(self, items: Sequence[Item]) -> list[Outcome | RecordError]:
+            self.asked += [item.record.id for item in items]
+            return [self.outcome(item.record.id) for item in items]
+
+        def outcome(self, record_id: str) -> Outcome | RecordError:
+            error = RecordError("mood", "not now")
+            if record_id == "1" and not self.well:
+                return error
+            return Outcome({"of_mine": 1}, recovered=error if record_id == "2" and not self.well else None)
+
+    broken = {"stage": "tag", "kind": "dark", "message": "is black"}
+    source = [
+        *entries("1", "2", "3"),
+        Entry(Record.model_validate({"id": "4", "text": "a", "failures": [broken]}), "p:4"),
+    ]
+    summary, _ = run(source, Moody(False), out=tmp_path, batch_size=3)
+    assert summary.failed == 3
+    summary, piped = run(source, moody := Moody(True), out=tmp_path, batch_size=3, retry=True)
+    assert moody.asked == ["1", "2"]
+    assert (summary.kept, summary.failed) == (1, 1)
+    assert [record.get("of_mine") for record in piped] == [1, 1, 1, None]
+    assert [record.get("failures", []) for record in piped] == [[], [], [], [broken]]
+    assert [entry.record.id for entry in read_records(str(tmp_path))] == ["1", "2", "3", "4"]
 
 
 def test_continuing_with_more_and_with_fewer_records(tmp_path: Path) -> None:

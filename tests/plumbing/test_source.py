@@ -16,13 +16,17 @@ from PIL import Image
 from realign_cli.errors import RecordError, UsageError
 from realign_cli.plumbing.source import (
     METADATA,
+    WHOLE,
     Shard,
     count_records,
+    done_path,
     image_path,
     journal_path,
     open_image,
     read_prompts,
     read_records,
+    record_ids,
+    shard_of,
 )
 from realign_cli.records import Record
 
@@ -64,11 +68,16 @@ class TestRecords:
         with pytest.raises(UsageError, match=re.escape(complaint)):
             list(read_records(str(tmp_path)))
 
+    def test_ids_before_reading(self, tmp_path: Path) -> None:
+        write(tmp_path, '{"id": "b"}\nno JSON\n[]\n{}\n{"id": "a"}\n')
+        assert record_ids(str(tmp_path)) == ["b", "a"]
+        assert record_ids("-") is None
+
     def test_nothing_there(self, tmp_path: Path) -> None:
         for source, complaint in ((tmp_path, "no metadata.jsonl"), (tmp_path / "b", "no such folder or file")):
             with pytest.raises(UsageError, match=complaint):
                 list(read_records(str(source)))
-        journal_path(tmp_path).touch()
+        journal_path(tmp_path, Shard(1, 2)).touch()
         with pytest.raises(UsageError, match="interrupted: run its command again"):
             list(read_records(str(tmp_path)))
 
@@ -182,6 +191,15 @@ class TestShard:
         parts = [[i for i in ids if Shard(k, 3).owns(i)] for k in (1, 2, 3)]
         assert sorted(chain(*parts)) == ids
         assert min(map(len, parts)) > 50
+        assert Shard(1, 3).sizes(ids) == [len(part) for part in parts]
+        assert WHOLE.sizes(ids) == [300]
+
+    def test_names_of_files(self) -> None:
+        for shard in (Shard(3, 12), WHOLE):
+            assert Shard.of_name(shard.suffix) == shard
+            for path in (journal_path(Path(), shard), done_path(Path(), shard)):
+                assert shard_of(path) == shard
+        assert Shard.of_name("-of-others") is None
 
     @pytest.mark.parametrize("text", ["0/2", "3/2", "1", "1/0", "a/b", "-1/2", "1/2/3", ""])
     def test_nonsense(self, text: str) -> None:

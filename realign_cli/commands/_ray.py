@@ -1,0 +1,95 @@
+"""The models of a preset in Ray actors: one actor per role, which restarts and tries again where it dies."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from threading import Event
+from typing import Any
+
+from realign_cli.errors import RealignError, UsageError
+from realign_cli.presets import Preset
+from realign_cli.registry import Models
+
+ROLES = 7  # that a worker may use: generator, captioner, text encoder, tagger, scorer, detector, mask model
+_PULSE = 0.5  # seconds
+
+
+@contextmanager
+def cluster(address: str | None) -> Iterator[float]:
+    """Connect to the Ray cluster at `address`, or start one on this computer, and give the number of its GPUs.
+
+    Raises:
+        UsageError: Ray is not installed.
+        RealignError: there is no cluster at `address`.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+    except ImportError:
+        raise UsageError("--engine ray needs Ray: pip install 'realign[ray]'") from None
+    own = {} if address else {"include_dashboard": False}
+    try:
+        ray.init(address=address, logging_level="ERROR", log_to_driver=False, **own)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise RealignError(f"--address {address}: no Ray cluster to be reached ({reason})") from None
+    try:
+        yield ray.cluster_resources().get("GPU", 0.0)
+    finally:
+        ray.shutdown()
+
+
+class RemoteModels(Models):
+    """`Models` whose every model lives in an actor of its own, with `share` of a GPU.
+
+    A stage calls a remote model as it calls one of its own process. Calls change nothing in an actor, so what an actor
+    has lost by dying is asked again. Once `stop` is set, waiting for an answer ends with KeyboardInterrupt.
+    """
+
+    def __init__(self, preset: Preset, device: str, share: float, stop: Event) -> None:
+        super().__init__(preset, device)
+        self._share, self._stop = share, stop
+
+    def _load(self, role: str, **_: Any) -> _Remote:
+        import ray
+
+        options = {"num_cpus": 0, "num_gpus": self._share, "max_restarts": -1, "max_task_retries": -1}
+        kind = ray.remote(_Actor).options(scheduling_strategy="SPREAD", **options)
+        return _Remote(kind.remote(self.preset, self._device, role, os.getcwd()), self._stop)
+
+
+class _Actor:
+    """Runs in a process of the cluster and loads its model with the first call, where errors have a caller."""
+
+    def __init__(self, preset: Preset, device: str, role: str, folder: str) -> None:
+        with suppress(OSError):  # for checkpoints by relative path, where the file system is shared
+            os.chdir(folder)
+        self._models, self._role = Models(preset, device), role
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        result = getattr(getattr(self._models, self._role), method)(*arguments)
+        return result.cpu() if hasattr(result, "cpu") else result  # who asks may have no GPU
+
+
+class _Remote:
+    """A model as a stage sees it."""
+
+    def __init__(self, actor: Any, stop: Event) -> None:
+        self._actor, self._stop = actor, stop
+
+    def __getattr__(self, method: str) -> Callable[..., Any]:
+        import ray
+
+        def call(*arguments: Any) -> Any:
+            answer = self._actor.call.remote(method, *arguments)
+            while not ray.wait([answer], timeout=_PULSE)[0]:
+                if self._stop.is_set():
+                    raise KeyboardInterrupt
+            try:
+                return ray.get(answer)
+            except ray.exceptions.RayTaskError as error:
+                raise error.cause from None
+
+        return call

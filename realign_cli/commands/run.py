@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from realign_cli.commands._pipeline import COARSE, FINAL, coarse_to_final
+from realign_cli.commands.eval import eval_
+from realign_cli.commands.refine import Keep
+from realign_cli.options import Model, Run
+
+if TYPE_CHECKING:
+    from realign_cli.registry import Models
+
+_WORKERS = "Workers"
+
+
+class Engine(StrEnum):
+    local = "local"
+    ray = "ray"
+
+
+def run(
+    options: Run,
+    prompts: Annotated[Path, typer.Option(metavar="FILE", help="A .txt or .jsonl file of prompts.")],
+    seed: Annotated[int, typer.Option(help="With a prompt's id it decides the noise of its image.")] = 42,
+    model: Model = None,
+    keep: Annotated[
+        Keep, typer.Option(help="The image with the better caption reward, or always the final one.")
+    ] = Keep.final,
+    evaluate: Annotated[bool, typer.Option("--eval", help="Compare coarse and final at the end.")] = False,
+    workers: Annotated[
+        int, typer.Option(min=1, help="How many shards are made at once.", rich_help_panel=_WORKERS)
+    ] = 1,
+    engine: Annotated[
+        Engine, typer.Option(help="Processes of this computer, or actors of a Ray cluster.", rich_help_panel=_WORKERS)
+    ] = Engine.local,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT|auto", help="Of a running Ray cluster, else one is started.", rich_help_panel=_WORKERS
+        ),
+    ] = None,
+) -> None:
+    """Make coarse and final images of prompts in one command, with as many workers as wanted.
+
+    The same as generate and refine: the folders coarse/ and final/ in --out, whatever the number of workers. A worker
+    that dies is started again and goes on; the same command continues what was interrupted, with any number of workers.
+    Each local worker loads its own models. With --engine ray each worker has an actor per model, which restarts and
+    tries again where it dies, with an equal share of the cluster's GPUs. With --shard it is one worker of many, as in
+    an array of jobs: docs/fleet.md.
+
+    Examples:
+
+    realign run --prompts prompts.txt --out out/ --workers 2 --eval
+
+    realign run --prompts prompts.txt --out out/ --shard 3/16
+
+    realign run --prompts prompts.txt --out out/ --engine ray --address auto --workers 8
+    """
+    from realign_cli import presets
+    from realign_cli.commands import _fleet
+    from realign_cli.errors import UsageError
+    from realign_cli.plumbing.source import read_prompts
+    from realign_cli.registry import Models
+
+    out = options.out
+    if out is None:
+        raise UsageError("images need a folder: give --out DIR")
+    if options.shard and (workers > 1 or engine is Engine.ray or evaluate):
+        raise UsageError("--shard makes this one worker of many: --workers, --engine and --eval do not go with it")
+    if address and engine is not Engine.ray:
+        raise UsageError("--address names a Ray cluster: give --engine ray too")
+    preset = presets.with_model(presets.load(options.preset, options.overrides), model)
+
+    count = len(list(read_prompts(prompts, seed)))
+
+    def make(options: Run, models: Models) -> int:
+        return 3 if coarse_to_final(options, out, models, prompts, seed=seed, keep=keep.value) else 0
+
+    if engine is Engine.ray:
+        codes = _fleet.on_ray(options, out, workers, count, preset, address, make)
+    elif workers > 1:
+        codes = _fleet.processes(options, out, workers, count)
+    else:
+        codes = [make(options, Models(preset, options.device))]
+    code = max(codes, key=lambda code: (code not in (0, 3), code))
+    if evaluate and code in (0, 3):
+        eval_(options, source=str(out / FINAL), baseline=out / COARSE, out=out / "eval")
+    if code:
+        raise typer.Exit(code)

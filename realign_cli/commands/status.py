@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from realign_cli.options import Screen
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from realign_cli.plumbing.status import Status
+
+_UNFINISHED = 4
+
+
+def status(
+    options: Screen,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The --out of a command, or of realign run.")],
+) -> None:
+    """Tell how many records are done, failed and left, per stage and shard, and who is at work on them.
+
+    Loads no model and changes nothing, so it can be asked at any time and from any computer that sees the folder. Exit
+    codes: 0 all done, 3 all done but some records failed (--retry-failed tries them again), 4 not all done.
+
+    Examples:
+
+    realign status out/
+
+    realign status out/ --json | jq '.[].shards[] | select(.left > 0)'
+    """
+    from rich.console import Console
+
+    from realign_cli.plumbing.status import status
+
+    runs = status(folder)
+    if options.as_json or not options.quiet:
+        show(runs, Console(highlight=False), as_json=options.as_json)
+    if not all(run.complete for run in runs):
+        raise typer.Exit(_UNFINISHED)
+    if any(run.failed for run in runs):
+        raise typer.Exit(3)
+
+
+def show(runs: list[Status], screen: Console, *, as_json: bool) -> None:
+    """A table with a row per shard and what went wrong, or one line of JSON."""
+    from realign_cli.plumbing.console import plain, table
+
+    if as_json:
+        screen.print(plain(json.dumps([_as_dict(run) for run in runs])), soft_wrap=True)
+        return
+    rows = [
+        (
+            run.command,
+            str(part.shard),
+            str(part.done),
+            str(part.failed),
+            "?" if part.left is None else str(part.left),
+            str(part.holder or ("" if run.complete else "nobody")),
+        )
+        for run in runs
+        for part in run.parts
+    ]
+    screen.print(table(("stage", "shard", "done", "failed", "left", "at work"), rows))
+    for run in runs:
+        for (stage, kind, recovered), count in run.failures.most_common():
+            screen.print(
+                plain(f"{run.folder}: {count} x {stage}: {kind}{' (recovered)' if recovered else ''}"), soft_wrap=True
+            )
+
+
+def _as_dict(run: Status) -> dict[str, Any]:
+    shards = [
+        {
+            "shard": str(part.shard),
+            "done": part.done,
+            "failed": part.failed,
+            "left": part.left,
+            "at_work": asdict(part.holder) if part.holder else None,
+        }
+        for part in run.parts
+    ]
+    failures = [
+        {"stage": stage, "kind": kind, "recovered": recovered, "count": count}
+        for (stage, kind, recovered), count in run.failures.items()
+    ]
+    return {
+        "folder": str(run.folder),
+        "stage": run.command,
+        "complete": run.complete,
+        "shards": shards,
+        "failures": failures,
+    }

@@ -1,0 +1,134 @@
+"""A folder, or a shard of it, has one worker at a time; only a lock whose process is certainly gone is taken over."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from realign_cli.errors import RealignError, UsageError
+from realign_cli.plumbing import atomic
+from realign_cli.plumbing.lock import Holder, held, holders
+from realign_cli.plumbing.source import WHOLE, Shard
+
+LOCK = ".lock"
+
+
+def leave(folder: Path, holder: Holder, shard: Shard = WHOLE) -> Path:
+    """The lock that a process killed at work leaves."""
+    path = folder / f"{LOCK}{shard.suffix}"
+    path.write_text(json.dumps(asdict(holder)))
+    return path
+
+
+@pytest.fixture
+def killed() -> Holder:
+    """A process of this computer that is gone."""
+    code = "import json; from realign_cli.plumbing.lock import Holder; print(json.dumps(vars(Holder.me())))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return Holder(**json.loads(done.stdout))
+
+
+def test_a_second_worker_is_refused_in_one_line(tmp_path: Path) -> None:
+    with held(tmp_path):
+        with pytest.raises(UsageError) as error, held(tmp_path):
+            pass
+        assert f"{tmp_path}: process {os.getpid()} on {Holder.me().host}, started 20" in str(error.value)
+        assert str(error.value).endswith("is at work on this folder; wait for it, or stop it")
+    assert list(tmp_path.iterdir()) == []
+    with held(tmp_path):
+        assert holders(tmp_path) == {WHOLE: Holder.me()}
+
+
+def test_the_lock_goes_with_an_error(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), held(tmp_path):
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_each_shard_has_its_own(tmp_path: Path) -> None:
+    with held(tmp_path, Shard(1, 2)), held(tmp_path, Shard(2, 2)):
+        assert set(holders(tmp_path)) == {Shard(1, 2), Shard(2, 2)}
+        with pytest.raises(UsageError, match="at work on shard 2/2 of this folder"), held(tmp_path, Shard(2, 2)):
+            pass
+
+
+def test_shards_of_another_cut_would_overlap(tmp_path: Path) -> None:
+    with held(tmp_path, Shard(1, 2)):
+        for other in (WHOLE, Shard(3, 3)):
+            with pytest.raises(UsageError, match="at work on shard 1/2 of this folder"), held(tmp_path, other):
+                pass
+        assert [path.name for path in tmp_path.iterdir()] == [".lock-1-of-2"]
+
+
+def test_what_a_killed_process_held_is_free(tmp_path: Path, killed: Holder) -> None:
+    leave(tmp_path, killed)
+    leave(tmp_path, killed, Shard(1, 2))
+    assert holders(tmp_path) == {}
+    with held(tmp_path):
+        assert set(holders(tmp_path)) == {WHOLE}
+
+
+def test_a_number_that_another_process_has_now(tmp_path: Path) -> None:
+    leave(tmp_path, replace(Holder.me(), started=Holder.me().started - 60))
+    with held(tmp_path):
+        pass
+
+
+def test_another_host_is_not_judged(tmp_path: Path, killed: Holder) -> None:
+    path = leave(tmp_path, replace(killed, host="node17"))
+    with pytest.raises(UsageError, match=f"on node17, .*; if it no longer runs, delete {path}"), held(tmp_path):
+        pass
+    path.write_text("")  # as a file system without hard links may show it for a moment
+    with pytest.raises(UsageError, match=f"an unknown host.*delete {path}"), held(tmp_path):
+        pass
+    path.unlink()
+    with held(tmp_path):
+        pass
+
+
+def test_of_many_that_find_a_dead_lock_one_takes_it(tmp_path: Path, killed: Holder) -> None:
+    def attempt(_: int) -> bool:
+        try:
+            taken = held(tmp_path)
+            taken.__enter__()
+        except UsageError:
+            return False
+        winners.append(taken)  # holds it to the end
+        return True
+
+    for _ in range(20):
+        winners: list[object] = []
+        leave(tmp_path, killed)
+        with ThreadPoolExecutor(8) as pool:
+            assert sum(pool.map(attempt, range(8))) == 1
+        (tmp_path / LOCK).unlink()
+
+
+def test_a_lock_where_no_folder_can_be(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RealignError, match="cannot make the folder"), held(tmp_path / "file" / "folder"):
+        pass
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_one_of_many_creates_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool) -> None:
+    def no_links(*_: object) -> None:
+        raise PermissionError
+
+    if not links:
+        monkeypatch.setattr(os, "link", no_links)
+    path = tmp_path / "file"
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda i: atomic.create(path, f"{i}" * 1000), range(8)))
+    assert made.count(True) == 1
+    assert path.read_text() == f"{made.index(True)}" * 1000
+    assert list(tmp_path.iterdir()) == [path]
+    with pytest.raises(RealignError, match=f"cannot write {tmp_path}/none/file \\(4 bytes\\): No such"):
+        atomic.create(tmp_path / "none" / "file", "text")
