@@ -13,8 +13,9 @@ The shares are those of a micro-batch of the preset: what its parts took, the re
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import count
 from typing import Any
 
 import torch
@@ -58,8 +59,9 @@ def method(name: str) -> tuple[RewardFeedback, Any]:
     return RewardFeedback(MODELS, trainee, rewards, feedback, training_prompts(), None), trainee
 
 
-def micro_batch(made: RewardFeedback, step: int = 0) -> None:
-    for build in made.terms(step, 0):
+def micro_batch(made: RewardFeedback, steps: Iterator[int]) -> None:
+    """One of the next optimiser step, which draws prompts, noise and the sampler's step anew."""
+    for build in made.terms(next(steps), 0):
         build().value.backward()
     for weight in made.trained().values():
         assert weight.grad is not None and weight.grad.isfinite().all()
@@ -88,10 +90,11 @@ def shares(rounds: int) -> dict[str, list[float]]:
     watch(made, "_penalty", "captions and rewards")
     parts = ("rollout", "the step with gradient", "decoding", "captions and rewards", "the way back")
     found: dict[str, list[float]] = {part: [] for part in parts}
-    for step in range(rounds):
+    steps = count()
+    for _ in range(rounds):
         spent = dict.fromkeys(parts, 0.0)
         began = time.process_time()
-        micro_batch(made, step)
+        micro_batch(made, steps)
         whole = time.process_time() - began
         spent["the way back"] = whole - sum(spent.values())
         for part in parts:
@@ -105,13 +108,13 @@ def measure(quick: bool) -> list[Row]:
     names = [PRESET] if quick else [name for name in WAYS if name != PUBLISHED]
     found = []
     if not quick:
-        times = in_turn({name: partial(micro_batch, method(name)[0]) for name in WAYS}, quick=quick)
+        times = in_turn({name: partial(micro_batch, method(name)[0], count()) for name in WAYS}, quick=quick)
         memory = peaks(__file__, WAYS)
         for name in names:
             per_term = [WAYS[name][-1] * ratio for ratio in ratios(times, PUBLISHED, name)]
             found.append(Row(f"a reward term: published loop / {name}", per_term, "40 steps, a rollout a term"))
         found += [
-            Row(f"peak memory: published loop / {name}", [memory[PUBLISHED] / memory[name]], "of the whole process")
+            Row(f"peak memory of the process: published loop / {name}", [memory[PUBLISHED] / memory[name]])
             for name in names
         ]
     return found + [
@@ -122,7 +125,7 @@ def measure(quick: bool) -> list[Row]:
 
 def only(way: str) -> None:
     torch.set_num_threads(1)
-    micro_batch(method(way)[0])
+    micro_batch(method(way)[0], count())
 
 
 if __name__ == "__main__":
