@@ -1,6 +1,6 @@
 """Frechet distance from saved statistics and from features: ours against pytorch-fid's, in turn.
 
-    python benchmarks/frechet.py
+    python benchmarks/frechet.py [--quick]
 
 Features are random, 2,048-d, with the falling spectrum that pooled features have. n < 2,048 is the singular case, where
 ours starts from the features; pytorch-fid's always starts from mean and covariance, which are not timed. Give the
@@ -9,59 +9,53 @@ libraries one thread (OMP_NUM_THREADS=1): the time is that of the processor.
 
 from __future__ import annotations
 
-import statistics
-import sys
-import time
 import warnings
-from collections.abc import Callable
 
 import numpy as np
+import pytorch_fid
+import scipy
 from numpy.typing import NDArray
 from pytorch_fid.fid_score import calculate_frechet_distance
+from ratios import Row, in_turn, main, ratios
 
 from realign_cli.equations.frechet import Moments, frechet, frechet_distance
 
-DIMENSIONS, PAIRS = 2048, 5
+DIMENSIONS = 2048
+PEER = f"`calculate_frechet_distance` of pytorch-fid {pytorch_fid.__version__}, scipy {scipy.__version__}"
 
 
-def features(n: int, seed: int) -> NDArray[np.float32]:
+def features(n: int, dimensions: int, seed: int) -> NDArray[np.float32]:
     rng = np.random.default_rng(seed)
-    scale = 1 / np.sqrt(1 + np.arange(DIMENSIONS))
-    return (rng.normal(size=(n, DIMENSIONS)) * scale + 0.05 * rng.normal(size=DIMENSIONS)).astype(np.float32)
+    scale = 1 / np.sqrt(1 + np.arange(dimensions))
+    return (rng.normal(size=(n, dimensions)) * scale + 0.05 * rng.normal(size=dimensions)).astype(np.float32)
 
 
-def timed(function: Callable[[], float]) -> tuple[float, float]:
-    began = time.process_time()  # of the processor, so that neighbours on the machine do not count
-    value = function()
-    return time.process_time() - began, value
+def row(n: int, dimensions: int, tolerance: float, *, quick: bool) -> Row:
+    """pytorch-fid / ours for n + n features; `tolerance` is that of the two values' relative difference."""
+    a, b = features(n, dimensions, 0), features(n, dimensions, 1)
+    (mu_a, cov_a), (mu_b, cov_b) = ((x.mean(0, dtype=np.float64), np.cov(x, rowvar=False)) for x in (a, b))
+
+    def ours() -> float:
+        if n < dimensions:
+            return frechet_distance(a, b)
+        return frechet(Moments(mu_a, cov_a), Moments(mu_b, cov_b))
+
+    def theirs() -> float:
+        return float(calculate_frechet_distance(mu_a, cov_a, mu_b, cov_b))
+
+    one, two = ours(), theirs()
+    assert abs(one / two - 1) < tolerance, (one, two)
+    times = in_turn({"theirs": theirs, "ours": ours}, quick=quick)
+    singular = ", singular; ours from the features" if n < dimensions else ", from mean and covariance"
+    return Row(f"{dimensions:,}-d, {n:,} + {n:,}{singular}: pytorch-fid / ours", ratios(times, "theirs", "ours"), PEER)
 
 
-def main() -> None:
+def measure(quick: bool) -> list[Row]:
     warnings.simplefilter("ignore")
-    for n in (5000, 1000):
-        a, b = features(n, 0), features(n, 1)
-        (mu_a, cov_a), (mu_b, cov_b) = ((x.mean(0, dtype=np.float64), np.cov(x, rowvar=False)) for x in (a, b))
-
-        def ours(of: int = n, rows: tuple = (a, b), known: tuple = (mu_a, cov_a, mu_b, cov_b)) -> float:
-            if of < DIMENSIONS:
-                return frechet_distance(*rows)
-            return frechet(Moments(*known[:2]), Moments(*known[2:]))
-
-        def theirs(known: tuple = (mu_a, cov_a, mu_b, cov_b)) -> float:
-            return float(calculate_frechet_distance(*known))
-
-        ratios, values = [], (0.0, 0.0)
-        for _ in range(PAIRS):
-            (mine, one), (other, two) = timed(ours), timed(theirs)
-            ratios.append(other / mine)
-            values = one, two
-        sys.stdout.write(
-            f"n = {n}: pytorch-fid / ours median {statistics.median(ratios):.1f}, range {min(ratios):.1f} to "
-            f"{max(ratios):.1f}, {PAIRS} pairs; values {values[0]:.8f} and {values[1]:.8f}, "
-            f"relative difference {abs(values[0] / values[1] - 1):.1e}\n"
-        )
-        sys.stdout.flush()
+    if quick:
+        return [row(n, 64, 1e-4, quick=quick) for n in (100, 40)]
+    return [row(5000, DIMENSIONS, 1e-12, quick=quick), row(1000, DIMENSIONS, 1e-6, quick=quick)]
 
 
 if __name__ == "__main__":
-    main()
+    main(measure)

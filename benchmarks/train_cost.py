@@ -1,42 +1,47 @@
 """What a reward term of `realign train` costs beside the published loop's order of work, on the same models.
 
-    python benchmarks/train_cost.py [--pairs 5] [--batch 8]
+    python benchmarks/train_cost.py [--quick]
 
 The published loop (ImageReward's ReFL.py) draws each reward term from a rollout of its own: 30 to 39 of 40 steps
 without guidance, then one step with gradient. Ours is run with the preset's sampler and with several terms per rollout.
-All use the same generator, captioner and gradient, interleaved in one process; the ratio is what to read, not the
-seconds. Each way runs once more in a process of its own for its peak memory.
+All use the same embedded generator, captioner and gradient, batches of 4, one thread. These are other estimators of
+Eq. 5, so there are no equal results to compare; every way must give a finite gradient.
+
+The shares are those of a micro-batch of the preset: what its parts took, the rest being the way back.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import resource
-import statistics
-import subprocess
-import sys
 import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import count
+from typing import Any
 
 import torch
+from ratios import PAIRS, Row, in_turn, main, peaks, ratios
 
 from realign_cli import presets
 from realign_cli.registry import Models
 from realign_cli.stages.train import Feedback, RewardFeedback
 from realign_cli.tinyworld.scenes import training_prompts
 
+MODELS = Models(presets.load("tiny"), "cpu")
+BATCH = 4
+PUBLISHED, PRESET = "published loop", "the preset, 1 term per rollout"
 # steps of the sampler, guidance, first and last step of a reward term, terms per rollout
 WAYS = {
-    "published loop": (40, 1.0, 30, 39, 1),
-    "preset, 1 term": (10, 3.0, 2, 5, 1),
-    "preset, 2 terms": (10, 3.0, 2, 5, 2),
-    "preset, 4 terms": (10, 3.0, 2, 5, 4),
+    PUBLISHED: (40, 1.0, 30, 39, 1),
+    PRESET: (10, 3.0, 2, 5, 1),
+    "the preset, 2 terms per rollout": (10, 3.0, 2, 5, 2),
+    "the preset, 4 terms per rollout": (10, 3.0, 2, 5, 4),
 }
 
 
-def method(models: Models, name: str, batch: int) -> RewardFeedback:
+def method(name: str) -> tuple[RewardFeedback, Any]:
+    """The loop of one way, and the model that it trains."""
     steps, guidance, first, last, terms = WAYS[name]
-    trainee = models.trainee(steps=steps, guidance=guidance, rank=0, checkpointing=False, seed=0)
+    trainee = MODELS.trainee(steps=steps, guidance=guidance, rank=0, checkpointing=False, seed=0)
     feedback = Feedback(
         rewards={"caption": 1.0},
         weighted=False,
@@ -46,65 +51,82 @@ def method(models: Models, name: str, batch: int) -> RewardFeedback:
         last_step=last,
         terms=terms,
         combine="sum",
-        batch_size=batch,
+        batch_size=BATCH,
         micro_batches=1,
         seed=0,
     )
-    rewards = {"caption": models.reward("caption", estimator="reinforce")}
-    return RewardFeedback(models, trainee, rewards, feedback, training_prompts(), None)
+    rewards = {"caption": MODELS.reward("caption", estimator="reinforce")}
+    return RewardFeedback(MODELS, trainee, rewards, feedback, training_prompts(), None), trainee
 
 
-def seconds_per_term(made: RewardFeedback, name: str, step: int, batch: int) -> float:
-    began = time.perf_counter()
-    for build in made.terms(step, 0):
+def micro_batch(made: RewardFeedback, steps: Iterator[int]) -> None:
+    """One of the next optimiser step, which draws prompts, noise and the sampler's step anew."""
+    for build in made.terms(next(steps), 0):
         build().value.backward()
     for weight in made.trained().values():
+        assert weight.grad is not None and weight.grad.isfinite().all()
         weight.grad = None
-    return (time.perf_counter() - began) / (WAYS[name][-1] * batch)
 
 
-def peak_megabytes(name: str, batch: int) -> float:
-    """Of a process that computes this way alone, above one that only loads the models."""
-    done = subprocess.run(
-        [sys.executable, __file__, "--only", name, "--batch", str(batch)], capture_output=True, check=True
-    )
-    return float(done.stdout)
+def shares(rounds: int) -> dict[str, list[float]]:
+    """The share of each part in every micro-batch of the preset."""
+    made, trainee = method(PRESET)
+    spent: dict[str, float] = {}
+
+    def watch(owner: object, name: str, part: str) -> None:
+        original: Callable[..., Any] = getattr(owner, name)
+
+        def timed(*arguments: Any) -> Any:
+            began = time.process_time()
+            result = original(*arguments)
+            spent[part] += time.process_time() - began
+            return result
+
+        setattr(owner, name, timed)
+
+    watch(trainee, "advance", "rollout")
+    watch(trainee, "clean", "the step with gradient")
+    watch(trainee, "decode", "decoding")
+    watch(made, "_penalty", "captions and rewards")
+    parts = ("rollout", "the step with gradient", "decoding", "captions and rewards", "the way back")
+    found: dict[str, list[float]] = {part: [] for part in parts}
+    steps = count()
+    for _ in range(rounds):
+        spent = dict.fromkeys(parts, 0.0)
+        began = time.process_time()
+        micro_batch(made, steps)
+        whole = time.process_time() - began
+        spent["the way back"] = whole - sum(spent.values())
+        for part in parts:
+            found[part].append(spent[part] / whole)
+    return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--only", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+def measure(quick: bool) -> list[Row]:
+    torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    models = Models(presets.load("tiny"), "cpu")
-    if arguments.only:
-        made = method(models, arguments.only, arguments.batch)
-        loaded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        seconds_per_term(made, arguments.only, 0, arguments.batch)
-        sys.stdout.write(str((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - loaded) / 1024))
-        return
-    ways = {name: method(models, name, arguments.batch) for name in WAYS}
-    for name, made in ways.items():
-        seconds_per_term(made, name, 0, arguments.batch)
-    rounds = [
-        {name: seconds_per_term(made, name, step, arguments.batch) for name, made in ways.items()}
-        for step in range(1, arguments.pairs + 1)
+    names = [PRESET] if quick else [name for name in WAYS if name != PUBLISHED]
+    found = []
+    if not quick:
+        times = in_turn({name: partial(micro_batch, method(name)[0], count()) for name in WAYS}, quick=quick)
+        memory = peaks(__file__, WAYS)
+        for name in names:
+            per_term = [WAYS[name][-1] * ratio for ratio in ratios(times, PUBLISHED, name)]
+            found.append(Row(f"a reward term: published loop / {name}", per_term, "40 steps, a rollout a term"))
+        found += [
+            Row(f"peak memory of the process: published loop / {name}", [memory[PUBLISHED] / memory[name]])
+            for name in names
+        ]
+    return found + [
+        Row(f"share of {part} in a micro-batch of {PRESET}", values)
+        for part, values in shares(1 if quick else PAIRS).items()
     ]
-    for name in WAYS:
-        times = [one[name] for one in rounds]
-        ratios = [one["published loop"] / one[name] for one in rounds]
-        line = {
-            "way": name,
-            "seconds per term and sample": round(statistics.median(times), 4),
-            "published / this": round(statistics.median(ratios), 2),
-            "range": [round(min(ratios), 2), round(max(ratios), 2)],
-            "n": len(ratios),
-            "peak MB over loading": round(peak_megabytes(name, arguments.batch)),
-        }
-        sys.stdout.write(json.dumps(line) + "\n")
+
+
+def only(way: str) -> None:
+    torch.set_num_threads(1)
+    micro_batch(method(way)[0], count())
 
 
 if __name__ == "__main__":
-    main()
+    main(measure, only)

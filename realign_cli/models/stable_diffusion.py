@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _SMALL_VOCABULARY = 1000
+_TEXTS_AT_ONCE = 8
+_TEXTS_REMEMBERED = 256  # 60 MB for Stable Diffusion 1.x in float32
 
 
 class StableDiffusion:
@@ -90,6 +92,7 @@ class StableDiffusion:
         self._batch_size = batch_size
         self._known_words = _small_vocabulary(self.pipeline)
         self._warned: set[str] = set()
+        self._embeddings: dict[str, Tensor] = {}
 
     def generate(self, requests: Sequence[Request], modulation: Modulation | None = None) -> list[Image]:
         """One RGB image per request; regions count only with `modulation`. See `roles.Generator`."""
@@ -108,25 +111,21 @@ class StableDiffusion:
 
     def _generate(self, batch: Sequence[Request], modulation: Modulation | None) -> list[Image]:
         pipeline = self.pipeline
-        embeddings: list[Tensor] = []
-        layouts: list[Layout | None] = []
         for request in batch:
             self._warn_of_unknown_words(request.prompt)
-            embedding = self.embed(request.prompt)
-            layout = None
-            if modulation is not None:
-                found = self._find(request)
-                layout = _layout(found, len(embedding))
-                if modulation.splice:
-                    self._splice(embedding, found)
-            embeddings.append(embedding)
-            layouts.append(layout)
+        embeddings = self.embed([request.prompt for request in batch])
+        layouts: list[Layout | None] = []
+        if modulation is not None:
+            found = [self._find(request) for request in batch]
+            layouts = [_layout(own, embeddings.shape[1]) for own in found]
+            if modulation.splice:
+                self._splice(embeddings, found)
         pipeline.scheduler.set_timesteps(self._steps)
         timesteps = pipeline.scheduler.timesteps
         with modulated(pipeline.unet, layouts, modulation, timesteps) if modulation is not None else nullcontext():
             return pipeline(
-                prompt_embeds=torch.stack(embeddings),
-                negative_prompt_embeds=self.embed("").expand(len(batch), -1, -1),
+                prompt_embeds=embeddings,
+                negative_prompt_embeds=self.embed([""]).expand(len(batch), -1, -1),
                 latents=torch.stack([self.noise(request.noise_seed) for request in batch]),
                 num_inference_steps=self._steps,
                 guidance_scale=self._guidance,
@@ -165,10 +164,26 @@ class StableDiffusion:
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
         return noise.to(self.pipeline.device, self.pipeline.dtype)
 
-    def embed(self, text: str) -> Tensor:
-        """Token embeddings (T, D) of one text, encoded alone so that no other text touches its last bits."""
-        with torch.no_grad():
-            return self.pipeline.encode_prompt(text, self.pipeline.device, 1, False)[0][0].clone()
+    def embed(self, texts: Sequence[str]) -> Tensor:
+        """Token embeddings (B, T, D) of B >= 1 texts.
+
+        Each text is encoded once while it is remembered. As with images, the last bits of an embedding may depend on
+        how many texts are encoded together, so that these are always equally many; they depend on none of the others.
+        """
+        known = self._embeddings
+        new = [text for text in dict.fromkeys(texts) if text not in known]
+        for start in range(0, len(new), _TEXTS_AT_ONCE):
+            batch = new[start : start + _TEXTS_AT_ONCE]
+            known.update(zip(batch, self._encode(batch + [""] * (_TEXTS_AT_ONCE - len(batch))), strict=False))
+        embeddings = torch.stack([known[text] for text in texts])
+        for text in list(known)[:-_TEXTS_REMEMBERED]:
+            del known[text]
+        return embeddings
+
+    def _encode(self, texts: list[str]) -> Tensor:
+        device = self.pipeline.device
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):  # what is remembered is of full precision
+            return self.pipeline.encode_prompt(texts, device, 1, False)[0]
 
     def _ids(self, text: str) -> list[int]:
         return self.pipeline.tokenizer(text, truncation=True).input_ids
@@ -194,12 +209,14 @@ class StableDiffusion:
         starts = range(1, len(ids) - len(wanted))
         return [slice(i, i + len(wanted)) for i in starts if ids[i : i + len(wanted)] == wanted]
 
-    def _splice(self, embedding: Tensor, found: Sequence[tuple[Region, list[slice]]]) -> None:
-        """Put the embedding of each phrase encoded alone over its places in the prompt's (T, D)."""
-        for region, places in found:
-            alone = self.embed(region.phrase)
-            for place in places:
-                embedding[place] = alone[1 : 1 + place.stop - place.start]
+    def _splice(self, embeddings: Tensor, found: Sequence[list[tuple[Region, list[slice]]]]) -> None:
+        """Put the embedding of each phrase encoded alone over its places in its prompt's (T, D), in place."""
+        phrases = [region.phrase for own in found for region, _ in own]
+        alone = dict(zip(phrases, self.embed(phrases), strict=True)) if phrases else {}
+        for embedding, own in zip(embeddings, found, strict=True):
+            for region, places in own:
+                for place in places:
+                    embedding[place] = alone[region.phrase][1 : 1 + place.stop - place.start]
 
     def _warn_of_unknown_words(self, prompt: str) -> None:
         if not self._known_words:

@@ -71,7 +71,7 @@ class Trainee:
         return {name: weight for name, weight in self.unet.named_parameters() if weight.requires_grad}
 
     def embed(self, prompts: Sequence[str]) -> Tensor:
-        return torch.stack([self._generator.embed(prompt) for prompt in prompts])
+        return self._generator.embed(prompts)
 
     def noise(self, seeds: Sequence[int]) -> Tensor:
         return torch.stack([self._generator.noise(seed) for seed in seeds])
@@ -143,7 +143,8 @@ class Trainee:
         if self._guidance <= 1:
             return conditional
         with torch.no_grad():
-            unconditional = self._conditional(latents, self._generator.embed("").expand_as(embeddings), t)
+            blank = self._generator.embed([""]).expand_as(embeddings)
+            unconditional = self._conditional(latents, blank, t)
         return unconditional + self._guidance * (conditional - unconditional)
 
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from realign_cli.errors import RecordError, UsageError
 from realign_cli.plumbing import atomic, console
 from realign_cli.plumbing.folder import RunFolder, image_name, picture_path
 from realign_cli.plumbing.source import WHOLE, Entry, Shard, image_path, open_image, require_file
 from realign_cli.records import Failure, Item, Outcome, Record, Stage, dump_line
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 def run_map(
@@ -77,8 +81,12 @@ class _Work:
     def __init__(self, entry: Entry) -> None:
         self.entry = entry
         self.record = entry.record
-        self.source: Path | None = None  # the file of its present image
         self.outcomes: list[Outcome] = []
+
+    @cached_property
+    def image(self) -> Image:
+        """The image of the entry, read once for all stages."""
+        return open_image(image_path(self.entry.record, self.entry.base))
 
     def fail(self, stage: str, error: RecordError) -> None:
         self._note(Failure(stage=stage, kind=error.kind, message=str(error)))
@@ -105,7 +113,7 @@ def _apply(stage: Stage, work: Iterable[_Work], *, only_missing: bool) -> None:
             if getattr(one.record, key) is None:
                 raise UsageError(f"{one.entry.place}: no '{key}'; run 'realign {command}' first")
         try:
-            image = open_image(image_path(one.record, one.entry.base)) if stage.looks else None
+            image = one.image if stage.looks else None
         except RecordError as error:
             one.fail(stage.name, error)
             continue

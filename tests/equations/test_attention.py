@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from realign_cli.equations import attention as eq
 
@@ -171,6 +172,38 @@ def test_row_range_over_several_blocks():
     logits = query @ key.mT / math.sqrt(8)
     torch.testing.assert_close(eq.row_range(query, key), logits.amax(-1) - logits.amin(-1))
     assert eq.row_range(query[:, :0], key).shape == (2, 0)
+
+
+def test_row_range_is_bit_equal_to_that_of_the_logits():
+    query, key = random(0, 4, 200, 40), random(1, 4, 200, 40)  # sqrt(40) is no float: dividing first would round
+    logits = eq.logits(query, key)
+    assert torch.equal(eq.row_range(query, key), logits.amax(-1) - logits.amin(-1))
+
+
+class Largest(TorchDispatchMode):
+    """Notes the number of elements of the largest tensor that any operation makes."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for made in result if isinstance(result, tuple | list) else [result]:
+            if isinstance(made, Tensor):
+                self.elements = max(self.elements, made.numel())
+        return result
+
+
+def test_the_folded_form_holds_no_n_by_n_matrix():
+    heads, pixels = 2, 2048
+    inputs = [random(i, heads, pixels, 8) for i in range(3)]
+    where = eq.segments(random_masks(0, 2, pixels, 0.5))
+    weight = eq.modulation_weight(0.9, where.area, clamp=True)
+    with Largest() as folded:
+        eq.folded_self_attention(*inputs, where, weight)
+    with Largest() as explicit:
+        eq.modulated_attention(*inputs, where.same @ where.onehot.T > 0, weight[:, None])
+    assert explicit.elements == heads * pixels * pixels
+    assert folded.elements <= explicit.elements / 8
 
 
 @settings(deadline=None)

@@ -186,6 +186,35 @@ def test_a_region_that_cannot_be_used_is_skipped_with_its_reason(
     assert reason in message
 
 
+def test_embeddings_do_not_depend_on_the_texts_beside_them(generator: StableDiffusion, checkpoint: Path):
+    texts = [PROMPT, "a red circle", "", *(f"a {word} ring" for word in ("red", "blue", "green", "pink", "orange"))]
+    together = generator.embed([*texts, "a white ring", PROMPT])  # more than are encoded at once, one of them twice
+    fresh = StableDiffusion(str(checkpoint), device="cpu", steps=4, guidance=3.0, size=64)
+    assert torch.equal(together[:8], torch.cat([fresh.embed([text]) for text in texts]))
+    assert torch.equal(together[9], together[0])
+    torch.testing.assert_close(together[3], encode(generator, texts[3]))
+
+
+def test_a_text_is_encoded_once_and_as_it_was_after_splicing(generator: StableDiffusion):
+    calls: list[int] = []
+    hook = generator.pipeline.text_encoder.register_forward_hook(lambda _model, _args, out: calls.append(len(out[0])))
+    generator.generate(REQUESTS, MODULATION)
+    first = len(calls)
+    generator.generate(REQUESTS, MODULATION)
+    hook.remove()
+    # two batches of images: their prompts, the phrases of each, and the empty prompt
+    assert 0 < first <= 5
+    assert len(calls) == first
+    torch.testing.assert_close(generator.embed([PROMPT])[0], encode(generator, PROMPT))
+
+
+def test_no_more_texts_are_remembered_than_fit(generator: StableDiffusion, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("realign_cli.models.stable_diffusion._TEXTS_REMEMBERED", 2)
+    before = generator.embed([PROMPT, "a red circle", "a blue ring"])
+    assert len(generator._embeddings) == 2
+    assert torch.equal(generator.embed([PROMPT, "a red circle", "a blue ring"]), before)
+
+
 def test_phrases_are_spliced_where_they_stand(generator: StableDiffusion):
     prompt = "A Red circle, a ring and a red circle"  # <bos> a red circle , a ring and a red circle <eos>
     request = Request(prompt, 1, (RED,))

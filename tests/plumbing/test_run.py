@@ -104,6 +104,19 @@ def test_stages_follow_each_other_and_skip_what_is_done(tmp_path: Path) -> None:
     ]
 
 
+def test_an_image_is_read_once_for_all_stages(tmp_path: Path) -> None:
+    seen: list[Image.Image | None] = []
+
+    class Look(Shade):
+        def shade(self, item: Item) -> Outcome:
+            seen.append(item.image)
+            return Outcome()
+
+    run(entries("1"), Grey(), out=tmp_path)
+    run(read_records(str(tmp_path)), Look(), Look())
+    assert seen[0] is seen[1] is not None
+
+
 def test_a_failed_record_goes_on_untouched(tmp_path: Path) -> None:
     run(entries("1", "0", "2"), Grey(), out=tmp_path)
     (tmp_path / "2.png").write_text("no image")

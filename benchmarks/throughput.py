@@ -1,0 +1,158 @@
+"""Images per second of the stages that look at images, against a plain loop over the same models with batch 1.
+
+    python benchmarks/throughput.py [--quick]
+
+N scenes of the embedded world as 64 x 64 PNGs, the embedded models, one thread. The loop opens each image where it
+needs it and asks the model about this one; `eval` is compared with one such loop for each of its metrics. Ours is the
+stage as its command runs it, with reading and checking of records, in batches of 16, models loaded. What both find is
+compared before they are timed.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from ratios import Row, in_turn, main, ratios
+
+from realign_cli import presets
+from realign_cli.plumbing.run import run_map
+from realign_cli.plumbing.source import Entry, open_image
+from realign_cli.records import Item, Outcome, Record, Stage
+from realign_cli.registry import Models
+from realign_cli.stages.caption_reward import CaptionReward, captions
+from realign_cli.stages.eval import FID, Evaluate, Sight
+from realign_cli.stages.score import Score
+from realign_cli.stages.segment import Segment, encode
+from realign_cli.stages.tag import Tag
+from realign_cli.tinyworld import scenes
+
+COUNT, BATCH = 64, 16
+METRICS = (FID, "clip", "negclip", "blip")
+
+
+class Forgetful:
+    """A memory of `stages.eval` that holds nothing: every run asks the models."""
+
+    def get(self, key: str) -> None:
+        return None
+
+    def put(self, answers: Mapping[str, bytes]) -> None: ...
+
+
+class Dropped:
+    def put(self, index: int, row: bytes) -> None: ...
+
+
+def entries(folder: Path, count: int, models: Models) -> list[Entry]:
+    """Records with objects, so that every stage has what it needs."""
+    made = []
+    for i, scene in zip(range(count), scenes.scenes(1), strict=False):
+        Image.fromarray(scenes.render(scene)).save(folder / f"{i}.png")
+        made.append(Entry(Record(file_name=f"{i}.png", text=scene.caption, id=str(i)), str(i), folder))
+    for stage in (Tag(models), Score(models)):
+        outcomes = outcomes_of(stage, made, BATCH)
+        made = [
+            Entry(entry.record.with_(**outcome.changes), entry.place, folder)
+            for entry, outcome in zip(made, outcomes, strict=True)
+        ]
+    return made
+
+
+def picture(entry: Entry) -> Image.Image:
+    return open_image(entry.base / entry.record.file_name)
+
+
+def outcomes_of(stage: Stage, given: list[Entry], batch: int) -> list[Outcome]:
+    items = [Item(entry.record, picture(entry)) for entry in given]
+    return [outcome for i in range(0, len(items), batch) for outcome in stage(items[i : i + batch])]
+
+
+def loops(models: Models) -> dict[str, tuple[Stage, Callable[[Entry], object]]]:
+    """Each stage, and what its loop does with one record."""
+
+    def segment(entry: Entry) -> list[tuple[list, object]]:
+        image, objects = picture(entry), entry.record.objects
+        labels = [one.label for one in objects if one.likelihood > 0]
+        (found,) = models.detector.detect([image], [labels])
+        (cut,) = models.mask_model.masks([image], [[detection.box for detection in found]])
+        own = [[i for i, d in enumerate(found) if d.label == one.label and one.likelihood > 0] for one in objects]
+        return [([found[i].box for i in rows], encode(cut[rows].any(0)) if rows else None) for rows in own]
+
+    return {
+        "tag": (Tag(models), lambda entry: models.tagger.tag([picture(entry)])[0]),
+        "caption-reward": (
+            CaptionReward(models),
+            lambda entry: captions(models, [picture(entry)], [entry.record.text])[0],
+        ),
+        "segment": (Segment(models), segment),
+    }
+
+
+def check(name: str, outcomes: list[Outcome], looped: list) -> None:
+    for outcome, alone in zip(outcomes, looped, strict=True):
+        if name == "tag":
+            together = outcome.changes["tags"]
+            assert {tag.label for tag in together} == {tag.label for tag in alone}
+            assert np.allclose(
+                sorted(tag.confidence for tag in together), sorted(tag.confidence for tag in alone), atol=1e-3
+            )
+        elif name == "caption-reward":
+            together = outcome.changes["caption"]
+            assert together.text == alone.text and abs(together.reward - alone.reward) < 1e-3
+        else:
+            assert [(one.boxes, one.mask) for one in outcome.changes["objects"]] == alone
+
+
+def evaluation(models: Models, given: list[Entry], *, quick: bool) -> Row:
+    evaluate = Evaluate(models, METRICS, Forgetful(), BATCH)
+
+    def sights() -> Iterator[Sight]:
+        for entry in given:
+            yield Sight(entry.record, entry.record.id, picture(entry))
+
+    def loop() -> dict[str, dict[str, float | None]]:
+        said: dict[str, dict[str, float | None]] = {entry.record.id: {} for entry in given}
+        for judge in evaluate.judges.values():
+            for entry in given:
+                columns = judge.judge([picture(entry)], [entry.record.text])
+                said[entry.record.id] |= {column: values[0] for column, values in columns.items()}
+        for entry in given:
+            models.features.features([picture(entry)])
+        return said
+
+    together, alone = evaluate.measure(sights(), Dropped()).scores, loop()
+    for id_, columns in together.items():
+        assert columns.keys() == alone[id_].keys()
+        assert np.allclose(list(columns.values()), [alone[id_][name] for name in columns], atol=1e-4)
+    times = in_turn({"loop": loop, "ours": lambda: evaluate.measure(sights(), Dropped())}, quick=quick)
+    return row("eval", times, f"{len(given)} images, one loop for each of {', '.join(METRICS)}")
+
+
+def row(name: str, times: Mapping[str, list[float]], peer: str) -> Row:
+    return Row(f"{name}: images/s, ours / plain loop", ratios(times, "loop", "ours"), peer)
+
+
+def measure(quick: bool) -> list[Row]:
+    torch.set_num_threads(1)
+    models = Models(presets.load("tiny"), "cpu")
+    found = []
+    with tempfile.TemporaryDirectory() as name:
+        given = entries(Path(name), 3 if quick else COUNT, models)
+        for command, (stage, one) in loops(models).items():
+            check(command, outcomes_of(stage, given, BATCH), [one(entry) for entry in given])
+            ways = {
+                "loop": lambda one=one: [one(entry) for entry in given],
+                "ours": lambda stage=stage: run_map(given, [stage], out=None, batch_size=BATCH, quiet=True, echo=False),
+            }
+            found.append(row(command, in_turn(ways, quick=quick), f"{len(given)} images, batch 1, same models"))
+        found.append(evaluation(models, given, quick=quick))
+    return found
+
+
+if __name__ == "__main__":
+    main(measure)

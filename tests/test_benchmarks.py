@@ -1,0 +1,49 @@
+"""The benchmarks still work: each runs as small as it goes, with its checks that both sides give the same results."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "benchmarks"
+PAGE = ROOT / "docs" / "performance.md"
+ROW = re.compile(r"\| (?P<what>.+?) \| (?P<median>[\d.e+-]+)( \(.+ to .+\))? \| (?P<n>\d+) \|")
+
+
+@pytest.fixture(scope="module")
+def everything() -> dict[str, object]:
+    sys.path.insert(0, str(FOLDER))
+    try:
+        return runpy.run_path(str(FOLDER / "all.py"))
+    finally:
+        sys.path.remove(str(FOLDER))
+
+
+def test_every_script_runs(everything: dict[str, object]) -> None:
+    page = PAGE.read_bytes()
+    done = subprocess.run([sys.executable, FOLDER / "all.py", "--quick"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert PAGE.read_bytes() == page, "a quick run is no measurement"
+    tables = dict(zip(everything["SCRIPTS"], done.stdout.strip().split("\n\n"), strict=True))
+    for script, text in tables.items():
+        rows = [ROW.match(line) for line in text.splitlines()[3:]]
+        assert text.startswith(script) and rows and all(rows), text
+        assert all(float(row["median"]) and row["n"] == "1" for row in rows), text
+
+
+def test_the_page_has_a_place_for_the_table_of_every_script(everything: dict[str, object]) -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    row = everything["Row"]("a / b", [3.0, 1.0, 2.0], "peer", "1")
+    for script in everything["SCRIPTS"]:
+        written = everything["rewritten"](page, script, [row], "A machine.")
+        before, _, rest = page.partition(f"<!-- {script} -->")
+        assert written.startswith(before) and written.endswith(rest.partition("<!-- end -->")[2])
+        assert "| a / b | 2 (1 to 3) | 3 | peer | 1 |" in written
+    with pytest.raises(ValueError, match="0 places"):
+        everything["rewritten"](page, "unknown", [row], "")
