@@ -34,12 +34,14 @@ def process(
     finish: Callable[[Path], object] | None = None,
     echo: bool = True,
     adapt: Callable[[Preset], Preset] | None = None,
+    backend: str | None = None,
     **config: Any,
 ) -> int:
     """Run the stages over `entries`, or over the records that `--in` names, and report.
 
-    `adapt` is what the command line does to the preset, `config` what the command adds to the settings that decide its
-    result; `finish` is called with the completed folder. Returns how many records failed.
+    `backend` is as of `presets.load`, `adapt` what the command line does to the preset, `config` what the command adds
+    to the settings that decide its result; `finish` is called with the completed folder. Returns how many records
+    failed.
     """
     from realign_cli import presets
     from realign_cli.plumbing import source
@@ -49,7 +51,7 @@ def process(
     from realign_cli.registry import Models
 
     Verbosity(options.quiet, options.verbose).apply()
-    preset = presets.load(options.preset, options.overrides)
+    preset = presets.load(options.preset, options.overrides, backend)
     models = Models(adapt(preset) if adapt else preset, options.device)
     stages = stages_of(models)
     if entries is None:

@@ -24,7 +24,7 @@ from realign_cli.records import Record, dump_line, parse_line
 RUN = "run.json"
 _LIBRARIES = (
     *("torch", "diffusers", "transformers", "accelerate", "peft"),
-    *("open_clip_torch", "segment-anything", "openai", "numpy", "pillow"),
+    *("open_clip_torch", "segment-anything", "openai", "numpy", "pillow", "salesforce-lavis"),
 )
 _PICTURES = "pictures"
 
