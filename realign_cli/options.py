@@ -106,6 +106,18 @@ class Map(Run):
     ] = "-"
 
 
+class Backend(StrEnum):
+    lavis = "lavis"
+
+
+Blip = Annotated[
+    Backend | None,
+    typer.Option(
+        "--backend",
+        help="Who runs BLIP-2, if not the preset's: LAVIS, in an environment of its own (docs/lavis.md).",
+        rich_help_panel=_MODELS,
+    ),
+]
 Model = Annotated[
     Path | None,
     typer.Option(

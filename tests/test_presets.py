@@ -96,6 +96,19 @@ def test_file_of_your_own(tmp_path: Path) -> None:
         presets.load(str(file))
 
 
+def test_a_backend_takes_the_place_of_sections() -> None:
+    plain = presets.load("tiny")
+    preset = presets.load("tiny", ["captioner.num_beams=3"], "lavis")
+    changed = {name for name in plain.sections if preset.section(name) != plain.section(name)}
+    assert changed == {"captioner", "text_encoder", "blip"}
+    assert preset.sections.keys() == plain.sections.keys()
+    assert preset.section("captioner")["num_beams"] == 3
+    for name in changed:
+        module, _, adapter = preset.section(name)["adapter"].partition(":")
+        assert callable(getattr(importlib.import_module(module), adapter))
+    assert "lavis" not in presets.names()
+
+
 @pytest.mark.parametrize("name", presets.names())
 def test_every_adapter_exists(name: str) -> None:
     for role, section in presets.load(name).sections.items():

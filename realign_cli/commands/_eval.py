@@ -50,10 +50,15 @@ class Session:
     """Models, memory, decoding processes and the progress bar of one command, from `with` to its end."""
 
     def __init__(
-        self, options: Common, cache: Path | None, batch_size: int | None, folders: Sequence[str | Path | None]
+        self,
+        options: Common,
+        cache: Path | None,
+        batch_size: int | None,
+        folders: Sequence[str | Path | None],
+        backend: str | None = None,
     ) -> None:
         Verbosity(options.quiet, options.verbose).apply()
-        self.preset = presets.load(options.preset, options.overrides)
+        self.preset = presets.load(options.preset, options.overrides, backend)
         self.models = Models(self.preset, options.device)
         self._quiet = options.quiet
         self._batch_size = batch_size or self.preset.batch_size

@@ -35,13 +35,14 @@ def process(
     finish: Callable[[Path], object] | None = None,
     echo: bool = True,
     adapt: Callable[[Preset], Preset] | None = None,
+    backend: str | None = None,
     **config: Any,
 ) -> int:
     """Run the stages over `entries`, or over the records that `--in` names, and report.
 
-    `models` are those of the preset if not given. `adapt` is what the command line does to the preset, `config` what
-    the command adds to the settings that decide its result; `finish` is called with the completed folder. Returns how
-    many records failed.
+    `models` are those of the preset if not given. `backend` is as of `presets.load`, `adapt` what the command line does to
+    the preset, `config` what the command adds to the settings that decide its result; `finish` is called with the
+    completed folder. Returns how many records failed.
     """
     from realign_cli import presets
     from realign_cli.plumbing import source
@@ -53,7 +54,7 @@ def process(
 
     Verbosity(options.quiet, options.verbose).apply()
     if models is None:
-        preset = presets.load(options.preset, options.overrides)
+        preset = presets.load(options.preset, options.overrides, backend)
         models = Models(adapt(preset) if adapt else preset, options.device)
     stages = stages_of(models)
     shard = source.Shard.parse(options.shard) if options.shard else source.WHOLE

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from realign_cli.options import Common
+from realign_cli.options import Blip, Common
 
 Cache = Annotated[
     Path | None,
@@ -34,6 +34,7 @@ def eval_(
     ] = None,
     cache: Cache = None,
     batch_size: BatchSize = None,
+    backend: Blip = None,
 ) -> None:
     """Measure how well images follow their prompts; every mean comes with n and a 95 % bootstrap interval.
 
@@ -54,7 +55,7 @@ def eval_(
     from realign_cli.plumbing.stats import SUFFIX
 
     folder = reference if reference and reference.suffix != SUFFIX else None
-    with Session(options, cache, batch_size, [source, baseline, folder]) as session:
+    with Session(options, cache, batch_size, [source, baseline, folder], backend) as session:
         evaluate = session.evaluate(chosen(metrics, session.preset, reference))
         known = reference_of(session, reference) if reference and evaluate.extractor else None
         run = session.measure(source, evaluate)

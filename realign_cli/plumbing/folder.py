@@ -27,7 +27,7 @@ from realign_cli.records import SCHEMA, Record, dump_line, parse_line, require_s
 RUN = "run.json"
 _LIBRARIES = (
     *("torch", "diffusers", "transformers", "accelerate", "peft"),
-    *("open_clip_torch", "segment-anything", "openai", "numpy", "pillow"),
+    *("open_clip_torch", "segment-anything", "openai", "numpy", "pillow", "salesforce-lavis"),
 )
 _PICTURES = "pictures"
 

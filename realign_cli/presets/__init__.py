@@ -121,14 +121,18 @@ def names() -> list[str]:
     return sorted(file.name.removesuffix(".toml") for file in _folder().iterdir() if file.name.endswith(".toml"))
 
 
-def load(name: str, overrides: Iterable[str] = ()) -> Preset:
+def load(name: str, overrides: Iterable[str] = (), backend: str | None = None) -> Preset:
     """Read a packaged preset or a TOML file and apply overrides "section.key=value".
+
+    A backend is a packaged file whose sections take the place of the preset's before the overrides.
 
     Raises:
         UsageError: no such preset or key, with the nearest name, or a value of another type; or a secret, which every
             folder that a run makes would tell on.
     """
     data = _read(name)
+    if backend:
+        data |= tomllib.loads((_folder() / "backends" / f"{backend}.toml").read_text())
     for override in overrides:
         _apply(data, override, name)
     _refuse_secrets(data, name)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -69,6 +71,25 @@ def test_distance_is_pytorch_fids(weights, folders, monkeypatch):
         pytest.skip("pytorch-fid's matrix root needs scipy before 1.18")
     assert expected > 0.1
     assert frechet_distance(*ours) == pytest.approx(expected, rel=1e-3)
+
+
+def test_fid_of_two_folders_is_what_pytorch_fid_says(weights, folders, monkeypatch, realign, tmp_path):
+    """The whole way, from the files to the number, with the same weights: its function and our command."""
+    monkeypatch.setenv("TORCH_HOME", str(weights.parents[2]))
+    for folder in folders:  # what it says of 2,048-d covariances of so few images is exact enough
+        assert len(list(folder.iterdir())) == COUNT
+    try:
+        expected = fid_score.calculate_fid_given_paths([*map(str, folders)], COUNT, "cpu", 2048, num_workers=0)
+    except TypeError:
+        pytest.skip("pytorch-fid's matrix root needs scipy before 1.18")
+    done = realign(
+        *("eval", "--in", folders[0], "--reference", folders[1], "--metrics", "fid", "--preset", "inception", "--json"),
+        *("--cache", tmp_path),
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)["fid"]["in"]
+    assert (found["n"], found["n_reference"], found["dimensions"]) == (COUNT, COUNT, 2048)
+    assert found["fid"] == pytest.approx(expected, rel=1e-3)
 
 
 def test_resizing_decides_the_features_and_is_in_the_name(weights, folders):
