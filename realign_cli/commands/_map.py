@@ -40,8 +40,8 @@ def process(
 ) -> int:
     """Run the stages over `entries`, or over the records that `--in` names, and report.
 
-    `models` are those of the preset if not given. `backend` is as of `presets.load`, `adapt` what the command line does to
-    the preset, `config` what the command adds to the settings that decide its result; `finish` is called with the
+    `models` are those of the preset if not given. `backend` is as of `presets.load`, `adapt` what the command line does
+    to the preset, `config` what the command adds to the settings that decide its result; `finish` is called with the
     completed folder. Returns how many records failed.
     """
     from realign_cli import presets
