@@ -1,39 +1,44 @@
 #!/usr/bin/env bash
-# Tables of the coarse stage in docs/results.md: trains the embedded generator for each reward and seed, and judges each
-# on held-out two-object prompts, with and without the fine stage. Usage: benchmarks/coarse_stage.sh [DIR] [N] [STEPS]
-# A run that was interrupted goes on with the same command.
+# The tables of the coarse stage in docs/results.md: trains the embedded generator by each reward, estimator and seed,
+# and judges what it draws of held-out two-object prompts, with and without the fine stage. An interrupted run goes on
+# with the same command. Usage: benchmarks/coarse_stage.sh [DIR] [N] [SEEDS]
 set -euo pipefail
-dir=${1:-runs/coarse_stage} n=${2:-520} steps=${3:-}
+dir=${1:-runs/coarse_stage} n=${2:-520} seeds=${3:-"1 2"}
 metrics=fid,clip,negclip,blip,oracle
 mkdir -p "$dir"
-realign prompts shapes -n "$n" > "$dir/prompts.jsonl"
-python -m realign_cli.tinyworld render -n "$n" --out "$dir/real"
+realign prompts shapes -n "$n" --out "$dir/prompts.jsonl" -q
+[ -e "$dir/real" ] || python -m realign_cli.tinyworld render -n "$n" --out "$dir/real"
 
 judge() { # NAME: against the base model's images
+    echo "== $1"
     realign eval --in "$dir/$1" --baseline "$dir/base" --reference "$dir/real" --metrics $metrics --out "$dir/$1-eval" -q
 }
-images() { # NAME [OPTION ...]: what the model NAME draws, before and after the fine stage
+images() { # NAME [OPTION ...]
     realign generate --prompts "$dir/prompts.jsonl" --out "$dir/$1" -q "${@:2}" > /dev/null
 }
 coarse() { # NAME SEED [OPTION ...]
-    realign train --data shapes --seed "$2" --out "$dir/models/$1-$2" ${steps:+--max-train-steps $steps} -q "${@:3}"
+    realign train --data shapes --seed "$2" --out "$dir/models/$1-$2" -q "${@:3}"
     images "$1-$2" --model "$dir/models/$1-$2"
-    echo "== $1, seed $2"
     judge "$1-$2"
 }
 fine() { # NAME [OPTION ...]
     realign refine --in "$dir/$1" --out "$dir/$1-fine" --keep best -q "${@:2}" > /dev/null
-    echo "== $1, then the fine stage"
     judge "$1-fine"
 }
+# The same time for the estimators that send a gradient through captioner and autoencoder, which cost more per step.
+through_pixels=(--rank 8 --learning-rate 5e-4 --terms-per-rollout 2 --max-train-steps 40)
 
 images base
+judge base
 fine base
-for seed in 1 2; do
-    coarse reinforce $seed --estimator reinforce
-    fine reinforce-$seed --model "$dir/models/reinforce-$seed"
-    coarse likelihood $seed --estimator likelihood
-    coarse weighted $seed --estimator weighted
-    coarse clip $seed --reward clip
-    coarse blip $seed --reward blip
+for seed in $seeds; do
+    coarse caption "$seed"
+    fine "caption-$seed" --model "$dir/models/caption-$seed"
+    coarse unweighted "$seed" --set train.temperature=1e9 # every example alike: what more training does by itself
+    coarse clip "$seed" --reward clip
+    coarse blip "$seed" --reward blip
+    coarse refl-caption "$seed" --estimator reinforce "${through_pixels[@]}"
+    coarse refl-likelihood "$seed" --estimator likelihood "${through_pixels[@]}"
+    coarse refl-clip "$seed" --estimator reinforce --reward clip "${through_pixels[@]}"
+    coarse refl-blip "$seed" --estimator reinforce --reward blip "${through_pixels[@]}"
 done

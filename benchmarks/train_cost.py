@@ -7,7 +7,7 @@ without guidance, then one step with gradient. Ours is run with the preset's sam
 All use the same embedded generator, captioner and gradient, batches of 4, one thread. These are other estimators of
 Eq. 5, so there are no equal results to compare; every way must give a finite gradient.
 
-The shares are those of a micro-batch of the preset: what its parts took, the rest being the way back.
+The shares are those of a micro-batch with the preset's sampler: what its parts took, the rest being the way back.
 """
 
 from __future__ import annotations
@@ -23,18 +23,19 @@ from ratios import PAIRS, Row, in_turn, main, peaks, ratios
 
 from realign_cli import presets
 from realign_cli.registry import Models
+from realign_cli.stages import train
 from realign_cli.stages.train import Feedback, RewardFeedback
 from realign_cli.tinyworld.scenes import training_prompts
 
 MODELS = Models(presets.load("tiny"), "cpu")
 BATCH = 4
-PUBLISHED, PRESET = "published loop", "the preset, 1 term per rollout"
+PUBLISHED, PRESET = "published loop", "the preset's sampler, 1 term per rollout"
 # steps of the sampler, guidance, first and last step of a reward term, terms per rollout
 WAYS = {
     PUBLISHED: (40, 1.0, 30, 39, 1),
     PRESET: (10, 3.0, 2, 5, 1),
-    "the preset, 2 terms per rollout": (10, 3.0, 2, 5, 2),
-    "the preset, 4 terms per rollout": (10, 3.0, 2, 5, 4),
+    "the preset's sampler, 2 terms per rollout": (10, 3.0, 2, 5, 2),
+    "the preset's sampler, 4 terms per rollout": (10, 3.0, 2, 5, 4),
 }
 
 
@@ -87,7 +88,8 @@ def shares(rounds: int) -> dict[str, list[float]]:
     watch(trainee, "advance", "rollout")
     watch(trainee, "clean", "the step with gradient")
     watch(trainee, "decode", "decoding")
-    watch(made, "_penalty", "captions and rewards")
+    watch(train, "penalise", "captions and rewards")
+    watch(train, "captions", "captions and rewards")
     parts = ("rollout", "the step with gradient", "decoding", "captions and rewards", "the way back")
     found: dict[str, list[float]] = {part: [] for part in parts}
     steps = count()

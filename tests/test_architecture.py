@@ -83,7 +83,7 @@ def test_arrows_point_down() -> None:
 
 
 def test_the_tiny_world_stays_apart() -> None:
-    """Only its prompts are borrowed."""
+    """Only its prompts and pictures are borrowed."""
     importers = {
         (str(path), name)
         for path, names in ours()
@@ -94,7 +94,10 @@ def test_the_tiny_world_stays_apart() -> None:
     borrowers = ("commands/demo.py", "commands/prompts.py")
     assert importers == {
         *((path, "tinyworld.scenes.held_out_prompts") for path in borrowers),
-        ("commands/train.py", "tinyworld.scenes.training_prompts"),
+        *(
+            ("commands/train.py", f"tinyworld.scenes.{name}")
+            for name in ("Scene", "careless_examples", "render", "training_prompts")
+        ),
     }
 
 

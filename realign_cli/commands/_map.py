@@ -68,9 +68,9 @@ def process(
     out = None
     with ExitStack() as stack:
         if options.out:
-            stack.enter_context(held(options.out, shard))
             sections = dict.fromkeys(section for stage in stages for section in stage.uses)
             settings = {"command": stages[-1].name, **config, **models.describe(sections)}
+            stack.enter_context(held(options.out, shard))
             out = RunFolder(options.out, settings, shard=shard, sizes=sizes, finish=finish, overwrite=options.overwrite)
         summary = run_map(
             records,

@@ -39,6 +39,9 @@ def coarse_to_final(
         described: list[Stage] = [CaptionReward(models)] if captions else []
         return [*described, Tag(models), Score(models), Segment(models), Refine(models, models.modulation, keep)]
 
+    for section in Generate.uses:  # what is wrong with a preset is told before a folder is made,
+        models.preset.section(section)
+    stages(models)  # with the numbers of [refine]
     coarse, final = out / COARSE, out / FINAL
     final.mkdir(parents=True, exist_ok=True)  # empty, it tells 'realign status' that more is to come
     asked = list(read_prompts(prompts, seed))

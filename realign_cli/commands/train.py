@@ -68,7 +68,7 @@ def train(
     ] = None,
     estimator: Annotated[
         Estimator | None,
-        typer.Option(help="Where the gradient of a caption comes from.", rich_help_panel=_METHOD),
+        typer.Option(help="How the model learns from the reward.", rich_help_panel=_METHOD),
     ] = None,
     combine: Annotated[
         Combine | None, typer.Option(help="Reward and L_pre in one step or by turns.", rich_help_panel=_METHOD)
@@ -112,10 +112,14 @@ def train(
 ) -> None:
     """Fine-tune the generator with reward feedback learning on the caption reward (Eq. 4 and 5).
 
-    Images on their way from noise to a prompt are captioned; the closer the caption is to the prompt, the better. The
-    folder that comes out is what --model of generate and refine takes: a LoRA that diffusers' load_lora_weights reads,
-    or with --rank 0 a whole pipeline. The same command continues an interrupted run. What is not given here is in
-    section 'train' of the preset. Several processes: accelerate launch -m realign_cli train ...
+    Images are captioned; the closer the caption is to the prompt, the better. 'reinforce' and 'likelihood' send the
+    reward's gradient through the captioner into images on their way from noise. 'weighted' teaches images in proportion
+    to their reward: those that the data has, else the model's own. What is not given here is in section 'train' of the
+    preset.
+
+    The folder that comes out is what --model of generate and refine takes: a whole pipeline, or with --rank a LoRA that
+    diffusers' load_lora_weights reads. The same command continues an interrupted run. Several processes: accelerate
+    launch -m realign_cli train ...
 
     Examples:
 
@@ -223,14 +227,14 @@ def _captions(data: str) -> Captions:
 
     from PIL import Image
 
-    from realign_cli.tinyworld import scenes
+    from realign_cli.tinyworld.scenes import Scene, careless_examples, render, training_prompts
 
-    def picture(scene: scenes.Scene) -> Callable[[], Image.Image]:
-        return lambda: Image.fromarray(scenes.render(scene))
+    def picture(scene: Scene) -> Callable[[], Image.Image]:
+        return lambda: Image.fromarray(render(scene))
 
-    examples = [(caption, picture(scene)) for caption, scene in scenes.careless_examples(_SHAPES)]
+    examples = [(caption, picture(scene)) for caption, scene in careless_examples(_SHAPES)]
     return Captions(
-        scenes.training_prompts(), "shapes: rendered scenes, of no held-out combination, carelessly captioned", examples
+        training_prompts(), "shapes: rendered scenes, of no held-out combination, carelessly captioned", examples
     )
 
 

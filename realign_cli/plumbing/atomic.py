@@ -8,7 +8,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -104,16 +104,15 @@ def create(path: Path, text: str) -> bool:
             os.link(staging, path)
         except FileExistsError:
             raise
-        except (
-            OSError
-        ):  # perhaps a file system without hard links, where a reader may see half of the file for a moment
+        except OSError:  # perhaps no hard links here, and a reader may see half of the file for a moment
             _write_new(path, text)
     except FileExistsError:
         return False
     except OSError as error:
         raise RealignError(f"cannot write {path} ({len(text)} bytes): {error.strerror}") from None
     finally:
-        staging.unlink(missing_ok=True)
+        with suppress(OSError):  # a read-only disk refuses even what is not there
+            staging.unlink(missing_ok=True)
     return True
 
 

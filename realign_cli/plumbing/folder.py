@@ -142,12 +142,15 @@ def kept_records(folder: Path) -> dict[str, Record]:
 
 
 def _read(files: Iterable[Path]) -> dict[str, Record]:
-    """The records in `files` by id, those of later files first; what is not there, or was torn by a kill, is none."""
+    """The records in `files` by id, those of later files first; what is not there is none, nor what a kill has torn.
+
+    Only journals are torn; `metadata.jsonl` comes whole, from whatever editor.
+    """
     records: dict[str, Record] = {}
     for path in files:
         with suppress(FileNotFoundError):
             data = path.read_bytes()
-            records |= _parse(data[: data.rfind(b"\n") + 1], path)
+            records |= _parse(data if path.name == METADATA else data[: data.rfind(b"\n") + 1], path)
     return records
 
 

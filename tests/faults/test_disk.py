@@ -57,7 +57,7 @@ def source(here: Path) -> dict[str, bytes]:
 
 
 def test_a_disk_that_fills_at_every_page(warm: Warm, mounted: Callable[..., Path], tmp_path: Path) -> None:
-    """Whichever write is the first without room: run.json, an image, the journal or the records."""
+    """Whichever write is the first without room: the lock, run.json, an image, the journal or the records."""
     given = source(tmp_path)
     disk = mounted(40)
     assert warm(*SCORE, disk / "whole", cwd=tmp_path).code == 0
@@ -67,7 +67,7 @@ def test_a_disk_that_fills_at_every_page(warm: Warm, mounted: Callable[..., Path
     for name in os.listdir(disk / "whole"):
         (disk / "whole" / name).unlink()
     failed_at = set()
-    for free in range(pages + 1):
+    for free in range(pages + 2):  # one more for the lock, which is gone at the end
         filler, out = disk / "filler", disk / f"out-{free}"
         filler.write_bytes(b"x" * (40 - free) * PAGE)
         ended = warm(*SCORE, out, cwd=tmp_path)
@@ -79,7 +79,7 @@ def test_a_disk_that_fills_at_every_page(warm: Warm, mounted: Callable[..., Path
         assert {name: data for name, data in contents(out).items() if name != "run.json"} == whole
         for name in os.listdir(out):
             (out / name).unlink()
-    assert failed_at == {"run.json", *(f"{i}.png" for i in range(3)), f".{METADATA}.part", METADATA}
+    assert failed_at == {".lock", "run.json", *(f"{i}.png" for i in range(3)), f".{METADATA}.part", METADATA}
     assert contents(tmp_path / "source") == given
 
 
