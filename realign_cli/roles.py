@@ -76,7 +76,7 @@ class Training:
     terms_per_rollout: Annotated[int, Field(ge=1)]
     guidance: float  # during training
     combine: Literal["sum", "alternate"]
-    pretraining_images: Annotated[int, Field(ge=0)]  # that L_pre is taken on; 0 for no L_pre
+    pretraining_images: Annotated[int, Field(ge=0)]  # of L_pre, or of reward-weighted denoising; 0: none
     batch_size: Annotated[int, Field(ge=1)]  # of a micro-batch
     effective_batch_size: Annotated[int, Field(ge=1)]  # of an optimiser step, over all processes
     learning_rate: Annotated[float, Field(ge=0)]

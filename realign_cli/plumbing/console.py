@@ -17,6 +17,7 @@ from rich.progress import (
     DownloadColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     SpinnerColumn,
     TextColumn,
     TimeElapsedColumn,
@@ -47,10 +48,14 @@ class Advance(Protocol):
     def __call__(self, count: int) -> None: ...
 
 
+def _bar(*columns: ProgressColumn, quiet: bool) -> Progress:
+    return Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal)
+
+
 @contextmanager
 def progress(label: str, total: int | None, *, quiet: bool) -> Iterator[Advance]:
     """A bar with rate and time left, on a terminal only."""
-    bar = Progress(
+    bar = _bar(
         SpinnerColumn(),
         TextColumn("{task.description}"),
         BarColumn(),
@@ -59,9 +64,7 @@ def progress(label: str, total: int | None, *, quiet: bool) -> Iterator[Advance]
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=quiet or not console.is_terminal,
+        quiet=quiet,
     )
     with bar:
         task = bar.add_task(label, total=total)
@@ -71,16 +74,14 @@ def progress(label: str, total: int | None, *, quiet: bool) -> Iterator[Advance]
 @contextmanager
 def transfer(name: str, total: int | None, begun: int, *, quiet: bool) -> Iterator[Advance]:
     """A bar over the bytes of a file, of which `begun` are there, on a terminal only."""
-    bar = Progress(
+    bar = _bar(
         TextColumn("{task.description}"),
         BarColumn(),
         DownloadColumn(),
         TransferSpeedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=quiet or not console.is_terminal,
+        quiet=quiet,
     )
     with bar:
         task = bar.add_task(name, total=total, completed=begun)
@@ -94,7 +95,7 @@ class Training(Protocol):
 @contextmanager
 def training(steps: int, start: int, *, quiet: bool) -> Iterator[Training]:
     """A bar over optimiser steps with the numbers that tell whether training gets anywhere, on a terminal only."""
-    bar = Progress(
+    bar = _bar(
         SpinnerColumn(),
         TextColumn("train"),
         BarColumn(),
@@ -103,9 +104,7 @@ def training(steps: int, start: int, *, quiet: bool) -> Iterator[Training]:
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=quiet or not console.is_terminal,
+        quiet=quiet,
     )
     shown = {"loss/reward": "loss", "loss/pretraining": "L_pre", "caption_reward": "Eq. 4"}
     with bar:
