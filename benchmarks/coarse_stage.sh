@@ -3,6 +3,7 @@
 # and judges what it draws of held-out two-object prompts, with and without the fine stage. An interrupted run goes on
 # with the same command. Usage: benchmarks/coarse_stage.sh [DIR] [N] [SEEDS]
 set -euo pipefail
+export REALIGN_PRESET=tiny
 dir=${1:-runs/coarse_stage} n=${2:-520} seeds=${3:-"1 2"}
 metrics=fid,clip,negclip,blip,oracle
 mkdir -p "$dir"

@@ -2,6 +2,7 @@
 # The tables of docs/results.md: coarse against final on held-out two-object prompts, judged by the oracle, for the
 # preset's settings and for each change to one of them. Usage: benchmarks/fine_stage.sh [DIR] [N]
 set -euo pipefail
+export REALIGN_PRESET=tiny
 dir=${1:-runs/fine_stage} n=${2:-520}
 mkdir -p "$dir"
 realign prompts shapes -n "$n" --out "$dir/prompts.jsonl" -q

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import shlex
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields
 from enum import StrEnum
@@ -33,19 +34,22 @@ class Screen:
     ] = False
 
 
+_Preset = Annotated[
+    str,
+    typer.Option(
+        envvar="REALIGN_PRESET",
+        metavar="NAME|FILE.toml",
+        help="Models and numbers: sd15 (the paper's), tiny (embedded, any computer), sdxl, inception, or your own.",
+        rich_help_panel=_MODELS,
+    ),
+]
+
+
 @dataclass(frozen=True)
 class Named(Screen):
     """Options of every command that has to do with models."""
 
-    preset: Annotated[
-        str,
-        typer.Option(
-            envvar="REALIGN_PRESET",
-            metavar="NAME|FILE.toml",
-            help="Which models and numbers: tiny (embedded, any computer), or a file of your own.",
-            rich_help_panel=_MODELS,
-        ),
-    ] = "tiny"
+    preset: _Preset = "sd15"
     overrides: Annotated[
         list[str],
         typer.Option(
@@ -56,12 +60,24 @@ class Named(Screen):
         ),
     ] = field(default_factory=list)
 
+    @property
+    def naming(self) -> str:
+        """How a command that is suggested names the preset; not at all if it is the default."""
+        return "" if self.preset == Named.preset else f" --preset {shlex.quote(self.preset)}"
+
 
 @dataclass(frozen=True)
 class Common(Named):
     """Options of every command that uses models."""
 
     device: Annotated[Device, typer.Option(help="Where the models run.", rich_help_panel=_MODELS)] = Device.auto
+
+
+@dataclass(frozen=True)
+class Embedded(Common):
+    """Options of a command that is to run on any computer as it is."""
+
+    preset: _Preset = "tiny"
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ os.environ |= {
     "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
     "PYTHONWARNINGS": "ignore",
     "REALIGN_CACHE": _CACHE.name,
+    "REALIGN_PRESET": "tiny",
 }
 
 

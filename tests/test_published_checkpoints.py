@@ -22,7 +22,7 @@ def _reason() -> str:
     if not torch.cuda.is_available():
         return "needs a GPU"
     missing = [one.name for one in presets.load("sd15").checkpoints if not is_present(one)]
-    return f"run 'realign download --preset sd15' first; missing: {', '.join(missing)}" if missing else ""
+    return f"run 'realign download' first; missing: {', '.join(missing)}" if missing else ""
 
 
 pytestmark = [pytest.mark.hub, pytest.mark.skipif(bool(_reason()), reason=_reason())]

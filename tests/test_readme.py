@@ -8,6 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+import torch
+
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 
@@ -17,12 +20,16 @@ def blocks() -> list[str]:
     return [block.strip("\n") for block in re.findall(r"(?:^ {4}.*\n)+", README.read_text(), flags=re.MULTILINE)]
 
 
+# Of a newcomer, who has chosen no preset.
+ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "REALIGN_PRESET"}
+
+
 def bash(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Bash in `folder`, with this environment's `realign` and `python` first."""
     done = subprocess.run(
         ["bash", *arguments],
         cwd=folder,
-        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        env=ENVIRONMENT | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -55,14 +62,25 @@ def test_coarse_stage(tmp_path: Path) -> None:
     assert script.split()[:2] == ["realign", "train"]
     script = script.replace("realign train ", f"realign train --max-train-steps 1 {settings} ", 1)
     (tmp_path / "prompts.jsonl").write_text('{"text": "a red circle and a blue square"}\n')
-    bash(tmp_path, "-euo", "pipefail", "-c", script)
+    bash(tmp_path, "-euo", "pipefail", "-c", f"export REALIGN_PRESET=tiny\n{script}")  # as the block before it says
     assert (tmp_path / "best" / "metadata.jsonl").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_preset_and_a_gpu(tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("a red circle\n")
+    command = [sys.executable, "-m", "realign_cli", "generate", "--prompts", "prompts.txt", "--out", "coarse"]
+    done = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 1
+    wanted = "realign generate: preset 'sd15' wants a GPU and none is present; --preset tiny runs on a CPU without a "
+    assert " ".join(done.stderr.split()).startswith(wanted)
 
 
 def test_demo(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "realign_cli", "demo"],
         cwd=tmp_path,
+        env=ENVIRONMENT,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

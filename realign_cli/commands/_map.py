@@ -86,8 +86,7 @@ def process(
     if not summary.complete:
         summary.next_command = f"realign status {shlex.quote(str(options.out))}"
     elif next_command and options.out:
-        named = "" if options.preset == "tiny" else f" --preset {shlex.quote(options.preset)}"
-        summary.next_command = next_command.format(out=shlex.quote(str(options.out))) + named
+        summary.next_command = next_command.format(out=shlex.quote(str(options.out))) + options.naming
     summary.show(quiet=options.quiet, as_json=options.as_json)
     return summary.failed
 

@@ -27,7 +27,7 @@ def convert(
 
     Examples:
 
-    realign convert ram --preset sd15
+    realign convert ram
 
     realign convert ram checkpoints/ram_swin_large_14m.pth
     """

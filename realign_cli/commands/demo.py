@@ -7,13 +7,13 @@ import typer
 
 from realign_cli.commands._pipeline import COARSE, FINAL, coarse_to_final
 from realign_cli.commands.eval import eval_
-from realign_cli.options import Common, Run
+from realign_cli.options import Embedded, Run
 
 _PROMPTS = 16
 
 
 def demo(
-    options: Common,
+    options: Embedded,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where everything goes.")] = Path("realign-demo"),
     prompts: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Prompts of your own instead of the built-in ones.")

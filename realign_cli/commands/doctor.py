@@ -34,7 +34,7 @@ def doctor(options: Named) -> None:
 
     realign doctor
 
-    realign doctor --preset sd15
+    realign doctor --preset tiny
     """
     import json
     import sys

@@ -22,11 +22,11 @@ def download(
 
     Examples:
 
-    realign download --preset sd15 --list
+    realign download --list
 
-    realign download --preset sd15
+    realign download
 
-    realign doctor --preset sd15
+    realign doctor
     """
     import sys
 
@@ -51,7 +51,7 @@ def download(
             if not options.quiet:
                 console.print(plain(f"{checkpoint.name} {commit}".strip()), soft_wrap=True)
     if not options.quiet:
-        console.print(plain(f"all there; next: realign doctor --preset {options.preset}"), soft_wrap=True)
+        console.print(plain(f"all there; next: realign doctor{options.naming}"), soft_wrap=True)
 
 
 def is_present(checkpoint: Checkpoint) -> bool:

@@ -352,6 +352,9 @@ def _report(options: Common, out: Path, config: Mapping[str, Any], steps: int) -
     elif not options.quiet:
         console.print(plain(f"trained {steps} steps; wrote {out} (README.md, samples/)"), soft_wrap=True)
         console.print(
-            plain(f"next: realign generate --prompts prompts.txt --model {shlex.quote(str(out))} --out coarse/"),
+            plain(
+                f"next: realign generate --prompts prompts.txt --model {shlex.quote(str(out))} --out coarse/"
+                f"{options.naming}"
+            ),
             soft_wrap=True,
         )
