@@ -19,7 +19,17 @@ from pathlib import Path
 
 from ratios import Row, table
 
-SCRIPTS = ("attention_layer", "refine_cost", "train_cost", "throughput", "scaling", "startup", "frechet", "eval_pass")
+SCRIPTS = (
+    "attention_layer",
+    "refine_cost",
+    "train_cost",
+    "throughput",
+    "scaling",
+    "startup",
+    "frechet",
+    "eval_pass",
+    "eval_tools",
+)
 LIBRARIES = ("torch", "diffusers", "transformers", "numpy")
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 

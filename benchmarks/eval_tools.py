@@ -1,13 +1,12 @@
 """FID, CLIP, NegCLIP and BLIP of one folder: one pass of `realign eval`, against the separate tools in turn.
 
-    python benchmarks/eval_tools.py [N]
+    python benchmarks/eval_tools.py [--quick]
 
 The separate tools are `python -m pytorch_fid`, a loop of open_clip for each of the two CLIPs and a loop of BLIP-2 in
 transformers, as their own pages show them, each a process of its own that decodes in two workers; `realign eval` runs
 with an empty cache. Both sides have the same models: Inception at full size with random weights, and the small embedded
-CLIPs and BLIP-2. The folder holds N (100) noisy 512 x 512 PNGs of scenes, its reference N others. The values must agree
-before any time is told. Times are of whole commands: on the clock, and of the processor over all processes of a
-command.
+CLIPs and BLIP-2. The folder holds 100 noisy 512 x 512 PNGs of scenes, its reference 100 others. In every round the values
+must agree. Times are of whole commands: on the clock, and of the processor over all processes of a command.
 """
 
 from __future__ import annotations
@@ -19,19 +18,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from eval_pass import METRICS, ROUNDS, draw, show
+from eval_pass import METRICS, draw
 from PIL import Image
+from ratios import PAIRS, Row, main
 from torch.utils.data import DataLoader
 
 from realign_cli import presets
 from realign_cli.models.inception import fid_inception
 from realign_cli.tinyworld.train.publish import WEIGHTS
 
-BATCH, WORKERS = 16, 2
+COUNT, BATCH, WORKERS = 100, 16, 2
 TOLERANCE = {"fid": 1e-3, "clip": 1e-4, "negclip": 1e-4, "blip_itc": 1e-3, "blip_itm": 1e-3}  # fid's is relative
 
 
@@ -42,7 +42,7 @@ def loader(folder: Path, collate: Callable) -> DataLoader:
 
 
 @torch.no_grad()
-def clip_loop(checkpoint: str, folder: Path) -> dict[str, float]:
+def clip_loop(checkpoint: str, folder: Path, name: str) -> dict[str, float]:
     """Mean cosine by open_clip's usage example."""
     import open_clip
 
@@ -58,11 +58,11 @@ def clip_loop(checkpoint: str, folder: Path) -> dict[str, float]:
         seen, read = model.encode_image(images), model.encode_text(texts)
         seen, read = seen / seen.norm(dim=-1, keepdim=True), read / read.norm(dim=-1, keepdim=True)
         cosines.append((seen * read).sum(-1))
-    return {"mean": torch.cat(cosines).mean().item()}
+    return {name: torch.cat(cosines).mean().item()}
 
 
 @torch.no_grad()
-def blip_loop(checkpoint: str, folder: Path) -> dict[str, float]:
+def blip_loop(checkpoint: str, folder: Path, name: str) -> dict[str, float]:
     """Mean contrastive cosine and matching probability by transformers' model, one call for each head."""
     from transformers import AutoTokenizer, Blip2ForImageTextRetrieval, BlipImageProcessor
 
@@ -83,7 +83,7 @@ def blip_loop(checkpoint: str, folder: Path) -> dict[str, float]:
         itc.append(model(pixels, ids, mask).logits_per_image.diagonal())
         match = model(pixels, ids, mask, use_image_text_matching_head=True)
         itm.append(match.logits_per_image.softmax(-1)[:, 1])
-    return {"itc": torch.cat(itc).mean().item(), "itm": torch.cat(itm).mean().item()}
+    return {f"{name}_itc": torch.cat(itc).mean().item(), f"{name}_itm": torch.cat(itm).mean().item()}
 
 
 LOOPS = {"clip": clip_loop, "blip": blip_loop}
@@ -93,31 +93,28 @@ def run(*arguments: object) -> str:
     return subprocess.run([sys.executable, *map(str, arguments)], capture_output=True, check=True, text=True).stdout
 
 
-def separate(folder: Path, reference: Path) -> dict[str, float]:
+def separate(folder: Path, reference: Path, metrics: Sequence[str]) -> dict[str, float]:
     """Each tool's value of the folder."""
-    said = run("-m", "pytorch_fid", folder, reference, "--device", "cpu", "--num-workers", WORKERS)
-    clip, negclip, blip = (
-        json.loads(run(__file__, loop, WEIGHTS / name, folder))
-        for loop, name in (("clip", "clip"), ("clip", "negclip"), ("blip", "blip"))
-    )
-    return {
-        "fid": float(said.split()[-1]),
-        "clip": clip["mean"],
-        "negclip": negclip["mean"],
-        "blip_itc": blip["itc"],
-        "blip_itm": blip["itm"],
-    }
+    values = {}
+    for metric in metrics:
+        if metric == "fid":
+            said = run("-m", "pytorch_fid", folder, reference, "--device", "cpu", "--num-workers", WORKERS)
+            values["fid"] = float(said.split()[-1])
+        else:
+            loop = "blip" if metric == "blip" else "clip"
+            values |= json.loads(run(__file__, loop, WEIGHTS / metric, folder, metric))
+    return values
 
 
-def together(folder: Path, reference: Path, preset: Path, cache: Path) -> dict[str, float]:
+def together(folder: Path, reference: Path, metrics: Sequence[str], preset: Path, cache: Path) -> dict[str, float]:
     """The same values by one command."""
-    command = ["-m", "realign_cli", "eval", "--in", folder, "--reference", reference, "--metrics", ",".join(METRICS)]
+    command = ["-m", "realign_cli", "eval", "--in", folder, "--reference", reference, "--metrics", ",".join(metrics)]
     report = json.loads(run(*command, "--preset", preset, "--cache", cache, "--json", "--quiet"))
     means = {row["metric"]: row["value"]["mean"] for row in report["metrics"] if not row["category"]}
-    return {"fid": report["fid"]["in"]["fid"], **means}
+    return means | ({"fid": report["fid"]["in"]["fid"]} if "fid" in metrics else {})
 
 
-def timed(function: Callable, *arguments: Path) -> tuple[float, float, dict[str, float]]:
+def timed(function: Callable, *arguments: object) -> tuple[float, float, dict[str, float]]:
     """Seconds on the clock, seconds of the processor, and what the function returns."""
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     values = function(*arguments)
@@ -139,39 +136,46 @@ def random_inception(home: Path) -> None:
     torch.save(net.state_dict(), path)
 
 
-def main() -> None:
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 100
+def own_preset(folder: Path) -> Path:
+    """The embedded models, with Inception for FID."""
+    tiny = (Path(presets.__file__).parent / "tiny.toml").read_text()
+    swaps = {"features:SceneFeatures": "inception:InceptionFeatures", "package:features": "pytorch-fid"}
+    for old, new in swaps.items():
+        assert old in tiny
+        tiny = tiny.replace(old, new)
+    path = folder / "tiny.toml"
+    path.write_text(tiny)
+    return path
+
+
+def measure(quick: bool) -> list[Row]:
+    count, metrics = (3, ("clip",)) if quick else (COUNT, METRICS)
+    clocks, processors = [], []
     with tempfile.TemporaryDirectory() as name:
         here = Path(name)
         draw(here / "images", count)
         draw(here / "reference", 0, count)
-        random_inception(here)
+        if "fid" in metrics:
+            random_inception(here)
         os.environ["TORCH_HOME"] = name
-        tiny = (Path(presets.__file__).parent / "tiny.toml").read_text()
-        swaps = {"features:SceneFeatures": "inception:InceptionFeatures", "package:features": "pytorch-fid"}
-        for old, new in swaps.items():
-            assert old in tiny
-            tiny = tiny.replace(old, new)
-        preset = here / "tiny.toml"
-        preset.write_text(tiny)
-        clocks, processors = [], []
-        for i in range(ROUNDS):
-            apart, apart_cpu, theirs = timed(separate, here / "images", here / "reference")
-            once, once_cpu, ours = timed(together, here / "images", here / "reference", preset, here / f"cache-{i}")
-            for column, tolerance in TOLERANCE.items():
-                scale = abs(theirs["fid"]) if column == "fid" else 1
-                assert abs(ours[column] - theirs[column]) <= tolerance * scale, (column, ours, theirs)
+        preset, given = own_preset(here), (here / "images", here / "reference", metrics)
+        for i in range(1 if quick else PAIRS):
+            apart, apart_cpu, theirs = timed(separate, *given)
+            once, once_cpu, ours = timed(together, *given, preset, here / f"cache-{i}")
+            assert ours.keys() == theirs.keys()
+            for column, value in theirs.items():
+                assert abs(ours[column] - value) <= TOLERANCE[column] * (abs(value) if column == "fid" else 1), column
             clocks.append(apart / once)
             processors.append(apart_cpu / once_cpu)
-    sys.stdout.write(f"{count} and {count} images of 512 x 512, {ROUNDS} interleaved rounds\n")
-    for column, value in theirs.items():
-        sys.stdout.write(f"{column}: separate {value:.7g}, ours {ours[column]:.7g}\n")
-    show("four separate tools / one pass, on the clock", clocks)
-    show("four separate tools / one pass, of the processor", processors)
+    peer = f"`python -m pytorch_fid`, loops of open_clip and transformers; {count} and {count} images of 512 x 512"
+    return [
+        Row("separate tools / one pass, on the clock", clocks, peer),
+        Row("separate tools / one pass, of the processor", processors, peer),
+    ]
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] and sys.argv[1] in LOOPS:
-        sys.stdout.write(json.dumps(LOOPS[sys.argv[1]](sys.argv[2], Path(sys.argv[3]))))
+        sys.stdout.write(json.dumps(LOOPS[sys.argv[1]](sys.argv[2], Path(sys.argv[3]), sys.argv[4])))
     else:
-        main()
+        main(measure)
