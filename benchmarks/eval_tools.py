@@ -5,8 +5,8 @@
 The separate tools are `python -m pytorch_fid`, a loop of open_clip for each of the two CLIPs and a loop of BLIP-2 in
 transformers, as their own pages show them, each a process of its own that decodes in two workers; `realign eval` runs
 with an empty cache. Both sides have the same models: Inception at full size with random weights, and the small embedded
-CLIPs and BLIP-2. The folder holds 100 noisy 512 x 512 PNGs of scenes, its reference 100 others. In every round the values
-must agree. Times are of whole commands: on the clock, and of the processor over all processes of a command.
+CLIPs and BLIP-2. The folder holds 100 noisy 512 x 512 PNGs of scenes, its reference 100 others. In every round
+the values must agree. Times are of whole commands: on the clock, and of the processor over all processes of a command.
 """
 
 from __future__ import annotations

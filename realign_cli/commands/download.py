@@ -31,6 +31,8 @@ def download(
     import sys
 
     from realign_cli import presets
+    from realign_cli.errors import RealignError
+    from realign_cli.plumbing import hub, machine
     from realign_cli.plumbing.console import Verbosity, console, plain
 
     Verbosity(options.quiet, options.verbose).apply()
@@ -40,16 +42,18 @@ def download(
         if not options.quiet:
             console.print(plain(f"preset '{preset.name}' needs no download"))
         return
+    missing = [checkpoint for checkpoint in wanted if not is_present(checkpoint)]
     if listing:
         sys.stdout.writelines(_line(preset, checkpoint) for checkpoint in wanted)
-        missing = sum(checkpoint.gigabytes for checkpoint in wanted if not is_present(checkpoint))
-        sys.stdout.write(f"{missing:.1f} GB to fetch\n")
+        sys.stdout.write(f"{sum(checkpoint.gigabytes for checkpoint in missing):.1f} GB to fetch\n")
         return
-    for checkpoint in wanted:
-        if not is_present(checkpoint):
-            commit = _fetch(checkpoint, quiet=options.quiet)
-            if not options.quiet:
-                console.print(plain(f"{checkpoint.name} {commit}".strip()), soft_wrap=True)
+    room = machine.disk(hub.home(), sum(checkpoint.gigabytes for checkpoint in missing))
+    if room.remedy:
+        raise RealignError(f"{room.detail}; {room.remedy}")
+    for checkpoint in missing:
+        commit = _fetch(checkpoint, quiet=options.quiet)
+        if not options.quiet:
+            console.print(plain(f"{checkpoint.name} {commit}".strip()), soft_wrap=True)
     if not options.quiet:
         console.print(plain(f"all there; next: realign doctor{options.naming}"), soft_wrap=True)
 

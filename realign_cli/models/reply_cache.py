@@ -36,14 +36,13 @@ class ReplyCache:
             RealignError: it cannot be written.
         """
         path = self._path(identity)
-        # Shards share the folder, and two may write one entry at once: each has a temporary file of its own.
+        # Shards share the folder, and two may write one entry at once: each has a temporary folder of its own.
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(
-                "w", dir=path.parent, suffix=".tmp", encoding="utf-8", delete=False
-            ) as file:
-                json.dump(entry, file, indent=1)
-            os.replace(file.name, path)
+            with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as own:
+                written = Path(own) / path.name
+                written.write_text(json.dumps(entry, indent=1), encoding="utf-8")
+                os.replace(written, path)
         except OSError as error:
             raise RealignError(f"{path.parent}: cannot keep replies ({error.strerror}); set scorer.cache") from None
 

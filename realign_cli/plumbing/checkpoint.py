@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from realign_cli.errors import RealignError, UsageError
 from realign_cli.plumbing import atomic
+from realign_cli.plumbing.machine import free_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -139,10 +140,7 @@ def require_space(run: Path, needed: int) -> None:
     Raises:
         RealignError: less than `needed` bytes are free where `run` will be.
     """
-    place = run.absolute()
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
+    free = free_bytes(run)
     if free < needed:
         raise RealignError(
             f"{run}: checkpoints take up to {needed / 1e6:,.0f} MB and {free / 1e6:,.0f} MB are free; "

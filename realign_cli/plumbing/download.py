@@ -29,15 +29,17 @@ def fetched(url: str, path: Path, sha256: str | None = None, *, remedy: str, qui
     if path.exists():
         return path
     part = path.with_name(f"{path.name}.part")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not sha256:
-        part.unlink(missing_ok=True)  # it may be of another file
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not sha256:
+            part.unlink(missing_ok=True)  # it may be of another file
         _complete(url, part, 1 + (_ATTEMPTS - 1) * bool(sha256), quiet=quiet)
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
         if not sha256:
             part.unlink(missing_ok=True)
         raise RealignError(f"cannot fetch {url} ({getattr(error, 'reason', error)}): {remedy}") from None
+    except OSError as error:
+        raise RealignError(f"cannot write {part}: {error.strerror}; make room, and the same command goes on") from None
     if sha256 and _digest(part) != sha256:
         part.unlink()
         raise RealignError(f"{url}: not the file that was published (SHA-256); {remedy}")

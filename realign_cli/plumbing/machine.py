@@ -66,12 +66,17 @@ def gpu_memory() -> tuple[str, float] | None:
 
 def disk(folder: Path, gigabytes: float) -> Finding:
     """Whether what is still to be fetched fits where `folder` is or will be."""
+    free = free_bytes(folder) / 1e9
+    detail = f"{free:.1f} GB free at {folder}, {gigabytes:.1f} GB to fetch"
+    return Finding("disk", detail, "free some space, or set HF_HOME to another disk" if free < gigabytes else "")
+
+
+def free_bytes(folder: Path) -> int:
+    """Of the disk where `folder` is or will be."""
     place = folder.absolute()
     while not place.exists():
         place = place.parent
-    free = shutil.disk_usage(place).free / 1e9
-    detail = f"{free:.1f} GB free at {folder}, {gigabytes:.1f} GB to fetch"
-    return Finding("disk", detail, "free some space, or set HF_HOME to another disk" if free < gigabytes else "")
+    return shutil.disk_usage(place).free
 
 
 def reached(name: str, url: str, remedy: str) -> Finding:

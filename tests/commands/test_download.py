@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -228,6 +229,14 @@ def test_what_is_not_what_was_published_is_not_kept(world: World, kind: str) -> 
     assert complaint in world.run("download", code=1).replace("\n", "")
     assert "missing " in world.run("download", "--list")
     assert not [file for file in world.home.rglob("*") if file.name in (WEIGHTS_OF_BLIP, "tag_list.txt")]
+
+
+def test_without_room_nothing_is_begun(world: World) -> None:
+    world.describe("text_encoder")
+    world.preset.write_text(world.preset.read_text().replace("gigabytes = 0.1", "gigabytes = 1e6"))
+    said = " ".join(world.run("download", code=1).split())
+    assert re.search(r"GB free at \S+/home, 1000000.0 GB to fetch; free some space, or set HF_HOME", said), said
+    assert not world.hub.asked
 
 
 def test_doctor_names_what_is_missing_and_how_to_get_it(world: World) -> None:

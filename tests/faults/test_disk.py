@@ -14,6 +14,7 @@ from faults.warm import Warm, contents
 from PIL import Image
 
 from realign_cli.errors import RealignError
+from realign_cli.models.reply_cache import ReplyCache
 from realign_cli.plumbing.source import METADATA
 
 pytestmark = pytest.mark.fault
@@ -120,6 +121,16 @@ def test_a_checkpoint_without_room(mounted: Callable[..., Path]) -> None:
         checkpoint.save(run, 2, large, {}, lambda folder: None)
     assert contents(run) == before
     assert (found := checkpoint.latest(run)) and found.step == 1
+
+
+def test_a_reply_without_room(mounted: Callable[..., Path]) -> None:
+    disk = mounted(8)
+    replies = ReplyCache(str(disk / "replies"))
+    replies.put("a question", entry="short")
+    before = contents(disk)
+    with pytest.raises(RealignError, match=r"replies: cannot keep replies \(No space left on device\)"):
+        replies.put("a question", entry="x" * 8 * PAGE)
+    assert contents(disk) == before and replies.get("a question") == "short"
 
 
 def test_a_read_only_disk(warm: Warm, mounted: Callable[..., Path], tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import resource
+import signal
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -77,6 +79,20 @@ def test_a_file_of_known_sum_is_taken_up_where_it_broke(tmp_path: Path, address:
     part.write_bytes(BODY[:-7])
     assert fetched(f"{address}/torn.txt", path, SUM, remedy=REMEDY).read_bytes() == BODY
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_without_room_what_came_is_kept(tmp_path: Path, address: str) -> None:
+    path = tmp_path / "set.txt"
+    before, was = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(RealignError, match=rf"cannot write {path}.part: File too large; make room"):
+            fetched(f"{address}/set.txt", path, SUM, remedy=REMEDY)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, was)
+    assert (tmp_path / "set.txt.part").read_bytes() == BODY[:1000]
+    assert fetched(f"{address}/set.txt", path, SUM, remedy=REMEDY).read_bytes() == BODY
 
 
 @pytest.mark.parametrize("begun", [BODY[:500], BODY], ids=["half", "all"])
