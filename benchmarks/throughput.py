@@ -147,7 +147,9 @@ def measure(quick: bool) -> list[Row]:
             check(command, outcomes_of(stage, given, BATCH), [one(entry) for entry in given])
             ways = {
                 "loop": lambda one=one: [one(entry) for entry in given],
-                "ours": lambda stage=stage: run_map(given, [stage], out=None, batch_size=BATCH, quiet=True, echo=False),
+                "ours": lambda stage=stage: run_map(
+                    given, [stage], out=None, batch_size=BATCH, ahead=True, quiet=True, echo=False
+                ),
             }
             found.append(row(command, in_turn(ways, quick=quick), f"{len(given)} images, batch 1, same models"))
         found.append(evaluation(models, given, quick=quick))

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from realign_cli.errors import RecordError, UsageError
 from realign_cli.plumbing import atomic, console
@@ -19,6 +23,9 @@ from realign_cli.records import Failure, Item, Outcome, Record, Stage, dump_line
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+_DECODERS = 4  # threads
+T = TypeVar("T")
+
 
 def run_map(
     entries: Iterable[Entry],
@@ -28,6 +35,7 @@ def run_map(
     batch_size: int,
     shard: Shard = WHOLE,
     retry: bool = False,
+    ahead: bool = False,
     total: int | None = None,
     quiet: bool = False,
     echo: bool = True,
@@ -37,7 +45,8 @@ def run_map(
     All but the last stage are skipped for records that have what they add. With `out`, records, images and
     pictures are kept there; with `echo`, records go to stdout unless it is a terminal. Failed records pass through;
     what a stage recovered from is reported by the run in which the stage took part, and by no later one. With `retry`,
-    records in `out` that would be reported are computed again.
+    records in `out` that would be reported are computed again. Threads read the images of a batch; with `ahead`, those
+    of the next batch while the stages work on one, which is for entries that need not be waited for, as on a pipe.
 
     Raises:
         UsageError: a record lacks a key that its stage needs, or `out` holds another record under the same id.
@@ -46,17 +55,18 @@ def run_map(
     summary = console.Summary(stages[-1].name, out=str(out.path) if out else None)
     pipe = sys.stdout if echo and not sys.stdout.isatty() else None
     ids: list[str] = []  # of the whole input
-    with console.progress(stages[-1].name, total, quiet=quiet) as advance:
-        for batch in _batches(_owned(entries, shard, ids), batch_size):
-            done = _kept(batch, out, stages if retry else ())
-            # A batch is computed whole even if a kill left part of it, so that every image sees the same batch again;
-            # but to try one record again is to pay for one.
-            again = [entry for entry in batch if not (retry and entry.record.id in done)]
-            work = {entry.record.id: _Work(entry) for entry in again} if len(done) < len(batch) else {}
+    with ExitStack() as stack:
+        advance = stack.enter_context(console.progress(stages[-1].name, total, quiet=quiet))
+        pool = ThreadPoolExecutor(_DECODERS)
+        stack.callback(pool.shutdown, cancel_futures=True)
+        batches = _batches(_owned(entries, shard, ids), batch_size)
+        jobs = map(partial(_job, stages=stages, out=out, retry=retry, pool=pool), batches)
+        for job in _ahead(jobs, int(ahead)):
+            batch, done = job.batch, job.done
             for stage in stages:
-                _apply(stage, work.values(), only_missing=stage is not stages[-1])
+                _apply(stage, job.work.values(), only_missing=stage is not stages[-1])
             for entry in batch:
-                record = done.get(entry.record.id) or _store(work[entry.record.id], out)
+                record = done.get(entry.record.id) or _store(job.work[entry.record.id], out)
                 if pipe:
                     _echo(record, out.path if out else entry.base, pipe)
                 reported = _reported(record, entry.record, stages)
@@ -78,15 +88,16 @@ def run_map(
 class _Work:
     """A record on its way through the stages."""
 
-    def __init__(self, entry: Entry) -> None:
+    def __init__(self, entry: Entry, image: Future[Image] | None) -> None:
         self.entry = entry
         self.record = entry.record
         self.outcomes: list[Outcome] = []
+        self._image = image
 
-    @cached_property
-    def image(self) -> Image:
+    def look(self) -> Image:
         """The image of the entry, read once for all stages."""
-        return open_image(image_path(self.entry.record, self.entry.base))
+        assert self._image is not None, "it is read for stages that look and take part"
+        return self._image.result()
 
     def fail(self, stage: str, error: RecordError) -> None:
         self._note(Failure(stage=stage, kind=error.kind, message=str(error)))
@@ -104,6 +115,41 @@ class _Work:
         self.record = self.record.with_(failures=[*self.record.failures, failure])
 
 
+@dataclass(frozen=True)
+class _Job:
+    """A batch, its records that an earlier run has finished, and work on the others, by their ids."""
+
+    batch: Sequence[Entry]
+    done: Mapping[str, Record]
+    work: Mapping[str, _Work]
+
+
+def _job(
+    batch: Sequence[Entry], *, stages: Sequence[Stage], out: RunFolder | None, retry: bool, pool: ThreadPoolExecutor
+) -> _Job:
+    done = _kept(batch, out, stages if retry else ())
+    if len(done) == len(batch):
+        return _Job(batch, done, {})
+
+    def work(entry: Entry) -> _Work:
+        looks = any(stage.looks for stage in _taking_part(entry.record, stages))
+        return _Work(entry, pool.submit(_open, entry) if looks else None)
+
+    # A batch is computed whole even if a kill left part of it, so that every image sees the same batch again; but to
+    # try one record again is to pay for one.
+    again = [entry for entry in batch if not (retry and entry.record.id in done)]
+    return _Job(batch, done, {entry.record.id: work(entry) for entry in again})
+
+
+def _open(entry: Entry) -> Image:
+    return open_image(image_path(entry.record, entry.base))
+
+
+def _taking_part(record: Record, stages: Sequence[Stage]) -> list[Stage]:
+    """The last stage, and those whose keys the record lacks."""
+    return [stage for stage in stages if stage is stages[-1] or not stage.done(record)]
+
+
 def _apply(stage: Stage, work: Iterable[_Work], *, only_missing: bool) -> None:
     chosen, items = [], []
     for one in work:
@@ -113,7 +159,7 @@ def _apply(stage: Stage, work: Iterable[_Work], *, only_missing: bool) -> None:
             if getattr(one.record, key) is None:
                 raise UsageError(f"{one.entry.place}: no '{key}'; run 'realign {command}' first")
         try:
-            image = one.image if stage.looks else None
+            image = one.look() if stage.looks else None
         except RecordError as error:
             one.fail(stage.name, error)
             continue
@@ -128,7 +174,7 @@ def _apply(stage: Stage, work: Iterable[_Work], *, only_missing: bool) -> None:
 
 def _reported(record: Record, given: Record, stages: Sequence[Stage]) -> list[Failure]:
     """The failures of a record for this run's summary: those that stand, and what its own stages recovered from."""
-    ran = {stage.name for stage in stages if stage is stages[-1] or not stage.done(given)}
+    ran = {stage.name for stage in _taking_part(given, stages)}
     return [failure for failure in record.failures if not failure.recovered or failure.stage in ran]
 
 
@@ -200,6 +246,22 @@ def _owned(entries: Iterable[Entry], shard: Shard, ids: list[str]) -> Iterator[E
         ids.append(entry.record.id)
         if shard.owns(entry.record.id):
             yield entry
+
+
+def _ahead(items: Iterable[T], count: int) -> Iterator[T]:
+    """The items, `count` of them drawn ahead of the one given out; what is wrong with one is raised in its turn."""
+    drawn: deque[T] = deque()
+    wrong = None
+    try:
+        for item in items:
+            drawn.append(item)
+            if len(drawn) > count:
+                yield drawn.popleft()
+    except UsageError as error:
+        wrong = error
+    yield from drawn
+    if wrong:
+        raise wrong
 
 
 def _batches(entries: Iterable[Entry], size: int) -> Iterator[list[Entry]]:

@@ -229,21 +229,23 @@ def open_image(path: Path) -> Image:
 
     from PIL import Image, ImageOps
 
+    # Below, so large an image is an error. Threads come here, so warnings cannot be caught for a while.
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            require_file(path)
-            with Image.open(path, formats=_FORMATS) as file:
-                image = ImageOps.exif_transpose(file)
-                if image.mode.startswith("I"):  # 16 bits, which a plain conversion clips to white
-                    image = image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
-                if image.mode == "F":
-                    raise ValueError("float pixels have no agreed range; save them as 8-bit")
-                if "A" in image.mode or "transparency" in image.info:
-                    image = image.convert("RGBA")
-                    image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-                return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        require_file(path)
+        with Image.open(path, formats=_FORMATS) as file:
+            if Image.MAX_IMAGE_PIXELS and file.width * file.height > Image.MAX_IMAGE_PIXELS:
+                raise ValueError(f"{file.width} x {file.height} pixels could be a decompression bomb")
+            image = ImageOps.exif_transpose(file)
+            if image.mode.startswith("I"):  # 16 bits, which a plain conversion clips to white
+                image = image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
+            if image.mode == "F":
+                raise ValueError("float pixels have no agreed range; save them as 8-bit")
+            if "A" in image.mode or "transparency" in image.info:
+                image = image.convert("RGBA")
+                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+            return image.convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise RecordError("unreadable_image", f"{path}: not a readable image ({error}); generate it again") from None
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import json
 import sys
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from realign_cli.errors import RecordError, UsageError
 from realign_cli.plumbing.console import Summary
 from realign_cli.plumbing.folder import RunFolder
 from realign_cli.plumbing.run import run_map
-from realign_cli.plumbing.source import METADATA, Entry, read_records
+from realign_cli.plumbing.source import METADATA, Entry, journal_path, open_image, read_records
 from realign_cli.records import Item, Outcome, Record, Tag
 
 
@@ -70,13 +71,26 @@ def entries(*ids: str) -> list[Entry]:
 
 
 def run(
-    source: Iterable[Entry], *stages: object, out: Path | None = None, batch_size: int = 2, retry: bool = False
+    source: Iterable[Entry],
+    *stages: object,
+    out: Path | None = None,
+    batch_size: int = 2,
+    retry: bool = False,
+    ahead: bool = False,
 ) -> tuple[Summary, list[dict[str, object]]]:
     """The summary, and the records that went into the pipe."""
     folder = RunFolder(out, {}) if out else None
     stdout, sys.stdout = sys.stdout, io.StringIO()
     try:
-        summary = run_map(source, stages, out=folder, batch_size=batch_size, retry=retry, quiet=True)  # type: ignore[arg-type]
+        summary = run_map(
+            source,
+            stages,  # type: ignore[arg-type]
+            out=folder,
+            batch_size=batch_size,
+            retry=retry,
+            ahead=ahead,
+            quiet=True,
+        )
         return summary, [json.loads(line) for line in sys.stdout.getvalue().splitlines()]
     finally:
         sys.stdout = stdout
@@ -115,6 +129,42 @@ def test_an_image_is_read_once_for_all_stages(tmp_path: Path) -> None:
     run(entries("1"), Grey(), out=tmp_path)
     run(read_records(str(tmp_path)), Look(), Look())
     assert seen[0] is seen[1] is not None
+
+
+@pytest.mark.parametrize("ahead", [True, False])
+def test_images_of_the_next_batch_are_read_while_a_stage_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead: bool
+) -> None:
+    run(entries("1", "2"), Grey(), out=tmp_path)
+    opened = threading.Event()
+
+    def opening(path: Path) -> Image.Image:
+        image = open_image(path)
+        if path.name == "2.png":
+            opened.set()
+        return image
+
+    monkeypatch.setattr("realign_cli.plumbing.run.open_image", opening)
+
+    class Slow(Shade):
+        def __call__(self, items: Sequence[Item]) -> list[Outcome | RecordError]:
+            if items[0].record.id == "1":
+                assert opened.wait(60 if ahead else 0.1) is ahead
+                (tmp_path / "2.png").unlink()
+            return super().__call__(items)
+
+    summary, _ = run(list(read_records(str(tmp_path))), Slow(), batch_size=1, ahead=ahead)
+    assert summary.failed == (0 if ahead else 1)  # a missing image
+
+
+def test_what_is_wrong_ahead_waits_for_its_turn(tmp_path: Path) -> None:
+    def source() -> Iterator[Entry]:
+        yield from entries("1", "2")
+        raise UsageError("prompts:3: not a record")
+
+    with pytest.raises(UsageError, match="prompts:3"):
+        run(source(), Grey(), out=tmp_path, batch_size=1, ahead=True)
+    assert [json.loads(line)["id"] for line in journal_path(tmp_path).read_text().splitlines()] == ["1", "2"]
 
 
 def test_a_failed_record_goes_on_untouched(tmp_path: Path) -> None:
