@@ -17,21 +17,37 @@ judge() { # NAME: against the base model's images
 images() { # NAME [OPTION ...]
     realign generate --prompts "$dir/prompts.jsonl" --out "$dir/$1" -q "${@:2}" > /dev/null
 }
+caption() { # NAME: what Eq. 4 makes of its images
+    realign caption-reward --in "$dir/$1" --out "$dir/$1-captioned" -q > /dev/null
+}
 coarse() { # NAME SEED [OPTION ...]
     realign train --data shapes --seed "$2" --out "$dir/models/$1-$2" -q "${@:3}"
     images "$1-$2" --model "$dir/models/$1-$2"
     judge "$1-$2"
+}
+along() { # NAME SEED STEPS [OPTION ...]: the same model after fewer steps
+    if [ ! -e "$dir/$1-$2-at-$3/metadata.jsonl" ]; then
+        realign train --data shapes --seed "$2" --out "$dir/models/$1-$2" -q "${@:4}" --max-train-steps "$3"
+        images "$1-$2-at-$3" --model "$dir/models/$1-$2"
+    fi
+    caption "$1-$2-at-$3"
+    judge "$1-$2-at-$3"
 }
 fine() { # NAME [OPTION ...]
     realign refine --in "$dir/$1" --out "$dir/$1-fine" --keep best -q "${@:2}" > /dev/null
     judge "$1-fine"
 }
 # The same time for the estimators that send a gradient through captioner and autoencoder, which cost more per step.
-through_pixels=(--rank 8 --learning-rate 5e-4 --terms-per-rollout 2 --max-train-steps 40)
+through_pixels=(--rank 8 --learning-rate 5e-4 --terms-per-rollout 2 --max-train-steps 80)
 
 images base
+caption base
 judge base
 fine base
+along caption 1 150
+along caption 1 300
+along caption 1 450
+along refl-caption 1 40 --estimator reinforce "${through_pixels[@]}"
 for seed in $seeds; do
     coarse caption "$seed"
     fine "caption-$seed" --model "$dir/models/caption-$seed"
@@ -43,3 +59,6 @@ for seed in $seeds; do
     coarse refl-clip "$seed" --estimator reinforce --reward clip "${through_pixels[@]}"
     coarse refl-blip "$seed" --estimator reinforce --reward blip "${through_pixels[@]}"
 done
+caption caption-1
+caption refl-caption-1
+python "$(dirname "$0")/coarse_curve.py" "$dir" caption-1 refl-caption-1
