@@ -42,14 +42,16 @@ def table(rows: Iterable[Row]) -> str:
     return "\n".join([head, *map(str, rows)])
 
 
-def in_turn(ways: Mapping[str, Callable[[], object]], *, quick: bool) -> dict[str, list[float]]:
-    """Processor seconds of every way in `PAIRS` rounds, after one that does not count; if `quick`, in one round."""
+def in_turn(
+    ways: Mapping[str, Callable[[], object]], *, quick: bool, clock: Callable[[], float] = time.process_time
+) -> dict[str, list[float]]:
+    """Seconds of every way in `PAIRS` rounds, after one that does not count; if `quick`, in one round."""
     times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(1 if quick else 1 + PAIRS):
         for name, way in ways.items():
-            began = time.process_time()
+            began = clock()
             way()
-            times[name].append(time.process_time() - began)
+            times[name].append(clock() - began)
     return {name: seconds if quick else seconds[1:] for name, seconds in times.items()}
 
 

@@ -2,7 +2,8 @@
 
     python benchmarks/throughput.py [--quick]
 
-N scenes of the embedded world as 64 x 64 PNGs, the embedded models, one thread. The loop opens each image where it
+N scenes of the embedded world as 64 x 64 PNGs, and once as noisy ones of 512 x 512, which take longer to decode than to
+tag; the embedded models, one thread. The loop opens each image where it
 needs it and asks the model about this one; `eval` is compared with one such loop for each of its metrics. Ours is the
 stage as its command runs it, with reading and checking of records, in batches of 16, models loaded. What both find is
 compared before they are timed.
@@ -11,17 +12,19 @@ compared before they are timed.
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
+from eval_pass import draw
 from PIL import Image
 from ratios import Row, in_turn, main, ratios
 
 from realign_cli import presets
 from realign_cli.plumbing.run import run_map
-from realign_cli.plumbing.source import Entry, open_image
+from realign_cli.plumbing.source import Entry, open_image, read_records
 from realign_cli.records import Item, Outcome, Record, Stage
 from realign_cli.registry import Models
 from realign_cli.stages.caption_reward import CaptionReward, captions
@@ -133,6 +136,23 @@ def evaluation(models: Models, given: list[Entry], *, quick: bool) -> Row:
     return row("eval", times, f"{len(given)} images, one loop for each of {', '.join(METRICS)}")
 
 
+def reading(folder: Path, models: Models, *, quick: bool) -> Row:
+    """Where decoding an image takes longer than looking at it, as with a fast model on a GPU."""
+    draw(folder, 2 if quick else COUNT)
+    given = list(read_records(str(folder)))
+
+    def loop() -> None:
+        for entry in given:
+            models.tagger.tag([picture(entry)])
+
+    ways = {
+        "loop": loop,
+        "ours": lambda: run_map(given, [Tag(models)], out=None, batch_size=BATCH, ahead=True, quiet=True, echo=False),
+    }
+    times = in_turn(ways, quick=quick, clock=time.perf_counter)
+    return row("tag, 512 x 512 PNGs, on the clock", times, f"{len(given)} images, batch 1, same models")
+
+
 def row(name: str, times: Mapping[str, list[float]], peer: str) -> Row:
     return Row(f"{name}: images/s, ours / plain loop", ratios(times, "loop", "ours"), peer)
 
@@ -152,6 +172,7 @@ def measure(quick: bool) -> list[Row]:
                 ),
             }
             found.append(row(command, in_turn(ways, quick=quick), f"{len(given)} images, batch 1, same models"))
+        found.append(reading(Path(name) / "large", models, quick=quick))
         found.append(evaluation(models, given, quick=quick))
     return found
 
