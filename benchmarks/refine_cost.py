@@ -2,7 +2,7 @@
 
     python benchmarks/refine_cost.py [--quick]
 
-A step is one call of the UNet with its conditional and unconditional half, one image of two overlapping objects that
+A step is a call of the UNet with its conditional and unconditional half, one image of two overlapping objects that
 cover 38 % of it, in float32: the embedded UNet, and one of the size of Stable Diffusion 1.x at 512 x 512 with random
 weights. The first 30 % of a run's steps are modulated, so a run costs 0.3 modulated and 0.7 other steps, and in ours
 these are plain ones, bit for bit. In the published order of work (DenseDiffusion) every attention of every step has its
@@ -76,8 +76,8 @@ class Published:
         return self.maps[queries, cross]
 
 
-def steps(unet: UNet2DConditionModel, side: int) -> dict[str, Callable[[], Tensor]]:
-    """One step of `unet` in each way."""
+def steps(unet: UNet2DConditionModel, side: int, count: int) -> dict[str, Callable[[], Tensor]]:
+    """`count` equal steps of `unet` in each way, and what the last of them predicts."""
     draw = torch.Generator().manual_seed(0)
     latents = torch.randn(1, 4, side, side, generator=draw).repeat(2, 1, 1, 1)
     context = torch.randn(2, 77, unet.config.cross_attention_dim, generator=draw)
@@ -88,7 +88,9 @@ def steps(unet: UNet2DConditionModel, side: int) -> dict[str, Callable[[], Tenso
 
     @torch.no_grad()
     def call(timestep: Tensor) -> Tensor:
-        return unet(latents, timestep, encoder_hidden_states=context).sample
+        for _ in range(count):
+            predicted = unet(latents, timestep, encoder_hidden_states=context).sample
+        return predicted
 
     def ours(modulation: Any, timestep: Tensor) -> Tensor:
         with modulated(unet, [layout], modulation, TIMESTEPS):
@@ -120,17 +122,17 @@ def check(ways: dict[str, Callable[[], Tensor]]) -> None:
     assert not torch.allclose(ours, plain, atol=1e-3), "nothing was modulated"
 
 
-def load(name: str) -> tuple[UNet2DConditionModel, int]:
-    """A UNet and the side of its latents."""
+def load(name: str) -> tuple[UNet2DConditionModel, int, int]:
+    """A UNet, the side of its latents, and how many steps to time together: a small one's are those a run modulates."""
     if name == TINY:
-        return MODELS.generator.pipeline.unet, 16
+        return MODELS.generator.pipeline.unet, 16, round(BOTH.share * len(TIMESTEPS))
     torch.manual_seed(0)
     model = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8).eval()
     with torch.no_grad():  # sharp attention: random weights would attend evenly, and there is no headroom in that
         for key, weight in model.named_parameters():
             if key.endswith(("to_q.weight", "to_k.weight")):
                 weight *= 3
-    return model, 64
+    return model, 64, 1
 
 
 def run(times: Times, modulated_step: str, other: str) -> list[float]:

@@ -87,6 +87,7 @@ class Segments(NamedTuple):
     onehot: Tensor  # float (N, C): the group of each pixel
     same: Tensor  # float (N, C): the groups that share a mask with the pixel
     area: Tensor  # float (N,): B, the share of the image covered by the masks that hold the pixel together
+    inside: Tensor  # int (M,): the pixels that lie in any mask; known, so that no layer has to wait for a GPU's count
 
 
 def segments(masks: Tensor) -> Segments:
@@ -95,7 +96,7 @@ def segments(masks: Tensor) -> Segments:
     onehot = F.one_hot(group, len(sets)).float()
     same = (masks.T.float() @ sets.T.float() > 0).float()
     held = sets.any(-1)
-    return Segments(onehot[:, held], same[:, held], same @ onehot.mean(0))
+    return Segments(onehot[:, held], same[:, held], same @ onehot.mean(0), masks.any(0).nonzero()[:, 0])
 
 
 def token_match(masks: Tensor, tokens: Tensor) -> Tensor:
@@ -129,8 +130,9 @@ def row_range(query: Tensor, key: Tensor) -> Tensor:
     ranges = query.new_empty(query.shape[:-1], dtype=torch.float32)
     # The products of a block are read twice and should still be in a processor's cache by then; a GPU wants few calls.
     heads = 1 if query.device.type == "cpu" else len(query)
-    for queries, keys, found in zip(query.split(heads), key.split(heads), ranges.split(heads), strict=True):
-        for rows, place in zip(queries.split(_ROWS_AT_ONCE, -2), found.split(_ROWS_AT_ONCE, -1), strict=True):
+    for queries, keys, found in zip(*(torch.split(x, heads) for x in (query, key, ranges)), strict=True):
+        blocks = torch.split(queries, _ROWS_AT_ONCE, -2), torch.split(found, _ROWS_AT_ONCE, -1)
+        for rows, place in zip(*blocks, strict=True):
             products = rows @ keys.transpose(-1, -2)
             place.copy_((products.amax(-1) / scale).float() - (products.amin(-1) / scale).float())
     return ranges
@@ -153,9 +155,8 @@ def folded_self_attention(query: Tensor, key: Tensor, value: Tensor, where: Segm
         A'V, (heads, N, d).
     """
     width = query.shape[-1]
-    rows = weight > 0
     reach = torch.zeros(query.shape[:-1], device=query.device)
-    reach[..., rows] = weight[rows] * row_range(query[..., rows, :], key)
+    reach[..., where.inside] = weight[where.inside] * row_range(query[..., where.inside, :], key)
     a = weight[:, None]
     queries = torch.cat([(1 - a) * query.float() / math.sqrt(width), reach[..., None] * where.same], -1).to(query.dtype)
     keys = torch.cat([key, where.onehot.to(key.dtype).expand(*key.shape[:-1], -1)], -1)
