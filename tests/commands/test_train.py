@@ -53,7 +53,7 @@ def losses(out: Path) -> list[dict[str, float]]:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that nothing disturbs."""
     out = tmp_path_factory.mktemp("train") / "whole"
-    done = subprocess.run(command(out), capture_output=True, text=True)
+    done = subprocess.run(command(out, "--report-to", "tensorboard"), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return out
 
@@ -66,6 +66,16 @@ def test_what_is_left(whole: Path):
     steps = [line for line in losses(whole) if "grad_norm" in line]
     assert [line["step"] for line in steps] == list(range(1, STEPS + 1))
     assert all({"caption_reward", "reward/caption", "loss/reward", "loss/pretraining"} <= set(line) for line in steps)
+
+
+def test_a_tracker_gets_what_the_log_has(whole: Path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(whole / "realign"))
+    events.Reload()
+    for key in ("loss/reward", "caption_reward", "grad_norm"):
+        logged = [(line["step"], line[key]) for line in losses(whole) if key in line]
+        assert [(one.step, one.value) for one in events.Scalars(key)] == [(s, pytest.approx(v)) for s, v in logged]
 
 
 def kill_at(out: Path, moment: Callable[[], bool]) -> None:

@@ -71,3 +71,29 @@ def test_what_cannot_be_used_is_said(tmp_path: Path, name: str, content: str | N
 def test_a_dataset_out_of_reach():
     with pytest.raises(UsageError, match="--data no-such/dataset: the hub gives no such dataset"):
         read_captions("no-such/dataset")
+
+
+@pytest.mark.parametrize(
+    ("columns", "prompts"),
+    [
+        ({"caption": ["a red circle", " a blue ring "], "url": ["x", "y"]}, ["a red circle", "a blue ring"]),
+        ({"sentences": [["a red circle", "a circle"], ["a ring"]]}, ["a red circle", "a circle", "a ring"]),
+    ],
+)  # fmt: skip
+def test_a_dataset_of_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, columns: dict[str, list[object]], prompts: list[str]
+):
+    """Read by the library itself, from a file in the place of the hub."""
+    import datasets
+
+    datasets.Dataset.from_dict(columns).to_parquet(tmp_path / "train.parquet")
+    load = datasets.load_dataset
+
+    def from_file(name: str, split: str) -> datasets.Dataset:
+        assert name == "someone/captions"
+        return load("parquet", data_files=str(tmp_path / "train.parquet"), split=split, cache_dir=str(tmp_path / "c"))
+
+    monkeypatch.setattr(datasets, "load_dataset", from_file)
+    found = read_captions("someone/captions")
+    assert found.prompts == prompts and not found.examples
+    assert found.note == f"someone/captions: column '{next(iter(columns))}'"
