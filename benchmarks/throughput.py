@@ -147,7 +147,9 @@ def reading(folder: Path, models: Models, *, quick: bool) -> Row:
 
     ways = {
         "loop": loop,
-        "ours": lambda: run_map(given, [Tag(models)], out=None, batch_size=BATCH, ahead=True, quiet=True, echo=False),
+        "ours": lambda: run_map(
+            given, [Tag(models)], out=None, batch_size=BATCH, read_ahead=True, quiet=True, echo=False
+        ),
     }
     times = in_turn(ways, quick=quick, clock=time.perf_counter)
     return row("tag, 512 x 512 PNGs, on the clock", times, f"{len(given)} images, batch 1, same models")
@@ -168,7 +170,7 @@ def measure(quick: bool) -> list[Row]:
             ways = {
                 "loop": lambda one=one: [one(entry) for entry in given],
                 "ours": lambda stage=stage: run_map(
-                    given, [stage], out=None, batch_size=BATCH, ahead=True, quiet=True, echo=False
+                    given, [stage], out=None, batch_size=BATCH, read_ahead=True, quiet=True, echo=False
                 ),
             }
             found.append(row(command, in_turn(ways, quick=quick), f"{len(given)} images, batch 1, same models"))

@@ -79,7 +79,7 @@ def process(
             batch_size=options.batch_size or models.preset.batch_size,
             shard=shard,
             retry=options.retry_failed,
-            ahead=sizes is not None,
+            read_ahead=sizes is not None,
             total=sizes[shard.index - 1] if sizes else None,
             quiet=options.quiet,
             echo=echo,

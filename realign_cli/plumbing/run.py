@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -12,10 +11,11 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO
 
 from realign_cli.errors import RecordError, UsageError
 from realign_cli.plumbing import atomic, console
+from realign_cli.plumbing.ahead import ahead
 from realign_cli.plumbing.folder import RunFolder, image_name, picture_path
 from realign_cli.plumbing.source import WHOLE, Entry, Shard, image_path, open_image, require_file
 from realign_cli.records import Failure, Item, Outcome, Record, Stage, dump_line
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _DECODERS = 4  # threads
-T = TypeVar("T")
 
 
 def run_map(
@@ -35,7 +34,7 @@ def run_map(
     batch_size: int,
     shard: Shard = WHOLE,
     retry: bool = False,
-    ahead: bool = False,
+    read_ahead: bool = False,
     total: int | None = None,
     quiet: bool = False,
     echo: bool = True,
@@ -45,8 +44,8 @@ def run_map(
     All but the last stage are skipped for records that have what they add. With `out`, records, images and
     pictures are kept there; with `echo`, records go to stdout unless it is a terminal. Failed records pass through;
     what a stage recovered from is reported by the run in which the stage took part, and by no later one. With `retry`,
-    records in `out` that would be reported are computed again. Threads read the images of a batch; with `ahead`, those
-    of the next batch while the stages work on one, which is for entries that need not be waited for, as on a pipe.
+    records in `out` that would be reported are computed again. Threads read the images of a batch; with `read_ahead`
+    those of the next batch while the stages work on one, which is not for a pipe, where the next may be long in coming.
 
     Raises:
         UsageError: a record lacks a key that its stage needs, or `out` holds another record under the same id.
@@ -61,7 +60,7 @@ def run_map(
         stack.callback(pool.shutdown, cancel_futures=True)
         batches = _batches(_owned(entries, shard, ids), batch_size)
         jobs = map(partial(_job, stages=stages, out=out, retry=retry, pool=pool), batches)
-        for job in _ahead(jobs, int(ahead)):
+        for job in ahead(jobs, int(read_ahead)):
             batch, done = job.batch, job.done
             for stage in stages:
                 _apply(stage, job.work.values(), only_missing=stage is not stages[-1])
@@ -246,22 +245,6 @@ def _owned(entries: Iterable[Entry], shard: Shard, ids: list[str]) -> Iterator[E
         ids.append(entry.record.id)
         if shard.owns(entry.record.id):
             yield entry
-
-
-def _ahead(items: Iterable[T], count: int) -> Iterator[T]:
-    """The items, `count` of them drawn ahead of the one given out; what is wrong with one is raised in its turn."""
-    drawn: deque[T] = deque()
-    wrong = None
-    try:
-        for item in items:
-            drawn.append(item)
-            if len(drawn) > count:
-                yield drawn.popleft()
-    except UsageError as error:
-        wrong = error
-    yield from drawn
-    if wrong:
-        raise wrong
 
 
 def _batches(entries: Iterable[Entry], size: int) -> Iterator[list[Entry]]:

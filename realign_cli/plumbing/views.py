@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from realign_cli.errors import RealignError, RecordError
+from realign_cli.plumbing.ahead import ahead
 from realign_cli.plumbing.source import Entry, image_path, open_image, require_file
 
 if TYPE_CHECKING:
@@ -57,13 +57,7 @@ class Viewer:
 
     def _ahead(self, start: Callable[[T], Callable[[], U]], items: Iterable[T]) -> Iterator[U]:
         """Start work on a few items ahead of the one that is given out."""
-        started: deque[Callable[[], U]] = deque()
-        for item in items:
-            started.append(start(item))
-            if len(started) > self._count * _AHEAD:
-                yield started.popleft()()
-        while started:
-            yield started.popleft()()
+        return (finish() for finish in ahead(map(start, items), self._count * _AHEAD))
 
     def _hash(self, entry: Entry) -> Callable[[], View]:
         try:

@@ -76,7 +76,7 @@ def run(
     out: Path | None = None,
     batch_size: int = 2,
     retry: bool = False,
-    ahead: bool = False,
+    read_ahead: bool = False,
 ) -> tuple[Summary, list[dict[str, object]]]:
     """The summary, and the records that went into the pipe."""
     folder = RunFolder(out, {}) if out else None
@@ -88,7 +88,7 @@ def run(
             out=folder,
             batch_size=batch_size,
             retry=retry,
-            ahead=ahead,
+            read_ahead=read_ahead,
             quiet=True,
         )
         return summary, [json.loads(line) for line in sys.stdout.getvalue().splitlines()]
@@ -153,7 +153,7 @@ def test_images_of_the_next_batch_are_read_while_a_stage_works(
                 (tmp_path / "2.png").unlink()
             return super().__call__(items)
 
-    summary, _ = run(list(read_records(str(tmp_path))), Slow(), batch_size=1, ahead=ahead)
+    summary, _ = run(list(read_records(str(tmp_path))), Slow(), batch_size=1, read_ahead=ahead)
     assert summary.failed == (0 if ahead else 1)  # a missing image
 
 
@@ -163,7 +163,7 @@ def test_what_is_wrong_ahead_waits_for_its_turn(tmp_path: Path) -> None:
         raise UsageError("prompts:3: not a record")
 
     with pytest.raises(UsageError, match="prompts:3"):
-        run(source(), Grey(), out=tmp_path, batch_size=1, ahead=True)
+        run(source(), Grey(), out=tmp_path, batch_size=1, read_ahead=True)
     assert [json.loads(line)["id"] for line in journal_path(tmp_path).read_text().splitlines()] == ["1", "2"]
 
 
