@@ -56,8 +56,6 @@ for seed in $seeds; do
     coarse blip "$seed" --reward blip
     coarse refl-caption "$seed" --estimator reinforce "${through_pixels[@]}"
     coarse refl-likelihood "$seed" --estimator likelihood "${through_pixels[@]}"
-    coarse refl-clip "$seed" --estimator reinforce --reward clip "${through_pixels[@]}"
-    coarse refl-blip "$seed" --estimator reinforce --reward blip "${through_pixels[@]}"
 done
 caption caption-1
 caption refl-caption-1
