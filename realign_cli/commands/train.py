@@ -123,7 +123,7 @@ def train(
 
     Examples:
 
-    realign train --data shapes --out runs/coarse
+    realign train --preset tiny --data shapes --out runs/coarse
 
     realign train --data captions_train2014.json --reward caption=1.0,clip=0.2 --out runs/coarse
 
