@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
@@ -136,13 +136,14 @@ class Item:
 class Outcome:
     """What a stage gives: the keys it adds, the record's new image if it makes one, and pictures for people.
 
-    `pictures` are named by kind ("overlay", "strip", "mask-0"); where they are stored is the runner's affair.
+    `pictures` has, by kind ("overlay", "strip", "mask-0"), what draws each if it is wanted; where they are stored is
+    the runner's affair.
     `recovered` is what went wrong where the stage had to find its result in another way than it was asked to.
     """
 
     changes: Mapping[str, Any] = field(default_factory=dict)
     image: Image | None = None
-    pictures: Mapping[str, Image] = field(default_factory=dict)
+    pictures: Mapping[str, Callable[[], Image]] = field(default_factory=dict)
     recovered: RecordError | None = None
 
 

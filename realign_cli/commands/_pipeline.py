@@ -25,7 +25,7 @@ def coarse_to_final(
     With `captions` the coarse images are captioned too. Returns how many records of the final folder failed; coarse
     records that failed are among them, for they pass through.
     """
-    from realign_cli.plumbing.folder import kept_records
+    from realign_cli.plumbing.journal import kept_records
     from realign_cli.plumbing.sheet import write_contact_sheet
     from realign_cli.plumbing.source import METADATA, Entry, read_prompts
     from realign_cli.stages.caption_reward import CaptionReward

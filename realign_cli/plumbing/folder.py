@@ -7,11 +7,9 @@ shard waits as a hidden file, and the worker that completes the last one joins t
 
 from __future__ import annotations
 
-import io
 import json
-import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
@@ -20,9 +18,10 @@ from typing import Any
 from realign_cli import __version__
 from realign_cli.errors import RealignError, UsageError
 from realign_cli.plumbing import atomic
+from realign_cli.plumbing.journal import Journal, Records, kept_lines, read_lines, write_lines
 from realign_cli.plumbing.lock import exclusive, is_lock
-from realign_cli.plumbing.source import METADATA, WHOLE, Shard, done_path, journal_path, parse_lines, parts, shard_of
-from realign_cli.records import SCHEMA, Record, dump_line, parse_line, require_schema
+from realign_cli.plumbing.source import METADATA, WHOLE, Shard, done_path, journal_path, parts, shard_of
+from realign_cli.records import SCHEMA, Record, parse_line, require_schema
 
 RUN = "run.json"
 _LIBRARIES = (
@@ -71,31 +70,16 @@ class RunFolder:
         claim(path, config, sizes=sizes, overwrite=overwrite)
         if shard == WHOLE:  # else what looks left over may be in another worker's hands
             atomic.remove_leftovers(path)
-        journal = journal_path(path, shard)
-        _mend(journal)
-        self.kept = kept_records(path)
-        self._pending: list[bytes] = []
-        with atomic.told(journal):
-            self._journal = journal.open("ab", buffering=0)
+        self._journal = Journal(journal_path(path, shard), kept_lines(path))
+        self.kept = Records(self._journal)
 
     def add(self, record: Record) -> None:
         """Keep a finished record; its files must have been written before."""
-        self._pending.append((dump_line(record) + "\n").encode())
-        self.kept[record.id] = record
+        self._journal.add(record)
 
     def flush(self) -> None:
-        """Make everything added so far survive a crash.
-
-        Raises:
-            RealignError: it cannot be written; what an earlier flush wrote is safe.
-        """
-        data = b"".join(self._pending)
-        with atomic.told(journal_path(self.path, self._shard), len(data)):
-            left = memoryview(data)
-            while left:
-                left = left[self._journal.write(left) :]
-            os.fsync(self._journal.fileno())
-        self._pending.clear()
+        """As `Journal.flush`."""
+        self._journal.flush()
 
     def complete(self, ids: Sequence[str]) -> bool:
         """Finish this shard of the input, which has these `ids`; with the last shard, write `metadata.jsonl`.
@@ -104,13 +88,12 @@ class RunFolder:
         know that order; then they are in the order of their ids. Returns whether these records are in it now.
         """
         self.flush()
-        self._journal.close()
         if self._shard != WHOLE:
-            own = [self.kept[i] for i in ids if self._shard.owns(i)]
-            atomic.write_text(done_path(self.path, self._shard), _lines(own))
+            own = [i for i in ids if self._shard.owns(i)]
+            write_lines(done_path(self.path, self._shard), self._journal, own)
         with exclusive(self.path / RUN):
             self._join(ids)
-        journal_path(self.path, self._shard).unlink()
+        self._journal.remove()
         return (self.path / METADATA).exists() and not done_path(self.path, self._shard).exists()
 
     def _join(self, ids: Sequence[str]) -> None:
@@ -122,47 +105,17 @@ class RunFolder:
             return
         if len(done) < len(shards) and not (self.path / METADATA).exists():  # where it exists, done shards went into it
             return
-        records = _read([self.path / METADATA, *done]) if shards else self.kept
-        knows_all = not shards or not all(map(self._shard.owns, ids)) or len(ids) >= len(records)
-        order = ids if knows_all else sorted(records)
-        if any(i not in records for i in order):  # the input has grown, and another shard is not through with it
+        lines = read_lines([self.path / METADATA, *done]) if shards else self._journal
+        knows_all = not shards or not all(map(self._shard.owns, ids)) or len(ids) >= len(lines)
+        order = ids if knows_all else sorted(lines)
+        if any(i not in lines for i in order):  # the input has grown, and another shard is not through with it
             return
-        atomic.write_text(self.path / METADATA, _lines(records[i] for i in order))
+        write_lines(self.path / METADATA, lines, order)
         if self._finish and order:
             self._finish(self.path)
         for path in parts(self.path):  # but not the journals of workers that go through their shard again
             if path in done or (part := shard_of(path)) is None or part.count != count:
                 path.unlink()
-
-
-def kept_records(folder: Path) -> dict[str, Record]:
-    """All records that lie finished in `folder`, of a complete run or of the shards so far, by id."""
-    newer = _read(parts(folder))  # before `metadata.jsonl`, into which they may go at any time
-    return _read([folder / METADATA]) | newer
-
-
-def _read(files: Iterable[Path]) -> dict[str, Record]:
-    """The records in `files` by id, those of later files first; what is not there is none, nor what a kill has torn.
-
-    Only journals are torn; `metadata.jsonl` comes whole, from whatever editor.
-    """
-    records: dict[str, Record] = {}
-    for path in files:
-        with suppress(FileNotFoundError):
-            data = path.read_bytes()
-            records |= _parse(data if path.name == METADATA else data[: data.rfind(b"\n") + 1], path)
-    return records
-
-
-def _mend(journal: Path) -> None:
-    """Cut off a last line that a kill has torn."""
-    if journal.exists() and (data := journal.read_bytes()) and not data.endswith(b"\n"):
-        with atomic.told(journal):
-            os.truncate(journal, data.rfind(b"\n") + 1)
-
-
-def _lines(records: Iterable[Record]) -> str:
-    return "".join(dump_line(record) + "\n" for record in records)
 
 
 def claim(
@@ -190,10 +143,6 @@ def claim(
     }
     if not atomic.create(path / RUN, json.dumps(run, indent=2, ensure_ascii=False, allow_nan=False) + "\n"):
         _check_same(path, config)  # another worker may have come first
-
-
-def _parse(data: bytes, path: Path) -> dict[str, Record]:
-    return {record.id: record for _, record in parse_lines(io.BytesIO(data), str(path))}
 
 
 def clear(path: Path) -> None:

@@ -23,7 +23,7 @@ from realign_cli.records import Failure, Item, Outcome, Record, Stage, dump_line
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_DECODERS = 4  # threads
+_THREADS = 4  # that read and write images
 
 
 def run_map(
@@ -44,8 +44,8 @@ def run_map(
     All but the last stage are skipped for records that have what they add. With `out`, records, images and
     pictures are kept there; with `echo`, records go to stdout unless it is a terminal. Failed records pass through;
     what a stage recovered from is reported by the run in which the stage took part, and by no later one. With `retry`,
-    records in `out` that would be reported are computed again. Threads read the images of a batch; with `read_ahead`
-    those of the next batch while the stages work on one, which is not for a pipe, where the next may be long in coming.
+    records in `out` that would be reported are computed again. While the stages work on a batch, threads write the one
+    before; with `read_ahead` they read the images of the next, which is not for a pipe, where it may be long in coming.
 
     Raises:
         UsageError: a record lacks a key that its stage needs, or `out` holds another record under the same id.
@@ -56,28 +56,42 @@ def run_map(
     ids: list[str] = []  # of the whole input
     with ExitStack() as stack:
         advance = stack.enter_context(console.progress(stages[-1].name, total, quiet=quiet))
-        pool = ThreadPoolExecutor(_DECODERS)
+        pool = ThreadPoolExecutor(_THREADS)
         stack.callback(pool.shutdown, cancel_futures=True)
-        batches = _batches(_owned(entries, shard, ids), batch_size)
-        jobs = map(partial(_job, stages=stages, out=out, retry=retry, pool=pool), batches)
-        for job in ahead(jobs, int(read_ahead)):
-            batch, done = job.batch, job.done
-            for stage in stages:
-                _apply(stage, job.work.values(), only_missing=stage is not stages[-1])
-            for entry in batch:
-                record = done.get(entry.record.id) or _store(job.work[entry.record.id], out)
+        writer = stack.enter_context(ThreadPoolExecutor(1))  # batches come out in the order of the input
+
+        def finish(job: _Job) -> None:
+            stored = {i: pool.submit(_store, work, out) for i, work in job.work.items()}
+            for entry in job.batch:
+                record = job.done.get(entry.record.id)
+                if record is None:
+                    record = stored[entry.record.id].result()
+                    if out:
+                        out.add(record)
                 if pipe:
                     _echo(record, out.path if out else entry.base, pipe)
                 reported = _reported(record, entry.record, stages)
                 summary.failed += bool(reported)
                 summary.failures += [f"{entry.place}: {f.stage}: {f.message}" for f in reported]
-            summary.records += len(batch)
-            summary.kept += len(done)
+            summary.records += len(job.batch)
+            summary.kept += len(job.done)
             if out:
                 out.flush()
             if pipe:
                 pipe.flush()
-            advance(len(batch))
+            advance(len(job.batch))
+
+        batches = _batches(_owned(entries, shard, ids), batch_size)
+        jobs = map(partial(_job, stages=stages, out=out, retry=retry, pool=pool), batches)
+        finished: Future[None] | None = None
+        for job in ahead(jobs, int(read_ahead)):
+            for stage in stages:
+                _apply(stage, job.work.values(), only_missing=stage is not stages[-1])
+            if finished:
+                finished.result()
+            finished = writer.submit(finish, job)
+        if finished:
+            finished.result()
     if out:
         summary.complete = out.complete(ids)
     summary.seconds = time.monotonic() - began
@@ -208,7 +222,7 @@ def _extends(then: Any, now: Any) -> bool:
 
 
 def _store(work: _Work, out: RunFolder | None) -> Record:
-    """Write the record's image and pictures, then the record."""
+    """Write the image and the pictures of a record, which then names its image."""
     if out is None:
         return work.record
     record = work.record
@@ -226,9 +240,8 @@ def _store(work: _Work, out: RunFolder | None) -> Record:
         except (RecordError, OSError):  # the record says already, or will, that its image is gone
             record = record.with_(file_name="")
     for outcome in work.outcomes:
-        for kind, picture in outcome.pictures.items():
-            atomic.write_png(picture_path(out.path, record.id, kind), picture)
-    out.add(record)
+        for kind, draw in outcome.pictures.items():
+            atomic.write_png(picture_path(out.path, record.id, kind), draw())
     return record
 
 

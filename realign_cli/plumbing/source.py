@@ -70,14 +70,15 @@ class Shard:
         return f"{self.index}/{self.count}"
 
     def owns(self, record_id: str) -> bool:
-        return self._index_of(record_id) == self.index
+        return self.owner(record_id) == self.index
 
     def sizes(self, ids: Iterable[str]) -> list[int]:
         """How many of `ids` each of the n shards owns."""
-        owners = Counter(map(self._index_of, ids))
+        owners = Counter(map(self.owner, ids))
         return [owners[index] for index in range(1, self.count + 1)]
 
-    def _index_of(self, record_id: str) -> int:
+    def owner(self, record_id: str) -> int:
+        """The index of the shard, of as many as this one is of, that owns a record."""
         digest = hashlib.sha256(record_id.encode()).digest()
         return int.from_bytes(digest[:8], "big") % self.count + 1
 

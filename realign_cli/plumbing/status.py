@@ -9,7 +9,8 @@ from pathlib import Path
 
 from realign_cli.errors import UsageError
 from realign_cli.plumbing import lock
-from realign_cli.plumbing.folder import RUN, kept_records
+from realign_cli.plumbing.folder import RUN
+from realign_cli.plumbing.journal import kept_records
 from realign_cli.plumbing.source import METADATA, WHOLE, Shard, parts, shard_of
 
 
@@ -83,14 +84,18 @@ def _of(folder: Path) -> Status | None:
     if not sizes or len(sizes) != count:
         sizes = [sum(sizes)] if sizes and count == 1 else [None] * count
     found = Status(folder, command, complete=(folder / METADATA).exists() and not waiting)
+    owned: Counter[int] = Counter()
+    failed: Counter[int] = Counter()
+    for record in records.values():
+        owner = Shard(1, count).owner(record.id)
+        owned[owner] += 1
+        failed[owner] += record.failed
+        found.failures.update((one.stage, one.kind, one.recovered) for one in record.failures)
     for index, size in enumerate(sizes, 1):
         shard = Shard(index, count)
-        own = [record for record in records.values() if shard.owns(record.id)]
-        failed = sum(record.failed for record in own)
-        left = 0 if found.complete else None if size is None else max(0, size - len(own))
-        found.parts.append(Part(shard, len(own) - failed, failed, left, holders.get(shard)))
-    for record in records.values():
-        found.failures.update((one.stage, one.kind, one.recovered) for one in record.failures)
+        left = 0 if found.complete else None if size is None else max(0, size - owned[index])
+        done = owned[index] - failed[index]
+        found.parts.append(Part(shard, done, failed[index], left, holders.get(shard)))
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from realign_cli.errors import RecordError
@@ -48,9 +49,9 @@ class Refine:
                 continue
             choice = choices.get(i, Refinement(kept="coarse"))
             final = finals.get(i, images[i])
-            picture = strip(item.record.text, images[i], plan, final, choice.kept)
             kept = final if choice.kept == "final" else images[i]
-            outcomes.append(Outcome({"refine": choice}, image=kept, pictures={"strip": picture}))
+            draw = partial(strip, item.record.text, images[i], plan, final, choice.kept)
+            outcomes.append(Outcome({"refine": choice}, image=kept, pictures={"strip": draw}))
         return outcomes
 
     def _regenerate(self, items: Sequence[Item], plans: Mapping[int, tuple[Region, ...]]) -> dict[int, Image]:

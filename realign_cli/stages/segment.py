@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -74,7 +75,15 @@ def decode(mask: Mask, image: Image) -> NDArray[np.bool_]:
         raise RecordError("bad_mask", f"mask cannot be read ({error}); run 'realign segment' again") from None
 
 
-def _pictures(image: Image, objects: Sequence[Object]) -> dict[str, Image]:
-    masks = [decode(one.mask, image) for one in objects if one.mask]
-    pictures = {f"mask-{i}": mask_picture(mask) for i, mask in enumerate(masks)}
-    return pictures | {"overlay": overlay(image, masks)}
+def _pictures(image: Image, objects: Sequence[Object]) -> Mapping[str, Callable[[], Image]]:
+    masks = [one.mask for one in objects if one.mask]
+    drawings = {f"mask-{i}": partial(_mask_picture, image, mask) for i, mask in enumerate(masks)}
+    return drawings | {"overlay": partial(_overlay, image, masks)}
+
+
+def _mask_picture(image: Image, mask: Mask) -> Image:
+    return mask_picture(decode(mask, image))
+
+
+def _overlay(image: Image, masks: Sequence[Mask]) -> Image:
+    return overlay(image, [decode(mask, image) for mask in masks])

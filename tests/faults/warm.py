@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import itertools
 import json
 import os
 import resource
@@ -18,6 +19,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -160,7 +162,7 @@ def _be(
 ) -> None:
     """Become the program: `signals` come one by one from moment `at` on; no file may grow beyond `most_bytes`; of the
     `environment`, what is None is not set."""
-    code, moments = 70, 0
+    code = 70
     try:
         log = os.open(stderr, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         for source, target in ((stdin, 0), (stdout, 1), (log, 2)):
@@ -178,15 +180,17 @@ def _be(
 
         from realign_cli.app import app
 
+        count = itertools.count()
+
         def moment(_frame: object, event: str, function: Callable[..., object]) -> None:
-            nonlocal moments
             if event in ("c_call", "c_return") and _changes_files(function):
-                if at <= moments < at + len(signals):
-                    os.kill(os.getpid(), signals[moments - at])
-                moments += 1
+                now = next(count)  # threads come here
+                if at <= now < at + len(signals):
+                    os.kill(os.getpid(), signals[now - at])
 
         if most_bytes is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, resource.RLIM_INFINITY))
+        threading.setprofile(moment)
         sys.setprofile(moment)
         try:
             app(list(command), prog_name="realign")
@@ -196,7 +200,7 @@ def _be(
         sys.stdout.flush()
         sys.stderr.flush()
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-        report.write_text(json.dumps({"moments": moments, "modules": sorted(sys.modules.keys() - before)}))
+        report.write_text(json.dumps({"moments": next(count), "modules": sorted(sys.modules.keys() - before)}))
     except BaseException:
         import traceback
 

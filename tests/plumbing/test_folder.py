@@ -46,6 +46,21 @@ def test_a_torn_line_is_dropped_and_the_rest_kept(tmp_path: Path) -> None:
     assert RunFolder(tmp_path, CONFIG).kept == {"a": A, "b": B}
 
 
+def test_what_is_added_is_read_back_from_the_disk(tmp_path: Path) -> None:
+    filled(tmp_path).flush()
+    folder = RunFolder(tmp_path, CONFIG)
+    newer = B.with_(text="é", failures=[])
+    folder.add(newer)
+    assert folder.kept == {"a": A, "b": B}  # not before it is on the disk
+    folder.flush()
+    assert folder.kept == {"a": A, "b": newer} and len(folder.kept) == 2
+    last = Record(id="c", text="c")
+    folder.add(last)
+    folder.complete(["c", "b", "a"])
+    lines = (tmp_path / METADATA).read_text(encoding="utf-8").split("\n")
+    assert [parse_line(line, "") for line in lines[:3]] == [last, newer, A]
+
+
 def test_run_json_says_how_and_with_what(tmp_path: Path) -> None:
     RunFolder(tmp_path, CONFIG)
     run = json.loads((tmp_path / RUN).read_text())

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from realign_cli.errors import RecordError, UsageError
+from realign_cli.errors import RealignError, RecordError, UsageError
+from realign_cli.plumbing import atomic
 from realign_cli.plumbing.console import Summary
 from realign_cli.plumbing.folder import RunFolder
 from realign_cli.plumbing.run import run_map
@@ -34,7 +35,7 @@ class Grey:
     def __call__(self, items: Sequence[Item]) -> list[Outcome | RecordError]:
         self.batches.append([item.record.id for item in items])
         images = [Image.new("RGB", (2, 2), (int(item.record.id),) * 3) for item in items]
-        return [Outcome(image=image, pictures={"copy": image}) for image in images]
+        return [Outcome(image=image, pictures={"copy": image.copy}) for image in images]
 
 
 class Shade:
@@ -155,6 +156,40 @@ def test_images_of_the_next_batch_are_read_while_a_stage_works(
 
     summary, _ = run(list(read_records(str(tmp_path))), Slow(), batch_size=1, read_ahead=ahead)
     assert summary.failed == (0 if ahead else 1)  # a missing image
+
+
+def test_a_batch_is_written_while_a_stage_works_on_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    working = threading.Event()
+    write_png = atomic.write_png
+
+    def writing(path: Path, image: Image.Image) -> None:
+        assert working.wait(60), "the stage is not given the next batch before this one is written"
+        write_png(path, image)
+
+    monkeypatch.setattr("realign_cli.plumbing.atomic.write_png", writing)
+
+    class Next(Grey):
+        def __call__(self, items: Sequence[Item]) -> list[Outcome | RecordError]:
+            if items[0].record.id == "2":
+                working.set()
+            return super().__call__(items)
+
+    summary, piped = run(entries("1", "2", "3"), Next(), out=tmp_path, batch_size=1)
+    assert [record["id"] for record in piped] == ["1", "2", "3"] and summary.records == 3
+
+
+def test_what_cannot_be_written_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def writing(path: Path, image: Image.Image) -> None:
+        raise RealignError(f"cannot write {path.name}")
+
+    stage = Grey()
+    with monkeypatch.context() as patch:
+        patch.setattr("realign_cli.plumbing.atomic.write_png", writing)
+        with pytest.raises(RealignError, match=r"cannot write 1\.png"):
+            run(entries(*"1234"), stage, out=tmp_path, batch_size=1)
+    assert stage.batches == [["1"], ["2"]]  # one ahead of what is written
+    summary, _ = run(entries(*"1234"), Grey(), out=tmp_path, batch_size=1)
+    assert (summary.records, summary.kept) == (4, 0)
 
 
 def test_what_is_wrong_ahead_waits_for_its_turn(tmp_path: Path) -> None:

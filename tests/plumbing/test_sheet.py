@@ -52,7 +52,9 @@ class _Draw:
 
     def __call__(self, items: Sequence[Item]) -> list[Outcome | RecordError]:
         strip = Image.new("RGB", (20, 10))
-        return [Outcome(image=Image.new("RGB", (2, 2), (i,) * 3), pictures={"strip": strip}) for i in range(len(items))]
+        return [
+            Outcome(image=Image.new("RGB", (2, 2), (i,) * 3), pictures={"strip": strip.copy}) for i in range(len(items))
+        ]
 
 
 def test_no_strips_no_sheet(tmp_path: Path) -> None:

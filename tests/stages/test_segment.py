@@ -69,6 +69,8 @@ def test_boxes_and_union_of_each_label() -> None:
     assert np.array_equal(decode(cup.mask, image), expected)
     assert (dog.boxes, dog.mask, cat.boxes, cat.mask) == ([], None, [], None)
     assert outcome.pictures.keys() == {"mask-0", "overlay"}
+    assert np.array_equal(np.asarray(outcome.pictures["mask-0"]()), expected * np.uint8(255))
+    assert (np.asarray(outcome.pictures["overlay"]()).std(2) > 0).tolist() == expected.tolist()  # coloured where masked
 
 
 @given(arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=20)))
