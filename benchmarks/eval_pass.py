@@ -1,11 +1,11 @@
-"""One pass of `realign eval` over all metrics, against one run a metric, and a second run after adding 2 % of images.
+"""One pass of `realign eval` over all metrics, against one run a metric.
 
     python benchmarks/eval_pass.py [--quick]
 
 The folder holds 200 scenes of the embedded world as noisy 512 x 512 PNGs, so that reading an image costs what it
-does for real ones, while the models are the small embedded ones. Every run is a process of its own with an empty cache,
-but for the second run, which finds what the first remembered. These are times of the clock, for the images are decoded
-in other processes, and contain the start of Python and the loading of the models.
+does for real ones, while the models are the small embedded ones. Every run is a process of its own with an empty cache.
+These are times of the clock, for the images are decoded in other processes, and contain the start of Python and the
+loading of the models.
 """
 
 from __future__ import annotations
@@ -48,22 +48,16 @@ def seconds(folder: Path, metrics: tuple[str, ...], cache: Path) -> float:
 
 def measure(quick: bool) -> list[Row]:
     count, metrics = (2, ("oracle",)) if quick else (COUNT, METRICS)  # the oracle is no model
-    apart, again = [], []
+    apart = []
     with tempfile.TemporaryDirectory() as name:
         here = Path(name)
         draw(here / "reference", 2)
-        draw(here / "first", count)
-        draw(here / "grown", count, max(1, count // 50))
+        draw(here / "images", count)
         for i in range(1 if quick else PAIRS):
-            single = sum(seconds(here / "first", (metric,), here / f"{metric}-{i}") for metric in metrics)
-            together = seconds(here / "first", metrics, here / f"all-{i}")
-            apart.append(single / together)
-            again.append(together / seconds(here / "grown", metrics, here / f"all-{i}"))
+            single = sum(seconds(here / "images", (metric,), here / f"{metric}-{i}") for metric in metrics)
+            apart.append(single / seconds(here / "images", metrics, here / f"all-{i}"))
     command = f"`realign eval --metrics {','.join(metrics)}`, {count} images of 512 x 512"
-    return [
-        Row("four runs of one metric / one run of four", apart, command),
-        Row("first run / second run after adding 2 % of images", again, command),
-    ]
+    return [Row("four runs of one metric / one run of four", apart, command)]
 
 
 if __name__ == "__main__":

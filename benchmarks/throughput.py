@@ -3,7 +3,7 @@
     python benchmarks/throughput.py [--quick]
 
 N scenes of the embedded world as 64 x 64 PNGs, and once as noisy ones of 512 x 512, which take longer to decode than to
-tag; the embedded models, one thread. The loop opens each image where it
+tag, and to write than to segment; the embedded models, one thread. The loop opens each image where it
 needs it and asks the model about this one; `eval` is compared with one such loop for each of its metrics. Ours is the
 stage as its command runs it, with reading and checking of records, in batches of 16, models loaded. What both find is
 compared before they are timed.
@@ -11,9 +11,11 @@ compared before they are timed.
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -23,14 +25,16 @@ from PIL import Image
 from ratios import Row, in_turn, main, ratios
 
 from realign_cli import presets
+from realign_cli.plumbing.folder import RunFolder
 from realign_cli.plumbing.run import run_map
 from realign_cli.plumbing.source import Entry, open_image, read_records
-from realign_cli.records import Item, Outcome, Record, Stage
+from realign_cli.records import Item, Object, Outcome, Record, Stage
 from realign_cli.registry import Models
 from realign_cli.stages.caption_reward import CaptionReward, captions
 from realign_cli.stages.eval import FID, Evaluate, Sight
+from realign_cli.stages.pictures import mask_picture, overlay
 from realign_cli.stages.score import Score
-from realign_cli.stages.segment import Segment, encode
+from realign_cli.stages.segment import Segment, decode, encode
 from realign_cli.stages.tag import Tag
 from realign_cli.tinyworld import scenes
 
@@ -75,24 +79,24 @@ def outcomes_of(stage: Stage, given: list[Entry], batch: int) -> list[Outcome]:
     return [outcome for i in range(0, len(items), batch) for outcome in stage(items[i : i + batch])]
 
 
+def found_in(models: Models, image: Image.Image, objects: list[Object]) -> list[tuple[list, object]]:
+    """Boxes and mask of each object, as `segment` has them."""
+    labels = [one.label for one in objects if one.likelihood > 0]
+    (found,) = models.detector.detect([image], [labels])
+    (cut,) = models.mask_model.masks([image], [[detection.box for detection in found]])
+    own = [[i for i, d in enumerate(found) if d.label == one.label and one.likelihood > 0] for one in objects]
+    return [([found[i].box for i in rows], encode(cut[rows].any(0)) if rows else None) for rows in own]
+
+
 def loops(models: Models) -> dict[str, tuple[Stage, Callable[[Entry], object]]]:
     """Each stage, and what its loop does with one record."""
-
-    def segment(entry: Entry) -> list[tuple[list, object]]:
-        image, objects = picture(entry), entry.record.objects
-        labels = [one.label for one in objects if one.likelihood > 0]
-        (found,) = models.detector.detect([image], [labels])
-        (cut,) = models.mask_model.masks([image], [[detection.box for detection in found]])
-        own = [[i for i, d in enumerate(found) if d.label == one.label and one.likelihood > 0] for one in objects]
-        return [([found[i].box for i in rows], encode(cut[rows].any(0)) if rows else None) for rows in own]
-
     return {
         "tag": (Tag(models), lambda entry: models.tagger.tag([picture(entry)])[0]),
         "caption-reward": (
             CaptionReward(models),
             lambda entry: captions(models, [picture(entry)], [entry.record.text])[0],
         ),
-        "segment": (Segment(models), segment),
+        "segment": (Segment(models), lambda entry: found_in(models, picture(entry), entry.record.objects)),
     }
 
 
@@ -155,6 +159,41 @@ def reading(folder: Path, models: Models, *, quick: bool) -> Row:
     return row("tag, 512 x 512 PNGs, on the clock", times, f"{len(given)} images, batch 1, same models")
 
 
+def writing(folder: Path, models: Models, *, quick: bool) -> Row:
+    """Where writing takes its time, too: `segment --out` with a picture of each mask and one of all."""
+    draw(folder, 2 if quick else COUNT)
+    stages = [Tag(models), Score(models)]
+    run_map(
+        read_records(str(folder)),
+        stages,
+        out=RunFolder(folder / "scored", {}),
+        batch_size=BATCH,
+        quiet=True,
+        echo=False,
+    )
+    given = list(read_records(str(folder / "scored")))
+    runs = count()
+
+    def loop() -> None:
+        out = folder / f"loop-{next(runs)}"
+        out.mkdir()
+        for entry in given:
+            image, name = picture(entry), entry.record.id
+            found = found_in(models, image, entry.record.objects)
+            masks = [decode(mask, image) for _, mask in found if mask]
+            for i, mask in enumerate(masks):
+                mask_picture(mask).save(out / f"{name}-mask-{i}.png")
+            overlay(image, masks).save(out / f"{name}-overlay.png")
+            shutil.copy(entry.base / entry.record.file_name, out)
+
+    def ours() -> None:
+        out = RunFolder(folder / f"ours-{next(runs)}", {})
+        run_map(given, [Segment(models)], out=out, batch_size=BATCH, read_ahead=True, quiet=True, echo=False)
+
+    times = in_turn({"loop": loop, "ours": ours}, quick=quick, clock=time.perf_counter)
+    return row("segment --out, 512 x 512 PNGs, on the clock", times, f"{len(given)} images, batch 1, same models")
+
+
 def row(name: str, times: Mapping[str, list[float]], peer: str) -> Row:
     return Row(f"{name}: images/s, ours / plain loop", ratios(times, "loop", "ours"), peer)
 
@@ -175,6 +214,7 @@ def measure(quick: bool) -> list[Row]:
             }
             found.append(row(command, in_turn(ways, quick=quick), f"{len(given)} images, batch 1, same models"))
         found.append(reading(Path(name) / "large", models, quick=quick))
+        found.append(writing(Path(name) / "written", models, quick=quick))
         found.append(evaluation(models, given, quick=quick))
     return found
 
