@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -45,7 +45,8 @@ def run_map(
     pictures are kept there; with `echo`, records go to stdout unless it is a terminal. Failed records pass through;
     what a stage recovered from is reported by the run in which the stage took part, and by no later one. With `retry`,
     records in `out` that would be reported are computed again. While the stages work on a batch, threads write the one
-    before; with `read_ahead` they read the images of the next, which is not for a pipe, where it may be long in coming.
+    before, unless it goes into a pipe at once; with `read_ahead` they read the images of the next, which is not for
+    input from a pipe, where the next may be long in coming.
 
     Raises:
         UsageError: a record lacks a key that its stage needs, or `out` holds another record under the same id.
@@ -59,37 +60,22 @@ def run_map(
         pool = ThreadPoolExecutor(_THREADS)
         stack.callback(pool.shutdown, cancel_futures=True)
         writer = stack.enter_context(ThreadPoolExecutor(1))  # batches come out in the order of the input
-
-        def finish(job: _Job) -> None:
-            stored = {i: pool.submit(_store, work, out) for i, work in job.work.items()}
-            for entry in job.batch:
-                record = job.done.get(entry.record.id)
-                if record is None:
-                    record = stored[entry.record.id].result()
-                    if out:
-                        out.add(record)
-                if pipe:
-                    _echo(record, out.path if out else entry.base, pipe)
-                reported = _reported(record, entry.record, stages)
-                summary.failed += bool(reported)
-                summary.failures += [f"{entry.place}: {f.stage}: {f.message}" for f in reported]
-            summary.records += len(job.batch)
-            summary.kept += len(job.done)
-            if out:
-                out.flush()
-            if pipe:
-                pipe.flush()
-            advance(len(job.batch))
-
         batches = _batches(_owned(entries, shard, ids), batch_size)
         jobs = map(partial(_job, stages=stages, out=out, retry=retry, pool=pool), batches)
-        finished: Future[None] | None = None
+        finish = partial(_finish, stages=stages, out=out, pool=pool, summary=summary, advance=advance)
+        finished: Future[list[Record]] | None = None
         for job in ahead(jobs, int(read_ahead)):
             for stage in stages:
                 _apply(stage, job.work.values(), only_missing=stage is not stages[-1])
             if finished:
                 finished.result()
             finished = writer.submit(finish, job)
+            # The reader of a pipe gets a batch at once, and from this thread: where a full pipe holds it, it can be
+            # interrupted.
+            if pipe:
+                for entry, record in zip(job.batch, finished.result(), strict=True):
+                    _echo(record, out.path if out else entry.base, pipe)
+                pipe.flush()
         if finished:
             finished.result()
     if out:
@@ -183,6 +169,36 @@ def _apply(stage: Stage, work: Iterable[_Work], *, only_missing: bool) -> None:
             one.fail(stage.name, outcome)
         else:
             one.finish(stage.name, outcome)
+
+
+def _finish(
+    job: _Job,
+    *,
+    stages: Sequence[Stage],
+    out: RunFolder | None,
+    pool: ThreadPoolExecutor,
+    summary: console.Summary,
+    advance: Callable[[int], None],
+) -> list[Record]:
+    """The records of a batch; what they did not have before is kept in `out`."""
+    stored = {i: pool.submit(_store, work, out) for i, work in job.work.items()}
+    records = []
+    for entry in job.batch:
+        record = job.done.get(entry.record.id)
+        if record is None:
+            record = stored[entry.record.id].result()
+            if out:
+                out.add(record)
+        records.append(record)
+        reported = _reported(record, entry.record, stages)
+        summary.failed += bool(reported)
+        summary.failures += [f"{entry.place}: {f.stage}: {f.message}" for f in reported]
+    summary.records += len(job.batch)
+    summary.kept += len(job.done)
+    if out:
+        out.flush()
+    advance(len(job.batch))
+    return records
 
 
 def _reported(record: Record, given: Record, stages: Sequence[Stage]) -> list[Failure]:

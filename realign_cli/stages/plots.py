@@ -6,6 +6,7 @@ import io
 from collections.abc import Sequence
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from realign_cli.stages.compare import Row
@@ -42,6 +43,8 @@ def values(scores: Scores, baseline: Scores) -> Image.Image:
         named = [one for one in zip(sets, ("here", "baseline"), (_BLUE, _ORANGE), strict=True) if one[0]]
         axes.hist([n[0] for n in named], _BINS, label=[n[1] for n in named], color=[n[2] for n in named])
         axes.set_title(column, fontsize=9)
+        axes.set_ylabel("images", fontsize=8)
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(fontsize=8)
     return _drawn(figure)
 

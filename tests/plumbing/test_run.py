@@ -78,6 +78,7 @@ def run(
     batch_size: int = 2,
     retry: bool = False,
     read_ahead: bool = False,
+    echo: bool = True,
 ) -> tuple[Summary, list[dict[str, object]]]:
     """The summary, and the records that went into the pipe."""
     folder = RunFolder(out, {}) if out else None
@@ -91,6 +92,7 @@ def run(
             retry=retry,
             read_ahead=read_ahead,
             quiet=True,
+            echo=echo,
         )
         return summary, [json.loads(line) for line in sys.stdout.getvalue().splitlines()]
     finally:
@@ -174,8 +176,9 @@ def test_a_batch_is_written_while_a_stage_works_on_the_next(tmp_path: Path, monk
                 working.set()
             return super().__call__(items)
 
-    summary, piped = run(entries("1", "2", "3"), Next(), out=tmp_path, batch_size=1)
-    assert [record["id"] for record in piped] == ["1", "2", "3"] and summary.records == 3
+    summary, _ = run(entries("3", "2", "1"), Next(), out=tmp_path, batch_size=1, echo=False)
+    assert summary.records == 3
+    assert [entry.record.id for entry in read_records(str(tmp_path))] == ["3", "2", "1"]
 
 
 def test_what_cannot_be_written_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,7 +189,7 @@ def test_what_cannot_be_written_ends_the_run(tmp_path: Path, monkeypatch: pytest
     with monkeypatch.context() as patch:
         patch.setattr("realign_cli.plumbing.atomic.write_png", writing)
         with pytest.raises(RealignError, match=r"cannot write 1\.png"):
-            run(entries(*"1234"), stage, out=tmp_path, batch_size=1)
+            run(entries(*"1234"), stage, out=tmp_path, batch_size=1, echo=False)
     assert stage.batches == [["1"], ["2"]]  # one ahead of what is written
     summary, _ = run(entries(*"1234"), Grey(), out=tmp_path, batch_size=1)
     assert (summary.records, summary.kept) == (4, 0)
