@@ -11,6 +11,7 @@ compared before they are timed.
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import time
@@ -156,7 +157,8 @@ def reading(folder: Path, models: Models, *, quick: bool) -> Row:
         ),
     }
     times = in_turn(ways, quick=quick, clock=time.perf_counter)
-    return row("tag, 512 x 512 PNGs, on the clock", times, f"{len(given)} images, batch 1, same models")
+    peer = f"{len(given)} images, batch 1, same models"
+    return row("tag, 512 x 512 PNGs, on the clock", times, peer, f"{os.cpu_count()}, the cores")
 
 
 def writing(folder: Path, models: Models, *, quick: bool) -> Row:
@@ -191,11 +193,12 @@ def writing(folder: Path, models: Models, *, quick: bool) -> Row:
         run_map(given, [Segment(models)], out=out, batch_size=BATCH, read_ahead=True, quiet=True, echo=False)
 
     times = in_turn({"loop": loop, "ours": ours}, quick=quick, clock=time.perf_counter)
-    return row("segment --out, 512 x 512 PNGs, on the clock", times, f"{len(given)} images, batch 1, same models")
+    peer = f"{len(given)} images, batch 1, same models"
+    return row("segment --out, 512 x 512 PNGs, on the clock", times, peer, f"{os.cpu_count()}, the cores")
 
 
-def row(name: str, times: Mapping[str, list[float]], peer: str) -> Row:
-    return Row(f"{name}: images/s, ours / plain loop", ratios(times, "loop", "ours"), peer)
+def row(name: str, times: Mapping[str, list[float]], peer: str, limit: str = "") -> Row:
+    return Row(f"{name}: images/s, ours / plain loop", ratios(times, "loop", "ours"), peer, limit)
 
 
 def measure(quick: bool) -> list[Row]:
