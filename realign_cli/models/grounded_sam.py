@@ -1,32 +1,33 @@
 """Grounded-SAM: boxes from Grounding DINO for each label, masks from SAM for each box.
 
 Grounding DINO (Liu et al., 2023, arXiv:2303.05499) through transformers, SAM (Kirillov et al., 2023,
-arXiv:2304.02643) through `segment_anything`. Both look at one image at a time: padding images to a common size, or
-only adding up in another order, would let a result depend on its batch.
+arXiv:2304.02643) through `segment_anything`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL.Image import Image
 from safetensors.torch import load_file
-from segment_anything import SamPredictor, sam_model_registry
+from segment_anything import sam_model_registry
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor, nn
 from torchvision.ops import batched_nms, box_convert
 from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
 from transformers.utils import logging as transformers_logging
 
 from realign_cli.errors import UsageError
+from realign_cli.models.batches import in_full_batches
 from realign_cli.models.blip2 import cannot_load
 from realign_cli.roles import Detection
 
@@ -48,11 +49,20 @@ class GroundingDetector:
         device: where to compute, in float32.
         threshold: least score in [0, 1] of a box.
         nms: largest overlap (IoU) between two boxes of one label; of more, the better box stays.
+        batch_size: images looked at together, always as many; see `models.batches`. Only images of one size are, so
+            that an image of a size of its own costs as much as `batch_size` of them.
         revision: commit of the hub id.
     """
 
     def __init__(
-        self, checkpoint: str | Path, *, device: str, threshold: float, nms: float, revision: str = "main"
+        self,
+        checkpoint: str | Path,
+        *,
+        device: str,
+        threshold: float,
+        nms: float,
+        batch_size: int = 1,
+        revision: str = "main",
     ) -> None:
         transformers_logging.disable_progress_bar()
         try:
@@ -65,34 +75,52 @@ class GroundingDetector:
         self._model = model.to(device).eval()
         self._threshold = threshold
         self._nms = nms
-
-    def detect(self, images: Sequence[Image], labels: Sequence[Sequence[str]]) -> list[list[Detection]]:
-        return [self._detect(image, list(dict.fromkeys(own))) for image, own in zip(images, labels, strict=True)]
+        self._batch_size = batch_size
 
     @torch.inference_mode()
-    def _detect(self, image: Image, labels: list[str]) -> list[Detection]:
-        texts = [_as_text(label) for label in labels]
-        if not any(texts):
+    def detect(self, images: Sequence[Image], labels: Sequence[Sequence[str]]) -> list[list[Detection]]:
+        by_size: dict[tuple[int, int], list[int]] = {}  # padding images to a common size would change what is seen
+        for index, image in enumerate(images):
+            by_size.setdefault(image.size, []).append(index)
+        found: list[list[Detection]] = [[] for _ in images]
+        for indices in by_size.values():
+            asked = [(index, part) for index in indices for part in self._parts(list(dict.fromkeys(labels[index])))]
+            questions = [(images[index], part) for index, part in asked]
+            filling = (images[indices[0]], [""])
+            answers = in_full_batches(questions, self._batch_size, self._answer, filling)
+            for (index, _), answer in zip(asked, answers, strict=True):
+                found[index] += answer
+        return [sorted(own, key=lambda detection: -detection.score) for own in found]
+
+    def _parts(self, labels: list[str]) -> list[list[str]]:
+        """The labels, in parts where they are more than the model reads at once; none where there is no text."""
+        if not any(map(_as_text, labels)):
             return []
-        limit = self._model.config.max_text_len
-        tokens = self._processor.tokenizer(
-            ". ".join(texts) + ".",
-            return_offsets_mapping=True,
-            return_tensors="pt",
-            truncation=True,
-            max_length=limit,
-        )
-        if tokens["input_ids"].shape[1] == limit and len(labels) > 1:  # more labels than the model reads at once
+        if len(labels) > 1 and self._read([labels]).input_ids.shape[1] == self._model.config.max_text_len:
             half = len(labels) // 2
-            found = self._detect(image, labels[:half]) + self._detect(image, labels[half:])
-            return sorted(found, key=lambda detection: -detection.score)
-        offsets = tokens.pop("offset_mapping")[0]
-        pixels = self._processor.image_processor(images=image.convert("RGB"), return_tensors="pt")
+            return self._parts(labels[:half]) + self._parts(labels[half:])
+        return [labels]
+
+    def _read(self, labels: Sequence[Sequence[str]], **options: Any) -> Any:
+        """Tokens of the captions that ask for labels."""
+        captions = [". ".join(map(_as_text, own)) + "." for own in labels]
+        limit = self._model.config.max_text_len
+        return self._processor.tokenizer(captions, return_tensors="pt", truncation=True, max_length=limit, **options)
+
+    def _answer(self, questions: list[tuple[Image, list[str]]]) -> Iterator[list[Detection]]:
+        images, labels = zip(*questions, strict=True)
+        # One question is read as it is; among others, all are padded alike, whatever their lengths.
+        tokens = self._read(labels, return_offsets_mapping=True, padding=len(questions) > 1 and "max_length")
+        offsets = tokens.pop("offset_mapping")
+        pixels = self._processor.image_processor(images=[one.convert("RGB") for one in images], return_tensors="pt")
         output = self._model(**pixels.to(self._model.device), **tokens.to(self._model.device))
-        probabilities = output.logits[0, :, : len(offsets)].sigmoid().cpu()
-        scores = torch.stack([(probabilities * span).amax(1) for span in spans(texts, offsets)], 1)
-        chosen = choose(output.pred_boxes[0].cpu(), scores, image.size, threshold=self._threshold, nms=self._nms)
-        return [Detection(labels[index], box, score) for index, box, score in chosen]
+        probabilities = output.logits[..., : offsets.shape[1]].sigmoid().cpu()
+        for image, own, at, boxes, chances in zip(
+            images, labels, offsets, output.pred_boxes.cpu(), probabilities, strict=True
+        ):
+            scores = torch.stack([(chances * span).amax(1) for span in spans([*map(_as_text, own)], at)], 1)
+            chosen = choose(boxes, scores, image.size, threshold=self._threshold, nms=self._nms)
+            yield [Detection(own[index], box, score) for index, box, score in chosen]
 
 
 def choose(
@@ -138,25 +166,37 @@ class SamMasks:
             `config.json` (the arguments of `build_sam`) and `model.safetensors`.
         device: where to compute, in float32.
         model: "vit_h", "vit_l" or "vit_b" for a published `.pth`.
+        batch_size: images looked at together, always as many; see `models.batches`.
     """
 
-    def __init__(self, checkpoint: str | Path, *, device: str, model: str = "") -> None:
+    def __init__(self, checkpoint: str | Path, *, device: str, model: str = "", batch_size: int = 1) -> None:
         sam = _published_sam(Path(checkpoint), model) if model else _own_sam(Path(checkpoint))
-        self._predictor = SamPredictor(sam.to(device).eval())
+        self._model = sam.to(device).eval()
+        self._transform = ResizeLongestSide(sam.image_encoder.img_size)
+        self._batch_size = batch_size
 
     def masks(self, images: Sequence[Image], boxes: Sequence[Sequence[Box]]) -> list[NDArray[np.bool_]]:
-        return [self._masks(image, own) for image, own in zip(images, boxes, strict=True)]
+        masks = [np.zeros((0, image.height, image.width), dtype=bool) for image in images]
+        asked = [index for index, own in enumerate(boxes) if own]
+        prompts = [self._prompt(images[index], boxes[index]) for index in asked]
+        filling = {"image": torch.zeros(3, 1, 1, device=self._model.device), "original_size": (1, 1)}
+        for index, found in zip(asked, in_full_batches(prompts, self._batch_size, self._masks, filling), strict=True):
+            masks[index] = found
+        return masks
 
-    def _masks(self, image: Image, boxes: Sequence[Box]) -> NDArray[np.bool_]:
+    def _prompt(self, image: Image, boxes: Sequence[Box]) -> dict[str, Any]:
+        """What `Sam` takes of an image."""
         size = (image.height, image.width)
-        if not boxes:
-            return np.zeros((0, *size), dtype=bool)
-        self._predictor.set_image(np.array(image.convert("RGB")))
-        prompts = torch.tensor(boxes, dtype=torch.float32, device=self._predictor.device)
-        prompts = self._predictor.transform.apply_boxes_torch(prompts, size)
-        masks, _, _ = self._predictor.predict_torch(None, None, boxes=prompts, multimask_output=False)
-        result: NDArray[np.bool_] = masks[:, 0].cpu().numpy()
-        return result
+        pixels = torch.from_numpy(self._transform.apply_image(np.array(image.convert("RGB")))).permute(2, 0, 1)
+        corners = torch.tensor(boxes, dtype=torch.float32, device=self._model.device)
+        return {
+            "image": pixels.to(self._model.device),
+            "original_size": size,
+            "boxes": self._transform.apply_boxes_torch(corners, size),
+        }
+
+    def _masks(self, prompts: list[dict[str, Any]]) -> Iterator[NDArray[np.bool_]]:
+        return (found["masks"][:, 0].cpu().numpy() for found in self._model(prompts, multimask_output=False))
 
 
 def _own_sam(folder: Path) -> Sam:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from transformers import SwinConfig, SwinModel
 
 from realign_cli.errors import UsageError
+from realign_cli.models.batches import in_full_batches
 from realign_cli.records import Tag
 
 _HEADS = 4
@@ -104,7 +105,7 @@ class Ram(nn.Module):
 
     def answer(self, image: Tensor) -> Tensor:
         """Image embeddings (B, 1 + cells, proj) -> (B, ncls) logits."""
-        labels = self.wordvec_proj(self.label_embed).relu().expand(len(image), -1, -1)
+        labels = self.wordvec_proj(self.label_embed).relu()[None]  # the same for all images until they look
         for layer in self.tagging_head["encoder"]["layer"]:
             labels = layer(labels, image)
         return self.fc(labels)[..., 0]
@@ -127,12 +128,13 @@ class _LabelLayer(nn.Module):
         self.output = _residual(inter, hid)
 
     def forward(self, labels: Tensor, image: Tensor) -> Tensor:
-        """(B, ncls, hid), (B, cells, proj) -> (B, ncls, hid)."""
+        """(B or 1, ncls, hid), (B, cells, proj) -> (B, ncls, hid)."""
         attention = self.crossattention["self"]
         query, key, value = (
             attention[name](x).unflatten(-1, (_HEADS, -1)).transpose(1, 2)
             for name, x in (("query", labels), ("key", image), ("value", image))
         )
+        query = query.expand(len(key), -1, -1, -1)
         seen = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
         output = self.crossattention["output"]
         labels = output["LayerNorm"](output["dense"](seen) + labels)
@@ -152,9 +154,10 @@ class RamTagger:
             weights are `model.safetensors`, or else the one `.pth` that is there; see `load_ram`.
         device: where to compute, in float32.
         threshold: floor in [0, 1] under the labels' own thresholds; 0 leaves them as they are.
+        batch_size: images looked at together, always as many; see `models.batches`.
     """
 
-    def __init__(self, checkpoint: str | Path, *, device: str, threshold: float) -> None:
+    def __init__(self, checkpoint: str | Path, *, device: str, threshold: float, batch_size: int = 1) -> None:
         folder = Path(checkpoint)
         for name in ("tag_list.txt", "thresholds.txt"):
             if not (folder / name).is_file():
@@ -169,15 +172,19 @@ class RamTagger:
             )
         self._thresholds = torch.tensor(own).clamp(min=threshold)
         self._device = device
-
-    def tag(self, images: Sequence[Image]) -> list[list[Tag]]:
-        # One image at a time: the size of a batch would show in the last digits.
-        return [self._tag(image) for image in images]
+        self._batch_size = batch_size
 
     @torch.inference_mode()
-    def _tag(self, image: Image) -> list[Tag]:
-        pixels = preprocess(image, self._model.config.img).to(self._device)
-        confidence = self._model(pixels[None])[0].sigmoid().cpu()
+    def tag(self, images: Sequence[Image]) -> list[list[Tag]]:
+        side = self._model.config.img
+        pixels = [preprocess(image, side) for image in images]
+        return in_full_batches(pixels, self._batch_size, self._tag, torch.zeros(3, side, side))
+
+    def _tag(self, pixels: list[Tensor]) -> Iterator[list[Tag]]:
+        return map(self._tags, self._model(torch.stack(pixels).to(self._device)).sigmoid().cpu())
+
+    def _tags(self, confidence: Tensor) -> list[Tag]:
+        """What the confidence (ncls,) of one image says."""
         found = (confidence > self._thresholds).nonzero()[:, 0]
         found = found[confidence[found].argsort(descending=True, stable=True)]
         return [Tag(label=self._labels[i], confidence=round(confidence[i].item(), 4)) for i in found.tolist()]

@@ -6,7 +6,6 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from realign_cli.errors import UsageError
 from realign_cli.models.attention_control import Layout, modulated
+from realign_cli.models.batches import in_full_batches
 from realign_cli.roles import Modulation, Region, Request
 
 if TYPE_CHECKING:
@@ -40,8 +40,7 @@ class StableDiffusion:
         steps: denoising steps.
         guidance: scale of classifier-free guidance; none at or below 1.
         size: height and width of the images in pixels, a multiple of 8.
-        batch_size: images computed at a time. The last bits of an image depend on it, so a batch is always full:
-            fewer requests cost as much as `batch_size` of them.
+        batch_size: images computed together, always as many, so that fewer requests cost as much; see `models.batches`.
         revision: commit of the hub id.
         lora: a folder with `pytorch_lora_weights.safetensors`, such as `realign train` makes.
         full_precision: float32 on any device, as training wants it.
@@ -96,12 +95,9 @@ class StableDiffusion:
 
     def generate(self, requests: Sequence[Request], modulation: Modulation | None = None) -> list[Image]:
         """One RGB image per request; regions count only with `modulation`. See `roles.Generator`."""
-        images: list[Image] = []
-        for start in range(0, len(requests), self._batch_size):
-            batch = list(requests[start : start + self._batch_size])
-            filling = [replace(batch[-1], regions=())] * (self._batch_size - len(batch))
-            images += self._generate([*batch, *filling], modulation)[: len(batch)]
-        return images
+        return in_full_batches(
+            requests, self._batch_size, lambda batch: self._generate(batch, modulation), Request("", 0)
+        )
 
     def trainee(self, *, steps: int, guidance: float, rank: int, checkpointing: bool, seed: int) -> Trainee:
         """This model opened for training; see `Trainee`. It goes on generating, by the weights as they change."""
@@ -167,14 +163,11 @@ class StableDiffusion:
     def embed(self, texts: Sequence[str]) -> Tensor:
         """Token embeddings (B, T, D) of B >= 1 texts.
 
-        Each text is encoded once while it is remembered. As with images, the last bits of an embedding may depend on
-        how many texts are encoded together, so that these are always equally many; they depend on none of the others.
+        Each text is encoded once while it is remembered.
         """
         known = self._embeddings
         new = [text for text in dict.fromkeys(texts) if text not in known]
-        for start in range(0, len(new), _TEXTS_AT_ONCE):
-            batch = new[start : start + _TEXTS_AT_ONCE]
-            known.update(zip(batch, self._encode(batch + [""] * (_TEXTS_AT_ONCE - len(batch))), strict=False))
+        known.update(zip(new, in_full_batches(new, _TEXTS_AT_ONCE, self._encode, ""), strict=True))
         embeddings = torch.stack([known[text] for text in texts])
         for text in list(known)[:-_TEXTS_REMEMBERED]:
             del known[text]

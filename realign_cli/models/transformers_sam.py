@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class TransformersSam:
-    """`roles.MaskModel`, one image at a time as `grounded_sam`.
+    """`roles.MaskModel`, one image at a time.
 
     Args:
         checkpoint: folder or hub id of a `SamModel`, such as "facebook/sam-vit-huge".

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -26,13 +27,17 @@ SCENE = Scene((Thing("red", "circle", 18, 20, 11), Thing("blue", "square", 45, 4
 
 @pytest.fixture(scope="module")
 def detector() -> GroundingDetector:
-    options = {"threshold": detector_training.THRESHOLD, "nms": detector_training.NMS}
-    return GroundingDetector(WEIGHTS / "detector", device="cpu", **options)
+    return detector_of(3)
 
 
 @pytest.fixture(scope="module")
 def sam() -> SamMasks:
-    return SamMasks(WEIGHTS / "masks", device="cpu")
+    return SamMasks(WEIGHTS / "masks", device="cpu", batch_size=3)
+
+
+def detector_of(batch_size: int) -> GroundingDetector:
+    options = {"threshold": detector_training.THRESHOLD, "nms": detector_training.NMS}
+    return GroundingDetector(WEIGHTS / "detector", device="cpu", batch_size=batch_size, **options)
 
 
 def picture(scene: Scene = SCENE) -> Image.Image:
@@ -134,8 +139,22 @@ def test_detection_does_not_depend_on_the_batch(detector: GroundingDetector) -> 
     labels = [["circle"], list(SHAPES), list(SHAPES)]
     together = detector.detect(images, labels)
     assert together == [detector.detect([i], [own])[0] for i, own in zip(images, labels, strict=True)]
+    assert together == detector.detect(images[::-1], labels[::-1])[::-1]
     assert together[1]
     assert max(d.box[2] for d in together[1]) > 64  # in pixels of the image, not of the model's input
+
+
+@needs_detector
+def test_a_batch_finds_what_single_images_show(detector: GroundingDetector) -> None:
+    """Up to the last digit, padded captions notwithstanding."""
+    images = [picture(next(scenes.scenes(seed))) for seed in range(5)]
+    labels = [["ring"], list(SHAPES), ["circle", "square"], list(SHAPES), ["triangle"]]
+    together, alone = detector.detect(images, labels), detector_of(1).detect(images, labels)
+    assert any(together)
+    assert [[d.label for d in own] for own in together] == [[d.label for d in own] for own in alone]
+    for ours, theirs in zip(chain(*together), chain(*alone), strict=True):
+        assert ours.score == pytest.approx(theirs.score, abs=2e-4)
+        assert np.abs(np.subtract(ours.box, theirs.box)).max() <= 1
 
 
 @pytest.mark.parametrize("name", [".", "nowhere"])
@@ -167,8 +186,10 @@ def test_masks_do_not_depend_on_the_batch_and_have_the_size_of_the_image(sam: Sa
     boxes = [[(7, 9, 29, 31), (36, 33, 54, 51)], [(17, 18, 73, 62)]]
     together = sam.masks([picture(), large], boxes)
     assert [m.shape for m in together] == [(2, 64, 64), (1, 128, 160)]
+    single = SamMasks(WEIGHTS / "masks", device="cpu")
     for image, own, found in zip([picture(), large], boxes, together, strict=True):
         assert np.array_equal(sam.masks([image], [own])[0], found)
+        assert (single.masks([image], [own])[0] == found).mean() > 0.999
     assert together[1][0][40, 45]
     assert not together[1][0][:, 100:].any()
 

@@ -54,7 +54,7 @@ def small(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def tagger() -> RamTagger:
-    return RamTagger(TAGGER, device="cpu", threshold=0.0)
+    return RamTagger(TAGGER, device="cpu", threshold=0.0, batch_size=3)
 
 
 def pictures(n: int, seed: int) -> list[Image.Image]:
@@ -211,4 +211,8 @@ def test_batching_changes_nothing(tagger: RamTagger) -> None:
     images = [*pictures(3, 5), pictures(1, 6)[0].resize((200, 120))]
     together = tagger.tag(images)
     assert together == [tagger.tag([image])[0] for image in images]
+    assert together == tagger.tag(images[::-1])[::-1]
     assert any(together)
+    for found, alone in zip(together, RamTagger(TAGGER, device="cpu", threshold=0.0).tag(images), strict=True):
+        assert [tag.label for tag in found] == [tag.label for tag in alone]
+        assert [tag.confidence for tag in found] == pytest.approx([tag.confidence for tag in alone], abs=2e-4)
