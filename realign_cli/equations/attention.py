@@ -19,17 +19,12 @@ from torch import Tensor
 
 _FUSED_WIDTH = 8  # fused kernels want head widths that are multiples of this
 _ROWS_AT_ONCE = 256
+_PRODUCTS_AT_ONCE = 1 << 20  # 4 MB, which a processor's cache holds
 
 
 def logits(query: Tensor, key: Tensor) -> Tensor:
     """Eq. 7 before its softmax: QK^T / sqrt(d), (..., N, T) of queries (..., N, d) and keys (..., T, d)."""
     return query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
-
-
-def headroom(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Eq. 9: M_pos = max - QK^T and M_neg = QK^T - min, both >= 0; max and min over the keys of each query and head."""
-    # Not torch.aminmax: on a CPU it is slower than both of these together.
-    return logits.amax(-1, keepdim=True) - logits, logits - logits.amin(-1, keepdim=True)
 
 
 def strength(timestep: float, weight: float, power: float) -> float:
@@ -48,15 +43,19 @@ def modulation_weight(strength: float, area: Tensor, score: Tensor | float = 1.0
 
 
 def modulate(logits: Tensor, match: Tensor, weight: Tensor) -> Tensor:
-    """Eq. 8 before its softmax: QK^T + S * M.
+    """Eq. 8 before its softmax, QK^T + S * M, with the M of Eq. 9, per query and head.
+
+    M is max - QK^T for matching keys and -(QK^T - min) for all others: S * M takes a logit that share of the way to the
+    max or the min of its row.
 
     Args:
         logits: (..., N, T).
-        match: R, bool (N, T). Matching keys are raised towards the row's max, all others lowered towards its min.
-        weight: `modulation_weight`, (N, T) or (N, 1). At 1 a logit arrives at the max or the min.
+        match: R, bool (N, T).
+        weight: `modulation_weight`, (N, T) or (N, 1). At 1 a logit arrives.
     """
-    m_pos, m_neg = headroom(logits)
-    return logits + weight * torch.where(match, m_pos, -m_neg)
+    # Not torch.aminmax: on a CPU it is slower than both of these together.
+    target = torch.where(match, logits.amax(-1, keepdim=True), logits.amin(-1, keepdim=True))
+    return torch.lerp(logits, target, weight)
 
 
 def modulated_attention(query: Tensor, key: Tensor, value: Tensor, match: Tensor, weight: Tensor) -> Tensor:
@@ -129,7 +128,8 @@ def row_range(query: Tensor, key: Tensor) -> Tensor:
     scale = math.sqrt(query.shape[-1])
     ranges = query.new_empty(query.shape[:-1], dtype=torch.float32)
     # The products of a block are read twice and should still be in a processor's cache by then; a GPU wants few calls.
-    heads = 1 if query.device.type == "cpu" else len(query)
+    a_head = min(query.shape[-2], _ROWS_AT_ONCE) * key.shape[-2]
+    heads = max(1, _PRODUCTS_AT_ONCE // max(1, a_head)) if query.device.type == "cpu" else len(query)
     for queries, keys, found in zip(*(torch.split(x, heads) for x in (query, key, ranges)), strict=True):
         blocks = torch.split(queries, _ROWS_AT_ONCE, -2), torch.split(found, _ROWS_AT_ONCE, -1)
         for rows, place in zip(*blocks, strict=True):
@@ -154,13 +154,13 @@ def folded_self_attention(query: Tensor, key: Tensor, value: Tensor, where: Segm
     Returns:
         A'V, (heads, N, d).
     """
-    width = query.shape[-1]
-    reach = torch.zeros(query.shape[:-1], device=query.device)
-    reach[..., where.inside] = weight[where.inside] * row_range(query[..., where.inside, :], key)
-    a = weight[:, None]
-    queries = torch.cat([(1 - a) * query.float() / math.sqrt(width), reach[..., None] * where.same], -1).to(query.dtype)
-    keys = torch.cat([key, where.onehot.to(key.dtype).expand(*key.shape[:-1], -1)], -1)
+    width, groups = query.shape[-1], where.onehot.shape[-1]
     # All three must be equally wide for the fused kernels; the fallback would write out the N x N matrix.
-    wide = -(-queries.shape[-1] // _FUSED_WIDTH) * _FUSED_WIDTH
-    queries, keys, values = (F.pad(x, (0, wide - x.shape[-1])) for x in (queries, keys, value))
+    wide = -(-(width + groups) // _FUSED_WIDTH) * _FUSED_WIDTH
+    queries, keys, values = (x.new_zeros(*x.shape[:-1], wide) for x in (query, key, value))
+    keys[..., :width], values[..., :width] = key, value
+    keys[..., width : width + groups] = where.onehot
+    queries[..., :width] = query.float() * ((1 - weight) / math.sqrt(width))[:, None]
+    reach = weight[where.inside] * row_range(query[..., where.inside, :], key)
+    queries[..., where.inside, width : width + groups] = (reach[..., None] * where.same[where.inside]).to(query.dtype)
     return F.scaled_dot_product_attention(queries[None], keys[None], values[None], scale=1.0)[0, ..., :width]

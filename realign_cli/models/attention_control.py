@@ -70,11 +70,13 @@ class _Control:
         self._steps = set(timesteps[: round(modulation.share * len(timesteps))].tolist())
         self._timestep: float | None = None
         self._maps: dict[tuple[int, int], _Maps] = {}
+        self._weights: dict[tuple[int, int, bool], Tensor] = {}  # of the step under way
 
     def observe(self, _unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Before each call of the UNet, take note of its timestep (a number, the same for the whole batch)."""
         timestep = float(kwargs["timestep"] if "timestep" in kwargs else args[1])
         self._timestep = timestep if timestep in self._steps else None
+        self._weights.clear()
 
     def strength(self, *, cross: bool) -> float:
         """lambda_t, 0 where nothing is to be done."""
@@ -82,6 +84,15 @@ class _Control:
             return 0.0
         weight = self.modulation.cross if cross else self.modulation.self_
         return eq.strength(self._timestep, weight, self.modulation.power)
+
+    def weight(self, image: int, maps: _Maps, *, cross: bool) -> Tensor:
+        """The weight of each query of an image, (N, T) for cross-attention, else (N,); computed once in a step."""
+        key = (image, len(maps.match), cross)
+        if key not in self._weights:
+            area, score = (maps.segments.area[:, None], maps.score) if cross else (maps.segments.area, 1.0)
+            strength, clamp = self.strength(cross=cross), self.modulation.clamp
+            self._weights[key] = eq.modulation_weight(strength, area, score, clamp=clamp)
+        return self._weights[key]
 
     def maps(self, image: int, queries: int, device: torch.device) -> _Maps:
         """The maps of one image for a layer with `queries` pixels, computed once."""
@@ -115,8 +126,7 @@ class _Modulated:
         attention_mask: Tensor | None = None,
     ) -> Tensor:
         cross = encoder_hidden_states is not None
-        strength = self._control.strength(cross=cross)
-        if strength == 0:
+        if self._control.strength(cross=cross) == 0:
             return self._stock(attn, hidden_states, encoder_hidden_states, attention_mask)
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         query, key, value = (
@@ -124,21 +134,18 @@ class _Modulated:
             for x in (attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context))
         )
         first = len(query) - self._control.batch  # the rows before it are the unconditional half
-        images = {first + image: image for image in self._control.layouts}
         out = torch.empty_like(query)
-        rest = [row for row in range(len(query)) if row not in images]
-        out[rest] = F.scaled_dot_product_attention(query[rest], key[rest], value[rest])
-        for row, image in images.items():  # one by one, so that no image depends on the batch it is in
-            maps = self._control.maps(image, query.shape[-2], query.device)
-            modulate = self._cross if cross else self._self
-            out[row] = modulate(query[row], key[row], value[row], maps, strength)
+        out[:first] = F.scaled_dot_product_attention(query[:first], key[:first], value[:first])
+        for image in range(self._control.batch):  # one by one, so that no image depends on the batch it is in
+            row = first + image
+            out[row] = self._attend(image, query[row], key[row], value[row], cross=cross)
         return attn.to_out[1](attn.to_out[0](out.transpose(1, 2).flatten(2)))
 
-    def _cross(self, query: Tensor, key: Tensor, value: Tensor, maps: _Maps, strength: float) -> Tensor:
-        clamp = self._control.modulation.clamp
-        weight = eq.modulation_weight(strength, maps.segments.area[:, None], maps.score, clamp=clamp)
-        return eq.modulated_attention(query, key, value, maps.match, weight)
-
-    def _self(self, query: Tensor, key: Tensor, value: Tensor, maps: _Maps, strength: float) -> Tensor:
-        weight = eq.modulation_weight(strength, maps.segments.area, clamp=self._control.modulation.clamp)
+    def _attend(self, image: int, query: Tensor, key: Tensor, value: Tensor, *, cross: bool) -> Tensor:
+        if image not in self._control.layouts:
+            return F.scaled_dot_product_attention(query[None], key[None], value[None])[0]
+        maps = self._control.maps(image, query.shape[-2], query.device)
+        weight = self._control.weight(image, maps, cross=cross)
+        if cross:
+            return eq.modulated_attention(query, key, value, maps.match, weight)
         return eq.folded_self_attention(query, key, value, maps.segments, weight)

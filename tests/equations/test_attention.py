@@ -37,7 +37,9 @@ def test_eq7_by_hand():
 
 
 def test_eq9_by_hand():
-    m_pos, m_neg = eq.headroom(torch.tensor([[4.0, 2.0, 0.0]]))
+    logits, all_ = torch.tensor([[4.0, 2.0, 0.0]]), torch.ones(1, 3, dtype=torch.bool)
+    m_pos = eq.modulate(logits, all_, torch.ones(1, 1)) - logits
+    m_neg = logits - eq.modulate(logits, ~all_, torch.ones(1, 1))
     assert m_pos.tolist() == [[0, 2, 4]]
     assert m_neg.tolist() == [[4, 2, 0]]
 
