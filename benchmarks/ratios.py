@@ -43,11 +43,15 @@ def table(rows: Iterable[Row]) -> str:
 
 
 def in_turn(
-    ways: Mapping[str, Callable[[], object]], *, quick: bool, clock: Callable[[], float] = time.process_time
+    ways: Mapping[str, Callable[[], object]],
+    *,
+    quick: bool,
+    rounds: int = PAIRS,
+    clock: Callable[[], float] = time.process_time,
 ) -> dict[str, list[float]]:
-    """Seconds of every way in `PAIRS` rounds, after one that does not count; if `quick`, in one round."""
+    """Seconds of every way in each of the rounds, after one that does not count; if `quick`, in one round."""
     times: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(1 if quick else 1 + PAIRS):
+    for _ in range(1 if quick else 1 + rounds):
         for name, way in ways.items():
             began = clock()
             way()

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from attention_layer import masks
 from diffusers import UNet2DConditionModel
-from ratios import Row, Times, in_turn, main, peaks, ratios
+from ratios import PAIRS, Row, Times, in_turn, main, peaks, ratios
 from torch import Tensor
 
 from realign_cli import presets
@@ -36,6 +36,7 @@ BOTH = MODELS.modulation
 CROSS_ONLY = replace(BOTH, self_=0.0)
 PROMPT, PHRASES = "a red circle and a blue ring", ("a red circle", "a blue ring")
 TIMESTEPS = torch.arange(951, 0, -50)
+MANY = 25  # rounds of what is over soon, and so at the mercy of the machine
 FIRST, LAST = TIMESTEPS[0], TIMESTEPS[-1]  # modulated, and not
 SD15, TINY = "UNet of the size of SD 1.x, 512 x 512", "embedded UNet, 64 x 64"
 
@@ -146,7 +147,7 @@ def rows(name: str, quick: bool) -> list[Row]:
     ways = steps(*load(name))
     check(ways)
     timed = ("plain", "cross", "both", "published, modulated", "published, other")
-    times = in_turn({way: ways[way] for way in timed}, quick=quick)
+    times = in_turn({way: ways[way] for way in timed}, quick=quick, rounds=MANY if name == TINY else PAIRS)
     stock = "the same UNet with diffusers' own processors"
     explicit = "every attention written out, every step"
     found = [
@@ -195,6 +196,7 @@ def whole_images(quick: bool) -> list[Row]:
             "both": lambda: generator.generate(requests, BOTH),
         },
         quick=quick,
+        rounds=MANY,
     )
     peer = "`StableDiffusionPipeline(prompt=...)`, 4 images of 20 steps"
     return [
