@@ -19,7 +19,7 @@ from pathlib import Path
 
 PAIRS = 5
 os.environ["REALIGN_PRESET"] = "tiny"  # commands that are measured run the embedded models
-Times = Mapping[str, Sequence[float]]
+Times = Mapping[str, Sequence[float]]  # what each way took, of time or memory, round by round
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,7 @@ def main(measure: Callable[[bool], list[Row]], only: Callable[[str], object] | N
         sys.stdout.write(table(measure(arguments.quick)) + "\n")
 
 
-def peaks(script: str, ways: Iterable[str]) -> dict[str, float]:
-    """Peak memory in MB of a process of its own for each of the ways that the script's `only` knows."""
-    return {way: used([sys.executable, script, "--only", way]).megabytes for way in ways}
+def peaks(script: str, ways: Sequence[str]) -> Times:
+    """Peak memory in MB of processes of their own for each of the ways that the script's `only` knows, in turn."""
+    rounds = [{way: used([sys.executable, script, "--only", way]).megabytes for way in ways} for _ in range(PAIRS)]
+    return {way: [each[way] for each in rounds] for way in ways}

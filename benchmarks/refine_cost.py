@@ -160,10 +160,10 @@ def rows(name: str, quick: bool) -> list[Row]:
     if not quick and name == SD15:
         peak = peaks(__file__, ("plain", "both", "published, modulated"))
         found += [
-            Row(f"{name}: peak memory of the process, ours / plain", [peak["both"] / peak["plain"]], stock, "1"),
+            Row(f"{name}: peak memory of the process, ours / plain", ratios(peak, "both", "plain"), stock, "1"),
             Row(
                 f"{name}: peak memory of the process, published order / plain",
-                [peak["published, modulated"] / peak["plain"]],
+                ratios(peak, "published, modulated", "plain"),
                 explicit,
             ),
         ]

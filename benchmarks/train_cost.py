@@ -111,12 +111,12 @@ def measure(quick: bool) -> list[Row]:
     found = []
     if not quick:
         times = in_turn({name: partial(micro_batch, method(name)[0], count()) for name in WAYS}, quick=quick)
-        memory = peaks(__file__, WAYS)
+        memory = peaks(__file__, list(WAYS))
         for name in names:
             per_term = [WAYS[name][-1] * ratio for ratio in ratios(times, PUBLISHED, name)]
             found.append(Row(f"a reward term: published loop / {name}", per_term, "40 steps, a rollout a term"))
         found += [
-            Row(f"peak memory of the process: published loop / {name}", [memory[PUBLISHED] / memory[name]])
+            Row(f"peak memory of the process: published loop / {name}", ratios(memory, PUBLISHED, name))
             for name in names
         ]
     return found + [
