@@ -135,7 +135,8 @@ class _Modulated:
         )
         first = len(query) - self._control.batch  # the rows before it are the unconditional half
         out = torch.empty_like(query)
-        out[:first] = F.scaled_dot_product_attention(query[:first], key[:first], value[:first])
+        if first:
+            out[:first] = F.scaled_dot_product_attention(query[:first], key[:first], value[:first])
         for image in range(self._control.batch):  # one by one, so that no image depends on the batch it is in
             row = first + image
             out[row] = self._attend(image, query[row], key[row], value[row], cross=cross)
