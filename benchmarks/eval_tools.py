@@ -6,8 +6,7 @@ The separate tools are `python -m pytorch_fid`, a loop of open_clip for each of 
 transformers, as their own pages show them, each a process of its own that decodes in two workers; `realign eval` runs
 with an empty cache. Both sides have the same models: Inception at full size with random weights, and the small embedded
 CLIPs and BLIP-2. The folder holds 100 noisy 512 x 512 PNGs of scenes, its reference 100 others. In every round
-the values must agree. Then `realign eval` runs for single metrics, as the tools do, and for all of them after 2 images
-were added, with the cache of its first run.
+the values must agree. Then `realign eval` runs again, after 2 images were added, with the cache of its first run.
 Times are of whole commands: on the clock, and of the processor over all processes of a command.
 """
 
@@ -89,20 +88,23 @@ def blip_loop(checkpoint: str, folder: Path, name: str) -> dict[str, float]:
 
 
 LOOPS = {"clip": clip_loop, "blip": blip_loop}
-TOOLS = {"fid": "`python -m pytorch_fid`", "clip": "a loop of open_clip"}  # that are compared alone, too
 
 
 def run(*arguments: object) -> str:
     return subprocess.run([sys.executable, *map(str, arguments)], capture_output=True, check=True, text=True).stdout
 
 
-def separate(folder: Path, reference: Path, metric: str) -> dict[str, float]:
-    """What the metric's own tool says of the folder."""
-    if metric == "fid":
-        said = run("-m", "pytorch_fid", folder, reference, "--device", "cpu", "--num-workers", WORKERS)
-        return {"fid": float(said.split()[-1])}
-    loop = "blip" if metric == "blip" else "clip"
-    return json.loads(run(__file__, loop, WEIGHTS / metric, folder, metric))
+def separate(folder: Path, reference: Path, metrics: Sequence[str]) -> dict[str, float]:
+    """Each tool's value of the folder."""
+    values = {}
+    for metric in metrics:
+        if metric == "fid":
+            said = run("-m", "pytorch_fid", folder, reference, "--device", "cpu", "--num-workers", WORKERS)
+            values["fid"] = float(said.split()[-1])
+        else:
+            loop = "blip" if metric == "blip" else "clip"
+            values |= json.loads(run(__file__, loop, WEIGHTS / metric, folder, metric))
+    return values
 
 
 def together(folder: Path, reference: Path, metrics: Sequence[str], preset: Path, cache: Path) -> dict[str, float]:
@@ -150,40 +152,29 @@ def own_preset(folder: Path) -> Path:
 def measure(quick: bool) -> list[Row]:
     count, metrics = (3, ("clip",)) if quick else (COUNT, METRICS)
     clocks, processors, again = [], [], []
-    alone: dict[str, list[float]] = {metric: [] for metric in TOOLS if metric in metrics}
     with tempfile.TemporaryDirectory() as name:
         here = Path(name)
-        images, reference = here / "images", here / "reference"
-        draw(images, count)
+        draw(here / "images", count)
         draw(here / "grown", count, max(1, count // 50))
-        draw(reference, 0, count)
+        draw(here / "reference", 0, count)
         if "fid" in metrics:
             random_inception(here)
         os.environ["TORCH_HOME"] = name
-        preset = own_preset(here)
+        preset, others = own_preset(here), (here / "reference", metrics)
         for i in range(1 if quick else PAIRS):
-            cache = here / f"cache-{i}"
-            tools = {metric: timed(separate, images, reference, metric) for metric in metrics}
-            once, once_cpu, ours = timed(together, images, reference, metrics, preset, cache)
-            theirs = {column: value for _, _, said in tools.values() for column, value in said.items()}
+            own = (*others, preset, here / f"cache-{i}")
+            apart, apart_cpu, theirs = timed(separate, here / "images", *others)
+            once, once_cpu, ours = timed(together, here / "images", *own)
             assert ours.keys() == theirs.keys()
             for column, value in theirs.items():
                 assert abs(ours[column] - value) <= TOLERANCE[column] * (abs(value) if column == "fid" else 1), column
-            clocks.append(sum(clock for clock, _, _ in tools.values()) / once)
-            processors.append(sum(cpu for _, cpu, _ in tools.values()) / once_cpu)
-            again.append(once / timed(together, here / "grown", reference, metrics, preset, cache)[0])
-            for metric, found in alone.items():
-                own = timed(together, images, reference, (metric,), preset, here / f"cache-{metric}-{i}")
-                found.append(tools[metric][0] / own[0])
-    size = f"{count} and {count} images of 512 x 512"
-    peer = f"`python -m pytorch_fid`, loops of open_clip and transformers; {size}"
+            clocks.append(apart / once)
+            processors.append(apart_cpu / once_cpu)
+            again.append(once / timed(together, here / "grown", *own)[0])
+    peer = f"`python -m pytorch_fid`, loops of open_clip and transformers; {count} and {count} images of 512 x 512"
     return [
         Row("separate tools / one pass, on the clock", clocks, peer),
         Row("separate tools / one pass, of the processor", processors, peer),
-        *(
-            Row(f"its own tool / `realign eval --metrics {metric}`, on the clock", found, f"{TOOLS[metric]}; {size}")
-            for metric, found in alone.items()
-        ),
         Row("one pass / another after adding 2 % of images, on the clock", again, limit="start of Python and models"),
     ]
 

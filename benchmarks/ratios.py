@@ -8,6 +8,7 @@ time.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
 import subprocess
@@ -63,6 +64,15 @@ def ratios(times: Times, over: str, under: str) -> list[float]:
     return [a / b for a, b in zip(times[over], times[under], strict=True)]
 
 
+_STARTER = """
+import json, os, subprocess, sys
+process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
+_, status, usage = os.wait4(process.pid, 0)
+process.returncode = os.waitstatus_to_exitcode(status)  # or Popen would wait for it once more
+print(json.dumps([process.returncode, usage.ru_utime + usage.ru_stime, usage.ru_maxrss]))
+"""
+
+
 @dataclass(frozen=True)
 class Used:
     """What a process used until it ended."""
@@ -77,14 +87,13 @@ def used(command: Sequence[str | Path]) -> Used:
     Raises:
         RuntimeError: it failed; with what it said.
     """
-    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    assert process.stderr
-    said = process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)  # or Popen would wait for it once more
-    if process.returncode:
-        raise RuntimeError(f"{command}: exit {process.returncode}\n{said}")
-    return Used(usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+    # Not from this process: what it holds itself counts as memory of what it starts.
+    start = [sys.executable, "-S", "-c", _STARTER, *map(str, command)]
+    done = subprocess.run(start, capture_output=True, text=True, check=True)
+    code, seconds, kilobytes = json.loads(done.stdout)
+    if code:
+        raise RuntimeError(f"{command}: exit {code}\n{done.stderr}")
+    return Used(seconds, kilobytes / 1024)
 
 
 def realign(*arguments: str | Path) -> Used:

@@ -39,6 +39,15 @@ def test_every_script_runs(everything: dict[str, object]) -> None:
         assert all(float(row["median"]) and row["n"] == "1" for row in rows), text
 
 
+def test_the_memory_of_a_process_is_its_own(everything: dict[str, object]) -> None:
+    """Linux would give it the peak of the process that starts it."""
+    held = bytearray(b"1") * 300_000_000
+    used = sys.modules["ratios"].used  # which all.py imports
+    small = used([sys.executable, "-c", "pass"]).megabytes
+    large = used([sys.executable, "-c", "held = bytearray(b'1') * 100_000_000"]).megabytes
+    assert len(held) > 0 and 0 < small < 100 < large < 200
+
+
 def test_the_page_has_a_place_for_the_table_of_every_script(everything: dict[str, object]) -> None:
     page = PAGE.read_text(encoding="utf-8")
     row = everything["Row"]("a / b", [3.0, 1.0, 2.0], "peer", "1")
