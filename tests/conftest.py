@@ -1,12 +1,17 @@
-"""`realign(...)` and `shell(...)` run the program as a user does: in its own processes, offline, without colour."""
+"""`realign(...)` and `shell(...)` run the program as a user does: in its own processes, offline, without colour.
+
+The processes are forked from one that has imported the libraries (support/forkserver.py).
+"""
 
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +19,7 @@ import pytest
 from chat_server import KEY, ChatServer
 
 ROOT = Path(__file__).parents[1]
+FORKSERVER = Path(__file__).parent / "support" / "forkserver.py"
 Finished = subprocess.CompletedProcess[str]
 
 _CACHE = tempfile.TemporaryDirectory()  # no test meets what an earlier run remembered
@@ -35,9 +41,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture(scope="session")
-def realign() -> Callable[..., Finished]:
+def program() -> Iterator[list[str]]:
+    """The words that start the program, to which those of a command are added."""
+    with tempfile.TemporaryDirectory() as folder:  # a path of pytest's own may be too long for a socket
+        address = f"{folder}/forkserver"
+        server = subprocess.Popen([sys.executable, FORKSERVER, "serve", address], stdin=subprocess.PIPE)
+        while not Path(address).exists():
+            assert server.poll() is None
+            time.sleep(0.01)
+        yield [sys.executable, str(FORKSERVER), "run", address]
+        server.communicate()
+
+
+@pytest.fixture(scope="session")
+def realign(program: list[str]) -> Callable[..., Finished]:
     def run(*arguments: object, input: str | None = None, cwd: Path | None = None) -> Finished:
-        command = [sys.executable, "-m", "realign_cli", *map(str, arguments)]
+        command = [*program, *map(str, arguments)]
         stdin = {"input": input} if input is not None else {"stdin": subprocess.DEVNULL}
         return subprocess.run(command, capture_output=True, text=True, cwd=cwd, **stdin)
 
@@ -45,11 +64,11 @@ def realign() -> Callable[..., Finished]:
 
 
 @pytest.fixture(scope="session")
-def shell() -> Callable[[str, Path], Finished]:
+def shell(program: list[str]) -> Callable[[str, Path], Finished]:
     """Runs a line of shell in a folder; its exit code is that of the last command that failed."""
 
     def run(line: str, cwd: Path) -> Finished:
-        script = f'set -o pipefail; realign() {{ "$PYTHON" -m realign_cli "$@"; }}; {line}'
+        script = f'set -o pipefail; realign() {{ {shlex.join(program)} "$@"; }}; {line}'
         return subprocess.run(["bash", "-c", script], capture_output=True, text=True, cwd=cwd)
 
     return run

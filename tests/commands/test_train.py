@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -40,8 +40,11 @@ ARGUMENTS = [
 ]
 
 
-def command(out: Path, *more: object) -> list[str]:
-    return [sys.executable, "-m", "realign_cli", *map(str, [*ARGUMENTS, "--out", out, *more])]
+PYTHON = (sys.executable, "-m", "realign_cli")
+
+
+def command(out: Path, *more: object, program: Sequence[str] = PYTHON) -> list[str]:
+    return [*program, *map(str, [*ARGUMENTS, "--out", out, *more])]
 
 
 def losses(out: Path) -> list[dict[str, float]]:
@@ -50,10 +53,10 @@ def losses(out: Path) -> list[dict[str, float]]:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(program: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that nothing disturbs."""
     out = tmp_path_factory.mktemp("train") / "whole"
-    done = subprocess.run(command(out, "--report-to", "tensorboard"), capture_output=True, text=True)
+    done = subprocess.run(command(out, "--report-to", "tensorboard", program=program), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return out
 
@@ -87,7 +90,7 @@ def kill_at(out: Path, moment: Callable[[], bool]) -> None:
     process.communicate()
 
 
-def test_killed_at_any_step_and_in_a_save_it_ends_the_same(whole: Path, tmp_path: Path):
+def test_killed_at_any_step_and_in_a_save_it_ends_the_same(program: list[str], whole: Path, tmp_path: Path):
     """SIGKILL in a random step, then during a save; the run that goes on leaves the same bytes."""
     out = tmp_path / "killed"
     log, staging = out / "log.jsonl", out / "checkpoints" / ".realign-000004.tmp"
@@ -95,7 +98,7 @@ def test_killed_at_any_step_and_in_a_save_it_ends_the_same(whole: Path, tmp_path
     kill_at(out, lambda: log.exists() and f'"step": {at}, "caption' in log.read_text())
     kill_at(out, staging.exists)
     assert staging.exists() and not (out / "checkpoints" / "000004").exists()
-    done = subprocess.run(command(out), capture_output=True, text=True)
+    done = subprocess.run(command(out, program=program), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert losses(out) == losses(whole), f"killed at step {at}"
     for name in ("pytorch_lora_weights.safetensors", "checkpoints/000006/state.safetensors", "samples/000006.png"):

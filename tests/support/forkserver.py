@@ -1,0 +1,147 @@
+"""Commands of the program as processes of their own, forked from one that has imported their libraries.
+
+To import torch, diffusers and transformers takes longer than most commands do, and the suite runs hundreds. A client
+stands where the command would: it passes its arguments, folder, environment and standard streams to the server, and
+ends with the exit code of the process that the server forks. The slow libraries that such a process had to import, the
+server imports for the next ones. Everything else, above all the program itself, each command loads afresh.
+
+    python forkserver.py serve SOCKET          the server; it ends when its standard input does
+    python forkserver.py run SOCKET WORD...    the client: `realign WORD...`
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+
+_ENDS = b"\n"  # of a message
+_SLOW = {
+    *("PIL", "accelerate", "datasets", "diffusers", "matplotlib", "numpy", "open_clip", "openai", "pandas", "peft"),
+    *("pyarrow", "pycocotools", "pytorch_fid", "scipy", "segment_anything", "sympy", "torch", "torchvision"),
+    "transformers",
+}
+
+
+def client(address: str, words: list[str]) -> int:
+    """Have the server run a command; its exit code, or minus the signal that ended it."""
+    request = {"words": words, "cwd": os.getcwd(), "environment": dict(os.environ)}
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(address)
+        socket.send_fds(connection, [b"0"], [0, 1, 2])
+        connection.sendall(json.dumps(request).encode() + _ENDS)
+        return int(_receive(connection))
+
+
+def _receive(connection: socket.socket) -> bytes:
+    data = b""
+    while not data.endswith(_ENDS):
+        part = connection.recv(1 << 16)
+        if not part:
+            break
+        data += part
+    return data
+
+
+def serve(address: str) -> None:
+    """Fork a process for each command until standard input ends; import what earlier ones had to."""
+    import select
+    import signal
+
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the processes that watch over commands
+    known = set(sys.modules)
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(address)
+        listening.listen(64)
+        while True:
+            ready, _, _ = select.select([listening, 0], [], [])
+            if 0 in ready:
+                return
+            connection, _ = listening.accept()
+            with connection:
+                kind, streams, _, _ = socket.recv_fds(connection, 1, 3)
+                if kind == b"0":
+                    if not os.fork():
+                        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                        listening.close()
+                        _watch(connection, streams, address, known)
+                    for stream in streams:
+                        os.close(stream)
+                else:
+                    _learn(json.loads(_receive(connection)), known)
+
+
+def _learn(names: list[str], known: set[str]) -> None:
+    import importlib
+    from contextlib import suppress
+
+    for name in names:
+        with suppress(Exception):
+            importlib.import_module(name)
+    known.update(names, sys.modules)
+
+
+def _watch(connection: socket.socket, streams: list[int], address: str, known: set[str]) -> None:
+    """Fork the command, wait for it and tell the client how it ended."""
+    from contextlib import suppress
+
+    request = json.loads(_receive(connection))
+    child = os.fork()
+    if not child:
+        connection.close()
+        _be(request, streams, address, known)
+    for stream in streams:
+        os.close(stream)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    with suppress(BrokenPipeError):  # the client was killed
+        connection.sendall(str(code).encode() + _ENDS)
+    os._exit(0)
+
+
+def _be(request: dict[str, object], streams: list[int], address: str, known: set[str]) -> None:
+    """Become `python -m realign_cli`, and tell the server at the end what had to be imported."""
+    code = 70
+    try:
+        for number, stream in enumerate(streams):
+            os.dup2(stream, number)
+        for stream in streams:
+            if stream > 2:
+                os.close(stream)
+        os.chdir(str(request["cwd"]))
+        os.environ.clear()
+        os.environ.update(request["environment"])  # type: ignore[call-overload]
+        sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: SIM115
+        if not sys.stderr.isatty():
+            sys.stderr.reconfigure(line_buffering=True)
+        sys.argv = ["realign", *request["words"]]  # type: ignore[misc]
+        sys.path[0] = os.getcwd()
+
+        from realign_cli.app import app
+
+        try:
+            app(prog_name="realign")
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(bool(end.code))
+        sys.stdout.flush()
+        sys.stderr.flush()
+        new = [name for name in set(sys.modules) - known if name.split(".")[0] in _SLOW]
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(address)
+            connection.sendall(b"1" + json.dumps(sorted(new)).encode() + _ENDS)
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "serve":
+        serve(sys.argv[2])
+    else:
+        ended = client(sys.argv[2], sys.argv[3:])
+        if ended < 0:
+            os.kill(os.getpid(), -ended)
+        sys.exit(ended)
