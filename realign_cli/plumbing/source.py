@@ -20,6 +20,7 @@ from realign_cli.records import Record, parse_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from PIL.ImageFile import ImageFile
 
 METADATA = "metadata.jsonl"
 STDIN = "-"
@@ -228,16 +229,17 @@ def open_image(path: Path) -> Image:
     """
     import warnings
 
-    from PIL import Image, ImageOps
+    from PIL import Image, PngImagePlugin
 
-    # Below, so large an image is an error. Threads come here, so warnings cannot be caught for a while.
-    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    # For the whole process, since threads come here. What is wrong with an image is an error below, or does not matter.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY  # programs keep whole workflows in one chunk
     try:
         require_file(path)
         with Image.open(path, formats=_FORMATS) as file:
             if Image.MAX_IMAGE_PIXELS and file.width * file.height > Image.MAX_IMAGE_PIXELS:
                 raise ValueError(f"{file.width} x {file.height} pixels could be a decompression bomb")
-            image = ImageOps.exif_transpose(file)
+            image = _upright(file)
             if image.mode.startswith("I"):  # 16 bits, which a plain conversion clips to white
                 image = image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
             if image.mode == "F":
@@ -246,8 +248,31 @@ def open_image(path: Path) -> Image:
                 image = image.convert("RGBA")
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
             return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise RecordError("unreadable_image", f"{path}: not a readable image ({error}); generate it again") from None
+    except RecordError:
+        raise
+    except Exception as error:  # on damaged bytes Pillow's decoders raise whatever comes of them
+        reason = f"{error}" or type(error).__name__
+        raise RecordError("unreadable_image", f"{path}: not a readable image ({reason}); generate it again") from None
+
+
+def _upright(file: ImageFile) -> Image:
+    """The pixels as the orientation in EXIF or XMP has them shown; nothing else of such a block is looked at.
+
+    As in a viewer, a block that cannot be read turns nothing.
+    """
+    from PIL import ExifTags, ImageOps
+
+    file.load()
+    try:
+        orientation = file.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # whatever comes of bytes that are no EXIF
+        orientation = None
+    image = file.copy()
+    # Pillow writes all tags back after turning, and fails where one is odd; so it gets the orientation alone.
+    image.info = {key: value for key, value in file.info.items() if key == "transparency"}
+    image.getexif()[ExifTags.Base.Orientation] = orientation
+    ImageOps.exif_transpose(image, in_place=True)
+    return image
 
 
 def read_prompts(path: Path, seed: int) -> Iterator[Entry]:
