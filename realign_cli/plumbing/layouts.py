@@ -13,7 +13,8 @@ from realign_cli.plumbing import atomic
 from realign_cli.plumbing.console import Summary
 from realign_cli.plumbing.folder import RunFolder
 from realign_cli.plumbing.lock import held
-from realign_cli.plumbing.source import Entry, image_files, image_path, open_image, read_prompts, read_records
+from realign_cli.plumbing.prompts import read_prompts
+from realign_cli.plumbing.source import Entry, image_files, image_path, open_image, read_records
 
 if TYPE_CHECKING:
     from PIL.Image import Image

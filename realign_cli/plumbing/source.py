@@ -1,4 +1,4 @@
-"""Where records come from: a folder, a file, a pipe, or a list of prompts."""
+"""Where records come from: a folder, a file, a pipe, or the images of a plain folder."""
 
 from __future__ import annotations
 
@@ -26,9 +26,6 @@ METADATA = "metadata.jsonl"
 STDIN = "-"
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})  # pytorch-fid's
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # not EPS, which Pillow gives to Ghostscript to run
-# What a line of a prompt file may say of its image; the keys of the stages are theirs to set.
-_PROMPT_KEYS = ("prompt", "text", "caption")
-_STAGE_KEYS = frozenset(Record.model_fields) - {"id", "seed", "category", "pair", "file_name"}
 
 
 @dataclass(frozen=True)
@@ -275,24 +272,6 @@ def _upright(file: ImageFile) -> Image:
     return image
 
 
-def read_prompts(path: Path, seed: int) -> Iterator[Entry]:
-    """Records without images from a prompt file: one prompt a line, or JSON lines with `prompt`, `text` or `caption`.
-
-    Ids are `id` of the JSON line, otherwise the number of the prompt, from 000000. Other keys of a JSON line are kept,
-    but for those that stages set.
-
-    Raises:
-        UsageError: no such file, no prompt in it, a line without a prompt, or an id that occurs twice.
-    """
-    lines = read_text(path).split("\n")
-    numbered = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
-    if not numbered:
-        raise UsageError(f"{path}: no prompts in this file; write one prompt a line")
-    make = _json_prompt if path.suffix == ".jsonl" else _plain_prompt
-    entries = (make(line, f"{path}:{number}", f"{index:06d}", seed) for index, (number, line) in enumerate(numbered))
-    yield from _unique(entries)
-
-
 def read_text(path: Path, member: str = "") -> str:
     """The text of a file, or of the file `member` in it if it is a .zip.
 
@@ -309,26 +288,9 @@ def read_text(path: Path, member: str = "") -> str:
         raise UsageError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
 
 
-def _plain_prompt(line: str, place: str, number: str, seed: int) -> Entry:
-    return Entry(Record(id=number, text=line, seed=seed), place)
-
-
-def _json_prompt(line: str, place: str, number: str, seed: int) -> Entry:
-    try:
-        data = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{place}: not JSON ({error})") from None
-    names = [name for name in _PROMPT_KEYS if isinstance(data, dict) and isinstance(data.get(name), str)]
-    if not names:
-        raise UsageError(f"{place}: no 'prompt', 'text' or 'caption' with a string in it")
-    given = {key: value for key, value in data.items() if key not in (*_PROMPT_KEYS, *_STAGE_KEYS)}
-    record = {"text": data[names[0]], "id": number, "seed": seed} | given
-    return Entry(parse_line(json.dumps(record), place), place)
-
-
 def _entries(file: Iterable[bytes], name: str, base: Path | None) -> Iterator[Entry]:
     empty = True
-    for entry in _unique(Entry(record, place, base) for place, record in parse_lines(file, name)):
+    for entry in unique(Entry(record, place, base) for place, record in parse_lines(file, name)):
         empty = False
         yield entry
     if empty:
@@ -351,7 +313,12 @@ def parse_lines(file: Iterable[bytes], name: str) -> Iterator[tuple[str, Record]
             yield place, parse_line(line, place)
 
 
-def _unique(entries: Iterable[Entry]) -> Iterator[Entry]:
+def unique(entries: Iterable[Entry]) -> Iterator[Entry]:
+    """The entries, whose ids must differ.
+
+    Raises:
+        UsageError: an id that was used before.
+    """
     seen: dict[str, str] = {}
     for entry in entries:
         first = seen.setdefault(entry.record.id, entry.place)
