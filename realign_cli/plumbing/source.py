@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import re
 import sys
+import unicodedata
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING
 
 from realign_cli.errors import NoInput, RecordError, UsageError
-from realign_cli.records import Record, parse_line
+from realign_cli.records import ID, Record, as_record, parse_json, parse_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageFile import ImageFile
+
+log = logging.getLogger(__name__)
 
 METADATA = "metadata.jsonl"
 STDIN = "-"
@@ -143,7 +147,8 @@ def record_ids(source: str) -> list[str] | None:
     with metadata_path(Path(source)).open("rb") as file:
         for line in file:
             with suppress(ValueError, TypeError, KeyError, RecursionError):
-                ids.append(str(json.loads(line)["id"]))
+                data = json.loads(line)
+                ids.append(str(data["id"] if "id" in data else _stem(data["file_name"])))
     return ids
 
 
@@ -156,8 +161,21 @@ def count_records(source: str) -> int | None:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The images that lie in `folder` itself, by their suffix, in the order of their names."""
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    """The images that lie in `folder` itself, by their suffix, in the natural order of their names: 2 before 10.
+
+    Hidden files are none: macOS leaves a ._a.png beside a.png on other file systems, with no picture in it.
+    """
+    paths = (path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    return sorted(
+        (path for path in paths if not path.name.startswith(".") and path.is_file()),
+        key=lambda path: (natural(path.name), path.name),
+    )
+
+
+def natural(name: str) -> list[str | int]:
+    """What sorts names by the numbers in them, whatever their Unicode normalisation."""
+    parts = re.split(r"(\d+)", unicodedata.normalize("NFC", name))
+    return [int(part) if part.isdecimal() else part for part in parts]
 
 
 def read_images(folder: Path) -> Iterator[Entry]:
@@ -290,15 +308,45 @@ def read_text(path: Path, member: str = "") -> str:
 
 def _entries(file: Iterable[bytes], name: str, base: Path | None) -> Iterator[Entry]:
     empty = True
-    for entry in unique(Entry(record, place, base) for place, record in parse_lines(file, name)):
+    for entry in unique(Entry(record, place, base) for place, record in parse_lines(file, name, _Identified(name))):
         empty = False
         yield entry
     if empty:
         raise UsageError(f"{name}: no records")
 
 
-def parse_lines(file: Iterable[bytes], name: str) -> Iterator[tuple[str, Record]]:
+class _Identified:
+    """`parse_line` for what another program may have written: an imagefolder needs no ids."""
+
+    def __init__(self, name: str) -> None:
+        self._name, self._said = name, False
+
+    def __call__(self, line: str, place: str) -> Record:
+        data = parse_json(line, place)
+        if not isinstance(data, dict) or "id" in data or not isinstance(data.get("file_name"), str):
+            return as_record(data, place)
+        stem = _stem(data["file_name"])
+        if not re.fullmatch(ID, stem):
+            raise UsageError(
+                f"{place}: no 'id', and {stem!r} of its file_name cannot be one; give each record an 'id' of letters, "
+                "digits, '.', '_' and '-'"
+            )
+        if not self._said:
+            log.warning("%s: without 'id', the stem of 'file_name' is a record's id, such as '%s'", self._name, stem)
+            self._said = True
+        return as_record(data | {"id": stem}, place)
+
+
+def _stem(file_name: str) -> str:
+    return PurePosixPath(file_name).stem
+
+
+def parse_lines(
+    file: Iterable[bytes], name: str, parse: Callable[[str, str], Record] = parse_line
+) -> Iterator[tuple[str, Record]]:
     """Each record of a JSONL file and its place; a byte order mark, CRLF and empty lines are no part of it.
+
+    `parse` turns a line, given its place, into a record.
 
     Raises:
         UsageError: a line that is not a record.
@@ -310,7 +358,7 @@ def parse_lines(file: Iterable[bytes], name: str) -> Iterator[tuple[str, Record]
         except UnicodeDecodeError:
             raise UsageError(f"{place}: not UTF-8 text; remove or repair the line") from None
         if line:
-            yield place, parse_line(line, place)
+            yield place, parse(line, place)
 
 
 def unique(entries: Iterable[Entry]) -> Iterator[Entry]:

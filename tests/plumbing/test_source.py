@@ -23,6 +23,7 @@ from realign_cli.plumbing.source import (
     image_path,
     journal_path,
     open_image,
+    read_any,
     read_records,
     record_ids,
     shard_of,
@@ -71,6 +72,37 @@ class TestRecords:
         write(tmp_path, '{"id": "b"}\nno JSON\n[]\n{}\n{"id": "a"}\n')
         assert record_ids(str(tmp_path)) == ["b", "a"]
         assert record_ids("-") is None
+
+    def test_an_imagefolder_without_ids(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        write(
+            tmp_path, '{"file_name": "0.png", "text": "a"}\n{"file_name": "train/1.a.png", "text": "b"}\n' + line("x")
+        )
+        assert [entry.record.id for entry in read_records(str(tmp_path))] == ["0", "1.a", "x"]
+        assert record_ids(str(tmp_path)) == ["0", "1.a", "x"]
+        (said,) = caplog.messages
+        assert said == f"{tmp_path / METADATA}: without 'id', the stem of 'file_name' is a record's id, such as '0'"
+
+    @pytest.mark.parametrize(
+        ("text", "complaint"),
+        [
+            (
+                '{"file_name": "a/0.png", "text": ""}\n{"file_name": "b/0.png", "text": ""}',
+                ":2: id '0' was used before",
+            ),
+            ('{"file_name": "a b.png", "text": "a"}', ":1: no 'id', and 'a b' of its file_name cannot be one"),
+            ('{"text": "a"}', ":1: id: Field required"),
+        ],
+    )
+    def test_no_id_to_be_had(self, tmp_path: Path, text: str, complaint: str) -> None:
+        write(tmp_path, text)
+        with pytest.raises(UsageError, match=re.escape(complaint)):
+            list(read_records(str(tmp_path)))
+
+    def test_images_of_a_plain_folder(self, tmp_path: Path) -> None:
+        for name in ("10.png", "2.PNG", "a.jpg", "._2.png", ".a.jpg", "no.txt"):
+            (tmp_path / name).touch()
+        entries = [(entry.record.id, entry.record.file_name) for entry in read_any(str(tmp_path))]
+        assert entries == [("000000", "2.PNG"), ("000001", "10.png"), ("000002", "a.jpg")]
 
     def test_nothing_there(self, tmp_path: Path) -> None:
         for source, complaint in ((tmp_path, "no metadata.jsonl"), (tmp_path / "b", "no such folder or file")):
