@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from realign_cli.errors import UsageError
 from realign_cli.plumbing.prompts import KEYS, SUFFIXES, read_prompt_file
-from realign_cli.plumbing.source import image_path, open_image, read_records
+from realign_cli.plumbing.source import Entry, image_path, open_image, read_records
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -18,13 +18,21 @@ COCO = "yerevann/coco-karpathy"  # parquet, with the 2014 captions
 _HUB_KEYS = (*KEYS, "captions", "sentences")
 
 
+class Example(NamedTuple):
+    """A prompt with a real image, which is read when it is called for, and where both are named."""
+
+    prompt: str
+    image: Callable[[], Image]
+    place: str
+
+
 @dataclass(frozen=True)
 class Captions:
     """Prompts to train on, and real images with their captions, where there are any; `note` says what was read."""
 
     prompts: Sequence[str]
     note: str
-    examples: Sequence[tuple[str, Callable[[], Image]]] = ()
+    examples: Sequence[Example] = ()
 
 
 def read_captions(data: str) -> Captions:
@@ -54,13 +62,13 @@ def _folder(path: Path) -> Captions:
     entries = list(read_records(str(path)))
     with_images = all(entry.record.file_name for entry in entries)
 
-    def opener(index: int) -> Callable[[], Image]:
-        return lambda: open_image(image_path(entries[index].record, entries[index].base))
+    def example(entry: Entry) -> Example:
+        return Example(entry.record.text, lambda: open_image(image_path(entry.record, entry.base)), entry.place)
 
     prompts = [entry.record.text for entry in entries]
     if not with_images:
         return Captions(prompts, f"{path}: key 'text'")
-    return Captions(prompts, f"{path}: key 'text', with images", [(p, opener(i)) for i, p in enumerate(prompts)])
+    return Captions(prompts, f"{path}: key 'text', with images", list(map(example, entries)))
 
 
 def _hub(name: str) -> Captions:
