@@ -19,6 +19,7 @@ from realign_cli.errors import RecordError, UsageError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+ID = r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$"
 SCHEMA = 1  # raised when a key changes its meaning; a record that says nothing is of schema 1
 
 Box = Annotated[tuple[int, int, int, int], Field(strict=False)]  # JSON has no tuples
@@ -104,7 +105,7 @@ class Record(_Part):
 
     file_name: str = ""
     text: str
-    id: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$")
+    id: str = Field(pattern=ID)
     seed: int = 42
     category: str | None = None
     pair: Pair | None = None
@@ -172,12 +173,30 @@ def parse_line(line: str, place: str) -> Record:
     Raises:
         UsageError: naming `place` (file:line) and the field, for anything that is not a record of this schema.
     """
+    return as_record(parse_json(line, place), place)
+
+
+def parse_json(line: str, place: str) -> Any:
+    """What one line of JSON holds, if it can be written again and is of this schema.
+
+    Raises:
+        UsageError: naming `place` (file:line).
+    """
     try:
         data = json.loads(line)
         _dumped(data).encode()  # NaN, overflowing numbers and half characters can be read but not written again
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{place}: not a JSON record ({error}); remove or repair the line") from None
     require_schema(data, place)
+    return data
+
+
+def as_record(data: Any, place: str) -> Record:
+    """The record that `data`, read from JSON, is.
+
+    Raises:
+        UsageError: naming `place` (file:line) and the field.
+    """
     try:
         return Record.model_validate(data)
     except ValidationError as error:

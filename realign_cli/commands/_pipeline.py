@@ -26,8 +26,9 @@ def coarse_to_final(
     records that failed are among them, for they pass through.
     """
     from realign_cli.plumbing.journal import kept_records
+    from realign_cli.plumbing.prompts import read_prompts
     from realign_cli.plumbing.sheet import write_contact_sheet
-    from realign_cli.plumbing.source import METADATA, Entry, read_prompts
+    from realign_cli.plumbing.source import METADATA, Entry
     from realign_cli.stages.caption_reward import CaptionReward
     from realign_cli.stages.generate import Generate
     from realign_cli.stages.refine import Refine

@@ -32,7 +32,9 @@ def export(
     realign export t2i-compbench --in final/ --out for-compbench/
     """
     from realign_cli.plumbing import layouts
+    from realign_cli.plumbing.console import Verbosity
 
+    Verbosity(options.quiet, options.verbose).apply()
     write = layouts.export_geneval if layout is Layout.geneval else layouts.export_t2i_compbench
     summary = write(source, out)
     summary.show(quiet=options.quiet, as_json=options.as_json)

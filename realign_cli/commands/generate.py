@@ -11,14 +11,15 @@ from realign_cli.options import Model, Run
 
 def generate(
     options: Run,
-    prompts: Annotated[Path, typer.Option(metavar="FILE", help="A .txt or .jsonl file of prompts.")],
+    prompts: Annotated[Path, typer.Option(metavar="FILE", help="A .txt, .jsonl or COCO .json file of prompts.")],
     seed: Annotated[int, typer.Option(help="With a prompt's id it decides the noise of its image.")] = 42,
     model: Model = None,
 ) -> None:
     """Generate one coarse image per prompt.
 
     A .txt file holds one prompt a line; a .jsonl file holds objects with 'prompt', 'text' or 'caption', and may give
-    each an 'id' and a 'seed'. The folder that comes out is a Hugging Face imagefolder.
+    each an 'id' and a 'seed'. The captions .json of COCO is read too. The folder that comes out is a Hugging Face
+    imagefolder.
 
     Examples:
 
@@ -32,7 +33,7 @@ def generate(
 
     from realign_cli import presets
     from realign_cli.errors import UsageError
-    from realign_cli.plumbing.source import read_prompts
+    from realign_cli.plumbing.prompts import read_prompts
     from realign_cli.stages.generate import Generate
 
     if options.out is None:

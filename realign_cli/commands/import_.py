@@ -11,13 +11,15 @@ from realign_cli.options import Screen
 def import_(
     options: Screen,
     source: Annotated[Path, typer.Option("--in", metavar="DIR", help="A folder of images.")],
-    prompts: Annotated[Path, typer.Option(metavar="FILE", help="Their prompts, a .txt or .jsonl file.")],
+    prompts: Annotated[Path, typer.Option(metavar="FILE", help="Their prompts, a .txt, .jsonl or COCO .json file.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the records go, with the images.")],
 ) -> None:
     """Make records of the images of any other system, so that eval and every other command can read them.
 
-    In a .jsonl file 'id' or 'file_name' names the image of a prompt: 000007 is the image 000007.png. Where none of the
-    images bears such a name, as with a .txt file, the images in the order of their names take the prompts in theirs.
+    Where each prompt of a .jsonl file has a 'file_name', or an 'id', it names the image: 'a.png', 'train/a.png' and
+    'a.jpg' are a.png, unless there are several such images, and 000007 is 000007.png. Prompts without names, as in a
+    .txt file, are paired with the images by order: 2.png comes before 10.png. Which rule was used is said; what is
+    ambiguous is refused.
 
     Examples:
 
@@ -25,9 +27,11 @@ def import_(
 
     realign eval --in their-records/ --baseline coarse/
     """
+    from realign_cli.plumbing.console import Verbosity
     from realign_cli.plumbing.layouts import import_images
 
-    summary = import_images(source, prompts, out)
+    Verbosity(options.quiet, options.verbose).apply()
+    summary = import_images(source, prompts, out, quiet=options.quiet)
     summary.show(quiet=options.quiet, as_json=options.as_json)
     if summary.failed:
         raise typer.Exit(3)

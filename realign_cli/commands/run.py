@@ -63,7 +63,7 @@ def run(
     from realign_cli import presets
     from realign_cli.commands import _fleet
     from realign_cli.errors import UsageError
-    from realign_cli.plumbing.source import read_prompts
+    from realign_cli.plumbing.prompts import read_prompts
     from realign_cli.registry import Models
 
     out = options.out

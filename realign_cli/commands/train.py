@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from enum import StrEnum
@@ -13,11 +14,14 @@ from realign_cli.options import Common
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+    from PIL import Image
 
-    from realign_cli.plumbing.captions import Captions
+    from realign_cli.plumbing.captions import Captions, Example
     from realign_cli.registry import Models
     from realign_cli.roles import Reward, Trainee, Training
     from realign_cli.stages.train import Examples, Feedback
+
+log = logging.getLogger(__name__)
 
 _METHOD, _OPTIMISER, _RUN = "Method", "Optimiser", "Run"
 _INDIFFERENT = ("max_train_steps", "gradient_checkpointing", "checkpointing_steps", "sampling_steps")
@@ -176,7 +180,7 @@ def train(
         resume = start(accelerator, out, config, resume_from_checkpoint, overwrite=overwrite)
         feedback = _feedback(training, weights, micro_batches, seed)
         size = preset.section("generator")["size"]
-        examples = _examples(
+        examples, left_out = _examples(
             accelerator,
             trainee,
             captions,
@@ -202,7 +206,7 @@ def train(
         )
         fit(method, accelerator, schedule, out, config, resume, quiet=options.quiet)
         if accelerator.is_main_process:
-            _report(options, out, config, training.max_train_steps)
+            _report(options, out, config, left_out, training.max_train_steps)
 
 
 def _weights(text: str) -> dict[str, float]:
@@ -220,7 +224,7 @@ def _weights(text: str) -> dict[str, float]:
 
 
 def _captions(data: str) -> Captions:
-    from realign_cli.plumbing.captions import Captions, read_captions
+    from realign_cli.plumbing.captions import Captions, Example, read_captions
 
     if data != "shapes":
         return read_captions(data)
@@ -232,7 +236,7 @@ def _captions(data: str) -> Captions:
     def picture(scene: Scene) -> Callable[[], Image.Image]:
         return lambda: Image.fromarray(render(scene))
 
-    examples = [(caption, picture(scene)) for caption, scene in careless_examples(_SHAPES)]
+    examples = [Example(caption, picture(scene), data) for caption, scene in careless_examples(_SHAPES)]
     return Captions(
         training_prompts(), "shapes: rendered scenes, of no held-out combination, carelessly captioned", examples
     )
@@ -312,10 +316,17 @@ def _examples(
     out: Path,
     *,
     quiet: bool,
-) -> Examples | None:
-    """What is denoised: real images where the data has them, else what the model draws before training."""
+) -> tuple[Examples | None, list[str]]:
+    """What is denoised: real images where the data has them, else what the model draws before training.
+
+    And where the data names images that cannot be read. They are left out: a run that continues leaves out the same.
+
+    Raises:
+        UsageError: none of them can be used.
+    """
     import numpy as np
 
+    from realign_cli.errors import UsageError
     from realign_cli.plumbing.fit import LATENTS, PENALTIES, kept
     from realign_cli.stages.train import Examples, own_latents, penalties, real_latents
 
@@ -324,29 +335,51 @@ def _examples(
     known = len(real or captions.prompts)
     count = min(count, known) if real else count
     if not count:
-        return None
+        return None, []
     chosen = np.concatenate([draw.permutation(known) for _ in range(0, count, known)])[:count].tolist()
+    left_out = []
     if real:
-        prompts = [real[i][0] for i in chosen]
-        latents = real_latents(trainee, (real[i][1]() for i in chosen), size)
+        latents = real_latents(trainee, (_read(real[i]) for i in chosen), size)
     else:
-        prompts = [captions.prompts[i] for i in chosen]
-        latents = own_latents(trainee, prompts, batch_size, feedback.seed)
-    examples = Examples(kept(accelerator, out / LATENTS, "examples", latents, count, quiet=quiet), prompts)
+        latents = own_latents(trainee, [captions.prompts[i] for i in chosen], batch_size, feedback.seed)
+    rows = kept(accelerator, out / LATENTS, "examples", latents, count, quiet=quiet)
+    if real:
+        usable = rows.flatten(1).isfinite().all(1)
+        left_out = [real[i].place for i, good in zip(chosen, usable.tolist(), strict=True) if not good]
+        rows, chosen = rows[usable], [i for i, good in zip(chosen, usable.tolist(), strict=True) if good]
+    if left_out:
+        named = f"{len(left_out)} of {count} training images cannot be used and are left out: {', '.join(left_out[:3])}"
+        line = named + ", ..." * (len(left_out) > 3)
+        if not chosen:
+            raise UsageError(line)
+        if accelerator.is_main_process:
+            log.warning("%s", line)
+    examples = Examples(rows, [real[i].prompt if real else captions.prompts[i] for i in chosen])
     if not feedback.weighted:
-        return examples
+        return examples, left_out
     judged = penalties(trainee, rewards, feedback.rewards, examples, batch_size, feedback.seed)
-    return replace(examples, penalties=kept(accelerator, out / PENALTIES, "rewards", judged, count, quiet=quiet))
+    known = kept(accelerator, out / PENALTIES, "rewards", judged, len(examples.prompts), quiet=quiet)
+    return replace(examples, penalties=known), left_out
 
 
-def _report(options: Common, out: Path, config: Mapping[str, Any], steps: int) -> None:
+def _read(example: Example) -> Image.Image | None:
+    from realign_cli.errors import RecordError
+
+    try:
+        return example.image()
+    except RecordError as error:
+        log.debug("%s: %s", example.place, error)
+        return None
+
+
+def _report(options: Common, out: Path, config: Mapping[str, Any], left_out: Sequence[str], steps: int) -> None:
     import json
     import shlex
 
     from realign_cli.plumbing.card import write_card
     from realign_cli.plumbing.console import console, plain
 
-    write_card(out, config)
+    write_card(out, config, left_out)
     if options.as_json:
         console.print(plain(json.dumps({"command": "train", "out": str(out), "steps": steps})), soft_wrap=True)
     elif not options.quiet:

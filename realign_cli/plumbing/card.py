@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,11 @@ from realign_cli.plumbing import atomic
 from realign_cli.plumbing.fit import CARD, CURVES, LOG, SAMPLES
 
 
-def write_card(run: Path, config: Mapping[str, Any]) -> None:
-    """Write `README.md` and `curves.png` from the configuration and the log of a finished run."""
+def write_card(run: Path, config: Mapping[str, Any], left_out: Sequence[str] = ()) -> None:
+    """Write `README.md` and `curves.png` from the configuration and the log of a finished run.
+
+    `left_out` says where the data names images that could not be read.
+    """
     lines = [json.loads(line) for line in (run / LOG).read_text().splitlines()]
     steps = [line for line in lines if "grad_norm" in line]
     samples = [line for line in lines if "samples/caption_reward" in line]
@@ -23,6 +26,7 @@ def write_card(run: Path, config: Mapping[str, Any]) -> None:
         "base model": base,
         "trained": f"LoRA of rank {config['train']['rank']}" if kind == "lora" else "the whole U-Net",
         "data": f"{config['prompts']} prompts, {config['data']}",
+        **({"images left out": f"{len(left_out)}: {', '.join(left_out)}"} if left_out else {}),
         "optimiser steps": f"{len(steps)}, of which {steps[-1]['skipped']} without a finite gradient were skipped",
         "Eq. 4 of the sample images": " -> ".join(f"{line['samples/caption_reward']:.3f}" for line in samples),
         "seed": config["seed"],

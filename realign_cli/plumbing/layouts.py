@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING
 
 from realign_cli.errors import RecordError, UsageError
 from realign_cli.plumbing import atomic
-from realign_cli.plumbing.console import Summary
+from realign_cli.plumbing.console import Summary, console, plain
 from realign_cli.plumbing.folder import RunFolder
 from realign_cli.plumbing.lock import held
-from realign_cli.plumbing.source import Entry, image_files, image_path, open_image, read_prompts, read_records
+from realign_cli.plumbing.prompts import Prompt, as_entries, read_prompt_file
+from realign_cli.plumbing.source import Entry, image_files, image_path, natural, open_image, read_records
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -22,39 +25,48 @@ _SEED = 42  # what a record says where nobody knows the seed
 _LONGEST_NAME = 200  # bytes of a prompt in a file's name; file systems take 255 in all
 
 
-def import_images(source: Path, prompts: Path, out: Path) -> Summary:
+def import_images(source: Path, prompts: Path, out: Path, *, quiet: bool = False) -> Summary:
     """Join the images of a folder with the prompts of a file into the record folder `out`.
 
     Raises:
-        UsageError: no images; or names do not tell which prompt is whose and the numbers differ.
+        UsageError: no images, or `paired` cannot tell which prompt is whose.
     """
     began = time.monotonic()
     files = image_files(source) if source.is_dir() else []
     if not files:
         raise UsageError(f"{source}: no folder of images; --in takes one")
-    entries = list(read_prompts(prompts, _SEED))
-    pairs, complaints = _joined(
-        entries, files, f"{len(entries)} prompts in {prompts} and {len(files)} images in {source}"
-    )
+    given = read_prompt_file(prompts).prompts
+    joined = paired(given, files, f"{len(given)} prompts in {prompts} and {len(files)} images in {source}")
+    if not quiet:
+        console.print(plain(f"images and prompts paired by {joined.rule}"), soft_wrap=True)
+    complaints = list(joined.complaints)
+    entries = list(as_entries(given, _SEED))
     ids = []
     with held(out):
-        folder = RunFolder(out, {"command": "import", "in": str(source), "prompts": str(prompts)})
-        for entry, file in pairs:
+        settings = {"command": "import", "in": str(source), "prompts": str(prompts), "paired by": joined.rule}
+        folder = RunFolder(out, settings)
+        for index, file in joined.pairs:
+            record = entries[index].record
             try:
                 open_image(file)
             except RecordError as error:
                 complaints.append(str(error))
                 continue
             atomic.link_or_copy(file, out / file.name)
-            folder.add(entry.record.with_(file_name=file.name))
-            ids.append(entry.record.id)
+            folder.add(record.with_(file_name=file.name))
+            ids.append(record.id)
         folder.complete(ids)
     return _summary("import", out, began, len(ids), complaints)
 
 
 def export_geneval(source: str, out: Path) -> Summary:
-    """A folder 00000, 00001, ... for each prompt: metadata.jsonl with what to look for, and samples/00000.png, ..."""
+    """A folder 00000, 00001, ... for each prompt: metadata.jsonl with what to look for, and samples/00000.png, ...
+
+    Raises:
+        UsageError: `out` is in use.
+    """
     began = time.monotonic()
+    _require_unused(out)
     places: dict[str, tuple[int, int]] = {}  # prompt -> folder, images so far
     complaints: list[str] = []
     made = 0
@@ -75,8 +87,13 @@ def export_geneval(source: str, out: Path) -> Summary:
 
 
 def export_t2i_compbench(source: str, out: Path) -> Summary:
-    """samples/PROMPT_000000.png, ...: the prompt ends at the first "_", and the number orders the images."""
+    """samples/PROMPT_000000.png, ...: the prompt ends at the first "_", and the number orders the images.
+
+    Raises:
+        UsageError: `out` is in use.
+    """
     began = time.monotonic()
+    _require_unused(out)
     complaints: list[str] = []
     made = 0
     for entry, image in _readable(source, complaints):
@@ -89,18 +106,103 @@ def export_t2i_compbench(source: str, out: Path) -> Summary:
     return _summary("export", out, began, made, complaints)
 
 
-def _joined(entries: Sequence[Entry], files: Sequence[Path], counts: str) -> tuple[list[tuple[Entry, Path]], list[str]]:
-    """Prompts with their images, by `file_name` or id; by order where no image bears such a name."""
-    named = {file.name: file for file in files} | {file.stem: file for file in files}
-    pairs = [(entry, named[name]) for entry in entries if (name := entry.record.file_name or entry.record.id) in named]
-    if not pairs:
-        if len(entries) != len(files):
-            raise UsageError(f"{counts}: give each prompt an 'id' or a 'file_name' that names its image")
-        return list(zip(entries, files, strict=True)), []
-    with_image, with_prompt = {entry.record.id for entry, _ in pairs}, {file for _, file in pairs}
-    complaints = [f"{e.place}: no image for prompt {e.record.id!r}" for e in entries if e.record.id not in with_image]
-    complaints += [f"{file}: no prompt for this image" for file in files if file not in with_prompt]
-    return pairs, complaints
+@dataclass(frozen=True)
+class Pairing:
+    """Which image, by its path, is whose, by the prompt's index; by which rule; and what was left alone."""
+
+    rule: str
+    pairs: Sequence[tuple[int, Path]]
+    complaints: Sequence[str] = ()
+
+
+def paired(prompts: Sequence[Prompt], files: Sequence[Path], counts: str) -> Pairing:
+    """Pair prompts with images by one rule for all: by the names that the prompts give, by order if they give none.
+
+    `files` are in natural order, `counts` says for errors how many there are of both.
+
+    Raises:
+        UsageError: some prompts give names and some do not; names that no image bears or that fit several; prompts
+            and images both left over; or no names and other numbers of both.
+    """
+    for key in ("file_name", "id"):
+        names = [prompt.keys.get(key) for prompt in prompts]
+        without = [prompt.place for prompt, name in zip(prompts, names, strict=True) if name is None]
+        if not without:
+            return _by_name(prompts, [str(name) for name in names], key, files, counts)
+        if len(without) < len(prompts):
+            raise UsageError(f"{without[0]}: no '{key}', which other prompts have; give it to all or to none")
+    return _by_order(files, counts, len(prompts))
+
+
+def _by_order(files: Sequence[Path], counts: str, prompts: int) -> Pairing:
+    if prompts != len(files):
+        raise UsageError(f"{counts}: give each prompt an 'id' or a 'file_name' that names its image")
+    places: dict[tuple[str | int, ...], Path] = {}
+    for file in files:
+        other = places.setdefault(tuple(natural(file.stem)), file)
+        if other is not file:
+            raise UsageError(
+                f"{counts}: {other.name} and {file.name} have one place in order; name images in the prompts"
+            )
+    return Pairing(f"order: {files[0].name} is the first, {files[-1].name} the last", list(enumerate(files)))
+
+
+# What of a prompt's name and of an image's must be equal; the first rule is taken by which most prompts find an image.
+_BY_NAME: Mapping[str, Sequence[tuple[str, Callable[[str], str], Callable[[Path], str]]]] = {
+    "file_name": [
+        ("file name", lambda name: str(PurePosixPath(name)), lambda file: file.name),
+        ("file name without its folder", lambda name: PureWindowsPath(name).name, lambda file: file.name),
+        ("file name without folder and suffix", lambda name: PureWindowsPath(name).stem, lambda file: file.stem),
+    ],
+    "id": [
+        ("id, which is the image's name without its suffix", str, lambda file: file.stem),
+        ("id, which is the image's name", str, lambda file: file.name),
+    ],
+}
+
+
+def _by_name(prompts: Sequence[Prompt], names: Sequence[str], key: str, files: Sequence[Path], counts: str) -> Pairing:
+    def normal(name: str) -> str:
+        return unicodedata.normalize("NFC", name)  # as macOS and others write the same letters differently
+
+    def found(of_name: Callable[[str], str], of_file: Callable[[Path], str]) -> list[list[Path]]:
+        by_name: dict[str, list[Path]] = {}
+        for file in files:
+            by_name.setdefault(normal(of_file(file)), []).append(file)
+        return [by_name.get(normal(of_name(name)), []) for name in names]
+
+    rules = {rule: found(of_name, of_file) for rule, of_name, of_file in _BY_NAME[key]}
+    rule, images = max(rules.items(), key=lambda item: sum(map(bool, item[1])))
+    owner: dict[Path, str] = {}
+    for prompt, name, own in zip(prompts, names, images, strict=True):
+        if len(own) > 1:
+            raise UsageError(f"{prompt.place}: {key} {name!r} fits {own[0].name} and {own[1].name}; name one of them")
+        if own and normal(owner.setdefault(own[0], name)) != normal(name):
+            raise UsageError(f"{prompt.place}: {key} {name!r} fits {own[0].name}, and so does {owner[own[0]]!r}")
+    missing = [index for index, own in enumerate(images) if not own]
+    stray = [file for file in files if file not in owner]
+    if missing and stray:
+        raise UsageError(
+            f"{counts}: by {rule}, {len(missing)} prompts have no image, such as {key} {names[missing[0]]!r}, and "
+            f"{len(stray)} images no prompt, such as {stray[0].name}; correct the names, or leave out each 'file_name' "
+            "and 'id' to pair by order"
+        )
+    complaints = [f"{prompts[index].place}: no image for prompt {names[index]!r}" for index in missing]
+    complaints += [f"{file}: no prompt for this image" for file in stray]
+    return Pairing(rule, [(index, own[0]) for index, own in enumerate(images) if own], complaints)
+
+
+def _require_unused(out: Path) -> None:
+    """Refuse a folder whose files would be judged among the new ones; hidden files, such as locks, are not.
+
+    Raises:
+        UsageError: naming one of them.
+    """
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out}: not a folder; give --out a new one")
+    files = [path.name for path in out.glob("*") if not path.name.startswith(".")]
+    if files:
+        raise UsageError(f"{out}: not empty ({min(files)}); what is there would be judged too: give --out a new folder")
 
 
 def _readable(source: str, complaints: list[str]) -> Iterator[tuple[Entry, Image]]:

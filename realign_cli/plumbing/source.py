@@ -1,33 +1,35 @@
-"""Where records come from: a folder, a file, a pipe, or a list of prompts."""
+"""Where records come from: a folder, a file, a pipe, or the images of a plain folder."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import re
 import sys
+import unicodedata
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING
 
 from realign_cli.errors import NoInput, RecordError, UsageError
-from realign_cli.records import Record, parse_line
+from realign_cli.records import ID, Record, as_record, parse_json, parse_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from PIL.ImageFile import ImageFile
+
+log = logging.getLogger(__name__)
 
 METADATA = "metadata.jsonl"
 STDIN = "-"
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})  # pytorch-fid's
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # not EPS, which Pillow gives to Ghostscript to run
-# What a line of a prompt file may say of its image; the keys of the stages are theirs to set.
-_PROMPT_KEYS = ("prompt", "text", "caption")
-_STAGE_KEYS = frozenset(Record.model_fields) - {"id", "seed", "category", "pair", "file_name"}
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,8 @@ def record_ids(source: str) -> list[str] | None:
     with metadata_path(Path(source)).open("rb") as file:
         for line in file:
             with suppress(ValueError, TypeError, KeyError, RecursionError):
-                ids.append(str(json.loads(line)["id"]))
+                data = json.loads(line)
+                ids.append(str(data["id"] if "id" in data else _stem(data["file_name"])))
     return ids
 
 
@@ -158,8 +161,21 @@ def count_records(source: str) -> int | None:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The images that lie in `folder` itself, by their suffix, in the order of their names."""
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    """The images that lie in `folder` itself, by their suffix, in the natural order of their names: 2 before 10.
+
+    Hidden files are none: macOS leaves a ._a.png beside a.png on other file systems, with no picture in it.
+    """
+    paths = (path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    return sorted(
+        (path for path in paths if not path.name.startswith(".") and path.is_file()),
+        key=lambda path: (natural(path.name), path.name),
+    )
+
+
+def natural(name: str) -> list[str | int]:
+    """What sorts names by the numbers in them, whatever their Unicode normalisation."""
+    parts = re.split(r"(\d+)", unicodedata.normalize("NFC", name))
+    return [int(part) if part.isdecimal() else part for part in parts]
 
 
 def read_images(folder: Path) -> Iterator[Entry]:
@@ -228,16 +244,17 @@ def open_image(path: Path) -> Image:
     """
     import warnings
 
-    from PIL import Image, ImageOps
+    from PIL import Image, PngImagePlugin
 
-    # Below, so large an image is an error. Threads come here, so warnings cannot be caught for a while.
-    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    # For the whole process, since threads come here. What is wrong with an image is an error below, or does not matter.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY  # programs keep whole workflows in one chunk
     try:
         require_file(path)
         with Image.open(path, formats=_FORMATS) as file:
             if Image.MAX_IMAGE_PIXELS and file.width * file.height > Image.MAX_IMAGE_PIXELS:
                 raise ValueError(f"{file.width} x {file.height} pixels could be a decompression bomb")
-            image = ImageOps.exif_transpose(file)
+            image = _upright(file)
             if image.mode.startswith("I"):  # 16 bits, which a plain conversion clips to white
                 image = image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
             if image.mode == "F":
@@ -246,26 +263,31 @@ def open_image(path: Path) -> Image:
                 image = image.convert("RGBA")
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
             return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise RecordError("unreadable_image", f"{path}: not a readable image ({error}); generate it again") from None
+    except RecordError:
+        raise
+    except Exception as error:  # on damaged bytes Pillow's decoders raise whatever comes of them
+        reason = f"{error}" or type(error).__name__
+        raise RecordError("unreadable_image", f"{path}: not a readable image ({reason}); generate it again") from None
 
 
-def read_prompts(path: Path, seed: int) -> Iterator[Entry]:
-    """Records without images from a prompt file: one prompt a line, or JSON lines with `prompt`, `text` or `caption`.
+def _upright(file: ImageFile) -> Image:
+    """The pixels as the orientation in EXIF or XMP has them shown; nothing else of such a block is looked at.
 
-    Ids are `id` of the JSON line, otherwise the number of the prompt, from 000000. Other keys of a JSON line are kept,
-    but for those that stages set.
-
-    Raises:
-        UsageError: no such file, no prompt in it, a line without a prompt, or an id that occurs twice.
+    As in a viewer, a block that cannot be read turns nothing.
     """
-    lines = read_text(path).split("\n")
-    numbered = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
-    if not numbered:
-        raise UsageError(f"{path}: no prompts in this file; write one prompt a line")
-    make = _json_prompt if path.suffix == ".jsonl" else _plain_prompt
-    entries = (make(line, f"{path}:{number}", f"{index:06d}", seed) for index, (number, line) in enumerate(numbered))
-    yield from _unique(entries)
+    from PIL import ExifTags, ImageOps
+
+    file.load()
+    try:
+        orientation = file.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # whatever comes of bytes that are no EXIF
+        orientation = None
+    image = file.copy()
+    # Pillow writes all tags back after turning, and fails where one is odd; so it gets the orientation alone.
+    image.info = {key: value for key, value in file.info.items() if key == "transparency"}
+    image.getexif()[ExifTags.Base.Orientation] = orientation
+    ImageOps.exif_transpose(image, in_place=True)
+    return image
 
 
 def read_text(path: Path, member: str = "") -> str:
@@ -284,34 +306,47 @@ def read_text(path: Path, member: str = "") -> str:
         raise UsageError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
 
 
-def _plain_prompt(line: str, place: str, number: str, seed: int) -> Entry:
-    return Entry(Record(id=number, text=line, seed=seed), place)
-
-
-def _json_prompt(line: str, place: str, number: str, seed: int) -> Entry:
-    try:
-        data = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{place}: not JSON ({error})") from None
-    names = [name for name in _PROMPT_KEYS if isinstance(data, dict) and isinstance(data.get(name), str)]
-    if not names:
-        raise UsageError(f"{place}: no 'prompt', 'text' or 'caption' with a string in it")
-    given = {key: value for key, value in data.items() if key not in (*_PROMPT_KEYS, *_STAGE_KEYS)}
-    record = {"text": data[names[0]], "id": number, "seed": seed} | given
-    return Entry(parse_line(json.dumps(record), place), place)
-
-
 def _entries(file: Iterable[bytes], name: str, base: Path | None) -> Iterator[Entry]:
     empty = True
-    for entry in _unique(Entry(record, place, base) for place, record in parse_lines(file, name)):
+    for entry in unique(Entry(record, place, base) for place, record in parse_lines(file, name, _Identified(name))):
         empty = False
         yield entry
     if empty:
         raise UsageError(f"{name}: no records")
 
 
-def parse_lines(file: Iterable[bytes], name: str) -> Iterator[tuple[str, Record]]:
+class _Identified:
+    """`parse_line` for what another program may have written: an imagefolder needs no ids."""
+
+    def __init__(self, name: str) -> None:
+        self._name, self._said = name, False
+
+    def __call__(self, line: str, place: str) -> Record:
+        data = parse_json(line, place)
+        if not isinstance(data, dict) or "id" in data or not isinstance(data.get("file_name"), str):
+            return as_record(data, place)
+        stem = _stem(data["file_name"])
+        if not re.fullmatch(ID, stem):
+            raise UsageError(
+                f"{place}: no 'id', and {stem!r} of its file_name cannot be one; give each record an 'id' of letters, "
+                "digits, '.', '_' and '-'"
+            )
+        if not self._said:
+            log.warning("%s: without 'id', the stem of 'file_name' is a record's id, such as '%s'", self._name, stem)
+            self._said = True
+        return as_record(data | {"id": stem}, place)
+
+
+def _stem(file_name: str) -> str:
+    return PurePosixPath(file_name).stem
+
+
+def parse_lines(
+    file: Iterable[bytes], name: str, parse: Callable[[str, str], Record] = parse_line
+) -> Iterator[tuple[str, Record]]:
     """Each record of a JSONL file and its place; a byte order mark, CRLF and empty lines are no part of it.
+
+    `parse` turns a line, given its place, into a record.
 
     Raises:
         UsageError: a line that is not a record.
@@ -323,10 +358,15 @@ def parse_lines(file: Iterable[bytes], name: str) -> Iterator[tuple[str, Record]
         except UnicodeDecodeError:
             raise UsageError(f"{place}: not UTF-8 text; remove or repair the line") from None
         if line:
-            yield place, parse_line(line, place)
+            yield place, parse(line, place)
 
 
-def _unique(entries: Iterable[Entry]) -> Iterator[Entry]:
+def unique(entries: Iterable[Entry]) -> Iterator[Entry]:
+    """The entries, whose ids must differ.
+
+    Raises:
+        UsageError: an id that was used before.
+    """
     seen: dict[str, str] = {}
     for entry in entries:
         first = seen.setdefault(entry.record.id, entry.place)

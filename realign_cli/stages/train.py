@@ -203,11 +203,13 @@ def own_latents(trainee: Trainee, prompts: Sequence[str], batch_size: int, seed:
         yield trainee.advance(noise, trainee.embed(prompts[i : i + batch_size]), 0, trainee.steps, guided=False)
 
 
-def real_latents(trainee: Trainee, images: Iterable[Image.Image], size: int) -> Iterator[Tensor]:
-    """Real images, one by one, cut to a centred square of `size` pixels."""
+def real_latents(trainee: Trainee, images: Iterable[Image.Image | None], size: int) -> Iterator[Tensor]:
+    """Real images, one by one, cut to a centred square of `size` pixels; NaN for one that there is not."""
     for image in images:
-        pixels = np.asarray(ImageOps.fit(image, (size, size)), dtype=np.float32) / 255
-        yield trainee.encode(torch.from_numpy(pixels).permute(2, 0, 1)[None])
+        square = ImageOps.fit(image or Image.new("RGB", (size, size)), (size, size))
+        pixels = np.asarray(square, dtype=np.float32) / 255
+        latents = trainee.encode(torch.from_numpy(pixels).permute(2, 0, 1)[None])
+        yield latents if image else torch.full_like(latents, torch.nan)
 
 
 @torch.no_grad()

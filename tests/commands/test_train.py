@@ -14,7 +14,8 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
-from typer.testing import CliRunner
+from PIL import Image
+from typer.testing import CliRunner, Result
 
 from realign_cli.app import app
 
@@ -142,8 +143,8 @@ def here(tmp_path_factory: pytest.TempPathFactory, whole: Path) -> Path:
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [
-        ("--data empty.txt --out new", "no captions"),
-        ("--data odd.jsonl --out new", "none of prompt, text, caption with a string; keys found: title, url"),
+        ("--data empty.txt --out new", "empty.txt: no prompts in this file"),
+        ("--data odd.jsonl --out new", "no 'prompt', 'text' or 'caption' with a string in it; keys found: title, url"),
         ("--data nowhere --out new", "--data nowhere: no such file or folder"),
         ("--data shapes --out empty.txt", "cannot make the folder empty.txt"),
         ("--data shapes --out /proc/new", "/proc/new: checkpoints take up to "),
@@ -178,3 +179,42 @@ def test_models_that_do_not_fit(here: Path, realign: Run, line: str, complaint: 
     (here / "prompts.txt").write_text("a red circle\n")
     done = realign("generate", "--prompts", "prompts.txt", "--out", "new", *line.split(), cwd=here)
     assert done.returncode == 2 and complaint in done.stderr
+
+
+def test_images_that_cannot_be_read_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """One line names them, the model card too; the run that goes on leaves out the same, whatever lies there now."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    names = ["a.png", "cut.png", "gone.png", "d.png"]
+    for name in ("a.png", "cut.png", "d.png"):
+        Image.effect_noise((64, 64), 60).convert("RGB").save(tmp_path / "data" / name)
+    whole = (tmp_path / "data" / "cut.png").read_bytes()
+    (tmp_path / "data" / "cut.png").write_bytes(whole[: len(whole) // 2])
+    lines = [json.dumps({"file_name": name, "text": "a red square", "id": name}) + "\n" for name in names]
+    (tmp_path / "data" / "metadata.jsonl").write_text("".join(lines))
+
+    def train(steps: int, out: str) -> Result:
+        return CliRunner().invoke(
+            app,
+            [
+                *("train", "--data", "data", "--out", out, "--rank", "4", "--max-train-steps", str(steps)),
+                *(word for key, value in SMALL.items() for word in ("--set", f"train.{key}={value}")),
+                *("--set", "generator.steps=4", "--set", "train.effective_batch_size=2"),
+            ],
+        )
+
+    said = "2 of 4 training images cannot be used and are left out: "
+    place = "data/metadata.jsonl"
+    done = train(2, "out")
+    assert done.exit_code == 0, done.stderr
+    assert said in " ".join(done.stderr.split()) and f"{place}:2" in done.stderr and f"{place}:3" in done.stderr
+    assert f"| images left out | 2: {place}:" in (tmp_path / "out" / "README.md").read_text()
+    (tmp_path / "data" / "cut.png").write_bytes(whole)
+    again = train(4, "out")
+    assert again.exit_code == 0 and said in " ".join(again.stderr.split()), again.stderr
+    assert f"| images left out | 2: {place}:" in (tmp_path / "out" / "README.md").read_text()
+
+    for name in ("a.png", "cut.png", "d.png"):
+        (tmp_path / "data" / name).write_bytes(whole[:100])
+    none = train(1, "none")
+    assert none.exit_code == 2 and "4 of 4 training images cannot be used" in none.stderr, none.stderr

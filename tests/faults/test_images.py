@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 from faults.warm import QUICK, Warm
-from hypothesis import given, settings
+from fuzz import fuzzed
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from realign_cli.errors import RecordError
 from realign_cli.plumbing.source import METADATA, open_image
@@ -60,12 +62,53 @@ def animated() -> bytes:
     return saved(plain(), "GIF", save_all=True, append_images=[Image.new("RGB", SIZE, "blue")])
 
 
+def chunk(kind: bytes, data: bytes) -> bytes:
+    """A piece of a PNG."""
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def talkative(**options: object) -> bytes:
+    """A PNG with two megabytes of text, as programs write that keep their whole workflow in it."""
+    text = PngInfo()
+    text.add_text("workflow", "x" * 2_000_000, **options)
+    return saved(plain(), pnginfo=text)
+
+
+Tag = tuple[int, int, int, bytes]  # as EXIF has it: tag, type, count, value
+TURNED: Tag = (0x0112, 3, 1, struct.pack("<H", 6))
+
+
+def exif(tags: list[Tag]) -> bytes:
+    """A block of one directory, low byte first; values of more than four bytes lie behind it."""
+    head, values = struct.pack("<H", len(tags)), b""
+    behind = 8 + 2 + 12 * len(tags) + 4
+    for tag, kind, count, value in tags:
+        head += struct.pack("<HHI", tag, kind, count)
+        head += value.ljust(4, b"\0") if len(value) <= 4 else struct.pack("<I", behind + len(values))
+        values += value if len(value) > 4 else b""
+    return b"II*\0\x08\0\0\0" + head + bytes(4) + values
+
+
+def photograph(block: bytes) -> bytes:
+    """A JPEG on its side with this block in it."""
+    data = saved(plain().transpose(Image.Transpose.ROTATE_90), "JPEG", quality=95)
+    return data[:2] + b"\xff\xe1" + struct.pack(">H", len(block) + 8) + b"Exif\0\0" + block + data[2:]
+
+
+# What cameras and editors leave beside the orientation.
+ODD: dict[str, Tag] = {
+    "rational with a zero denominator": (0x829A, 10, 1, struct.pack("<ii", -1, 0)),
+    "float where a number is due": (0x0213, 11, 1, struct.pack("<f", 1.0)),
+    "rational where a name is due": (0x010F, 5, 1, struct.pack("<II", 1, 1)),
+    "bytes where a rational is due": (0x011A, 7, 8, b"\xff" * 8),
+    "number beyond its type": (0x0128, 4, 1, struct.pack("<I", 0x20000)),
+    "resolution by zero": (0x011A, 5, 1, struct.pack("<II", 0, 0)),
+    "directory that is nowhere": (0x8769, 4, 1, struct.pack("<I", 2**31)),
+}
+
+
 def bomb() -> bytes:
     """A well-formed PNG of a few bytes that unpacks to 40,000 x 40,000 pixels."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
     header = struct.pack(">IIBBBBB", 40_000, 40_000, 8, 0, 0, 0, 0)
     body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 40_001)) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + body
@@ -79,11 +122,14 @@ SEEN: dict[str, Callable[[], bytes]] = {
     "turned": turned,
     "animated": animated,
     "webp": lambda: saved(plain(), "WEBP", lossless=True),
+    "text": talkative,
+    "packed text": lambda: talkative(zip=True),
+    **{kind: lambda odd=odd: photograph(exif(sorted([TURNED, odd]))) for kind, odd in ODD.items()},
 }
 UNREADABLE: dict[str, Callable[[], bytes]] = {
     "empty": lambda: b"",
     "truncated": lambda: saved(Image.effect_noise(SIZE, 80))[:-500],
-    "text": lambda: b"no image\n",
+    "prose": lambda: b"no image\n",
     "bomb": bomb,
     "postscript": lambda: saved(plain(), "EPS"),  # a program, which Pillow would have Ghostscript run
 }
@@ -106,7 +152,7 @@ def test_sixteen_bits_are_not_clipped(tmp_path: Path) -> None:
 
 def test_commands_name_what_they_cannot_read_and_go_on(warm: Warm, tmp_path: Path) -> None:
     """Through tag, eval and import: of each record the very same verdict."""
-    names = {**SEEN, **UNREADABLE, "sixteen": sixteen_bits}
+    names = {kind.replace(" ", "_"): data for kind, data in {**SEEN, **UNREADABLE, "sixteen": sixteen_bits}.items()}
     folder = tmp_path / "odd"
     folder.mkdir()
     for name, data in names.items():
@@ -145,7 +191,7 @@ def test_commands_name_what_they_cannot_read_and_go_on(warm: Warm, tmp_path: Pat
 GOOD = [saved(plain(), kind) for kind in ("PNG", "JPEG", "GIF", "TIFF", "WEBP", "BMP", "PPM")] + [turned(), alpha()]
 
 
-@settings(max_examples=300, deadline=None)
+@fuzzed
 @given(st.sampled_from(GOOD), st.lists(st.tuples(st.floats(0, 1), st.binary(max_size=4)), max_size=6))
 def test_no_damage_raises_anything_else(
     tmp_path_factory: pytest.TempPathFactory, data: bytes, damage: list[tuple[float, bytes]]
@@ -160,3 +206,42 @@ def test_no_damage_raises_anything_else(
         assert open_image(path).mode == "RGB"
     except RecordError as error:
         assert error.kind == "unreadable_image" and str(path) in str(error)
+
+
+TAGS = st.sampled_from([0x0100, 0x010F, 0x0112, 0x011A, 0x0128, 0x0131, 0x0213, 0x8769, 0x8825, 0x829A, 0xA005])
+EXTREME = st.sampled_from([0, 1, 2**31, 2**32 - 1])
+ENTRY = st.tuples(
+    TAGS | st.integers(0, 2**16 - 1),
+    st.integers(0, 20),  # types beyond the 13 that there are
+    st.integers(0, 8) | EXTREME,
+    st.binary(max_size=16) | st.tuples(EXTREME, EXTREME).map(lambda pair: struct.pack("<2I", *pair)),
+)
+BLOCK = (
+    st.lists(ENTRY, max_size=5).map(exif)
+    | st.lists(ENTRY, max_size=5).map(lambda tags: exif(sorted([TURNED, *tags])))
+    | st.binary(max_size=64)
+    | st.tuples(st.lists(ENTRY, max_size=3), st.integers(0, 60)).map(lambda cut: exif([TURNED, *cut[0]])[: cut[1]])
+)
+UPRIGHT = {
+    kind: {image.tobytes() for image in [made, *map(made.transpose, Image.Transpose)]}
+    for kind, made in [(kind, Image.open(io.BytesIO(saved(plain(), kind)))) for kind in ("JPEG", "PNG")]
+}
+
+
+@fuzzed
+@given(st.sampled_from(["JPEG", "PNG"]), BLOCK)
+def test_no_exif_block_costs_more_than_its_orientation(
+    tmp_path_factory: pytest.TempPathFactory, kind: str, block: bytes
+) -> None:
+    """In a PNG, that is; of a JPEG Pillow reads the resolution from EXIF first, and a few such blocks stop it there."""
+    path = tmp_path_factory.getbasetemp() / "block"
+    data = saved(plain(), kind)
+    if kind == "JPEG":
+        data = data[:2] + b"\xff\xe1" + struct.pack(">H", len(block) + 8) + b"Exif\0\0" + block + data[2:]
+    else:
+        data = data[:33] + chunk(b"eXIf", block) + data[33:]
+    path.write_bytes(data)
+    try:
+        assert open_image(path).tobytes() in UPRIGHT[kind]
+    except RecordError as error:
+        assert kind == "JPEG" and error.kind == "unreadable_image" and str(path) in str(error)

@@ -9,13 +9,15 @@ from pathlib import Path
 
 import pytest
 from faults.warm import Warm, contents
-from hypothesis import given, settings
+from fuzz import fuzzed
+from hypothesis import given
 from hypothesis import strategies as st
 
 from realign_cli.errors import RecordError, UsageError
 from realign_cli.plumbing.captions import read_captions
 from realign_cli.plumbing.folder import RUN, RunFolder
-from realign_cli.plumbing.source import METADATA, image_path, journal_path, read_prompts, read_records
+from realign_cli.plumbing.prompts import read_prompts
+from realign_cli.plumbing.source import METADATA, image_path, journal_path, read_records
 from realign_cli.records import Record, dump_line, parse_line
 
 pytestmark = pytest.mark.fault
@@ -135,30 +137,54 @@ LINE = (
 )
 
 
-@settings(max_examples=300, deadline=None)
+@fuzzed
 @given(st.lists(LINE, max_size=3).map(b"\n".join))
 def test_no_bytes_raise_anything_else(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
-    folder = tmp_path_factory.getbasetemp() / "fuzz"
-    folder.mkdir(exist_ok=True)
-    path, prompts, captions = folder / METADATA, folder / "prompts.jsonl", folder / "captions.json"
-    for file in (path, prompts, captions):
-        file.write_bytes(data)
+    path = tmp_path_factory.getbasetemp() / "fuzz" / METADATA
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(data)
     try:
         for entry in read_records(str(path)):
             assert json.loads(dump_line(entry.record))["id"] == entry.record.id
-            for base in (folder, None):
+            for base in (path.parent, None):
                 with suppress(RecordError):
                     image_path(entry.record, base)
     except UsageError as error:
         assert str(error).startswith(str(path)) and len(str(error).splitlines()) == 1
-    for read in (
-        lambda: list(read_prompts(prompts, 42)),
-        *(lambda f=f: read_captions(str(f)) for f in (prompts, captions)),
-    ):
-        try:
-            read()
-        except UsageError as error:
-            assert folder.name in str(error)
+
+
+CAPTION = st.dictionaries(
+    st.sampled_from(["id", "caption", "text", "prompt", "image_id"]) | st.text(), JSON, max_size=4
+)
+CAPTIONS = (
+    st.lists(LINE, max_size=3).map(b"\n".join)
+    | st.lists(CAPTION | JSON, max_size=3).map(lambda notes: json.dumps({"annotations": notes}).encode())
+    | st.lists(CAPTION, max_size=3).map(lambda rows: b"\n".join(json.dumps(row).encode() for row in rows))
+    | st.text().map(lambda text: text.encode("utf-8", "surrogatepass"))
+    | st.text(st.characters(categories=["Cs", "Ll"]), min_size=1).map(lambda t: json.dumps({"caption": t}).encode())
+)
+
+
+@fuzzed
+@given(CAPTIONS, st.sampled_from(["p", "p.txt", "p.jsonl", "p.NDJSON", "p.json", "p.csv"]))
+def test_no_bytes_make_two_readers_of_prompts_differ(
+    tmp_path_factory: pytest.TempPathFactory, data: bytes, name: str
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "prompts" / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(data)
+    try:
+        prompts = read_captions(str(path)).prompts
+    except UsageError as error:
+        assert str(path) in str(error)
+        with pytest.raises(UsageError, match=re.escape(str(error))):
+            list(read_prompts(path, 42))
+        return
+    assert prompts and all(prompt.strip() and prompt.encode() for prompt in prompts)
+    try:
+        assert [entry.record.text for entry in read_prompts(path, 42)] == prompts
+    except UsageError as error:  # an id that is none, or is used twice
+        assert str(path) in str(error)
 
 
 @pytest.mark.parametrize("text", ["[" * 200_000, '{"prompt": NaN}', '{"prompt": "a", "x": ' + "[" * 200_000])

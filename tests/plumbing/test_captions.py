@@ -45,16 +45,17 @@ def test_a_folder_of_records_brings_its_images(tmp_path: Path):
 @pytest.mark.parametrize(
     ("name", "content", "complaint"),
     [
-        ("p.txt", "\n \n", "no captions"),
+        ("p.txt", "\n \n", "no prompts in this file"),
         ("p.txt", None, "No such file"),
-        ("p.jsonl", "\n", "no captions"),
-        ("p.jsonl", '{"title": "a cat", "url": "x"}\n', "p.jsonl:1: none of prompt, text, caption with a string; "
-         "keys found: title, url"),
-        ("p.jsonl", '{"text": "a cat"}\n{"text": 3}\n', "p.jsonl:2: no 'text' with a string in it"),
+        ("p.jsonl", "\n", "no prompts in this file"),
+        ("p.jsonl", '{"title": "a cat", "url": "x"}\n', "p.jsonl:1: no 'prompt', 'text' or 'caption' with a string "
+         "in it; keys found: title, url"),
+        ("p.jsonl", '{"text": "a cat"}\n{"text": 3}\n', "p.jsonl:2: no 'prompt', 'text' or 'caption' with a "
+         "string in it; keys found: text"),
         ("p.jsonl", '{"text": "a cat"}\n{"te', "p.jsonl:2: not JSON"),
         ("c.json", '{"images": [], "info": {}}', "no 'annotations' with a 'caption' each, as COCO has them; found: "
          "images, info"),
-        ("c.json", '{"annotations": []}', "no captions"),
+        ("c.json", '{"annotations": []}', "no prompts in this file"),
         ("c.json", "[1]", "found: a list"),
         ("c.csv", "a,b", "give a .txt, .jsonl or COCO .json file"),
         ("nowhere", None, "no such file or folder"),

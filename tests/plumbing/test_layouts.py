@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -40,9 +42,25 @@ class TestImport:
         assert (summary.records, summary.failed) == (3, 0)
         assert made(tmp_path / "out") == [("000000", "one", 1), ("000001", "two", 0), ("000002", "three", 2)]
 
+    def test_order_is_that_of_numbers(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        source = images(tmp_path / "theirs", *(f"{i}.png" for i in range(12)))
+        (tmp_path / "prompts.txt").write_text("".join(f"number {i}\n" for i in range(12)))
+        import_images(source, tmp_path / "prompts.txt", tmp_path / "out")
+        assert made(tmp_path / "out") == [(f"{i:06d}", f"number {i}", i) for i in range(12)]
+        assert "paired by order: 0.png is the first, 11.png the last" in capsys.readouterr().err
+        settings = json.loads((tmp_path / "out" / "run.json").read_text())["config"]
+        assert settings["paired by"] == "order: 0.png is the first, 11.png the last"
+
+    def test_numbers_of_prompts_are_no_names(self, tmp_path: Path) -> None:
+        """000001.png is the first image, though the second prompt gets the id 000001."""
+        source = images(tmp_path / "theirs", *(f"{i:06d}.png" for i in range(1, 9)))
+        (tmp_path / "prompts.txt").write_text("".join(f"number {i}\n" for i in range(8)))
+        assert import_images(source, tmp_path / "prompts.txt", tmp_path / "out").failed == 0
+        assert made(tmp_path / "out") == [(f"{i:06d}", f"number {i}", i) for i in range(8)]
+
     @pytest.mark.parametrize("key", ["id", "file_name"])
     def test_by_name(self, tmp_path: Path, key: str) -> None:
-        source = images(tmp_path / "theirs", "x.png", "y.png", "stray.png")
+        source = images(tmp_path / "theirs", "x.png", "y.png")
         suffix = ".png" if key == "file_name" else ""
         prompts = lines(
             tmp_path / "prompts.jsonl",
@@ -53,8 +71,67 @@ class TestImport:
         summary = import_images(source, prompts, tmp_path / "out")
         assert [(text, shade) for _, text, shade in made(tmp_path / "out")] == [("why", 1), ("ex", 0)]
         assert next(read_records(str(tmp_path / "out"))).record.model_extra == {"mine": [1]}
-        assert summary.failed == 2
-        assert "no image for prompt" in summary.failures[0] and "stray.png: no prompt" in summary.failures[1]
+        assert summary.failed == 1 and f"no image for prompt 'z{suffix}'" in summary.failures[0]
+
+        (source / "x.png").rename(source / "stray.png")
+        with pytest.raises(UsageError, match=rf"2 prompts have no image, such as {key} 'z.*images no prompt.*stray"):
+            import_images(source, prompts, tmp_path / "off")
+        assert not (tmp_path / "off").exists()
+
+        some = lines(tmp_path / "some.jsonl", {"prompt": "why", key: f"y{suffix}"})
+        summary = import_images(source, some, tmp_path / "new")
+        assert [(text, shade) for _, text, shade in made(tmp_path / "new")] == [("why", 1)]
+        assert summary.failed == 1 and "stray.png: no prompt for this image" in summary.failures[0]
+
+    @pytest.mark.parametrize(
+        ("form", "rule"),
+        [
+            ("{}.png", "file name"),
+            ("./{}.png", "file name"),
+            ("train/{}.png", "file name without its folder"),
+            ("C:\\train\\{}.png", "file name without its folder"),
+            ("train/{}.jpg", "file name without folder and suffix"),
+        ],
+    )
+    def test_names_that_are_nearly_right(self, tmp_path: Path, form: str, rule: str) -> None:
+        """In another order than that of the images, which are of three shades."""
+        source = images(tmp_path / "theirs", "a.png", "b\u00e9.png", "c.png")  # \u00e9 as one character
+        shades = {"c": 2, "a": 0, "be\u0301": 1}  # and as two
+        prompts = lines(
+            tmp_path / "prompts.jsonl",
+            *({"file_name": form.format(name), "text": f"shade {shade}"} for name, shade in shades.items()),
+        )
+        assert import_images(source, prompts, tmp_path / "out").failed == 0
+        assert made(tmp_path / "out") == [(f"{i:06d}", f"shade {s}", s) for i, s in enumerate(shades.values())]
+        assert json.loads((tmp_path / "out" / "run.json").read_text())["config"]["paired by"] == rule
+
+    @pytest.mark.parametrize(
+        ("names", "prompts", "complaint"),
+        [
+            (["a.png", "a.jpg"], [{"file_name": "a.webp"}], "file_name 'a.webp' fits a.jpg and a.png"),
+            (["0.png"], [{"file_name": "a/0.png"}, {"file_name": "b/0.png"}], "'b/0.png' fits 0.png, and so does 'a/0"),
+            (["a.png", "b.png"], [{"id": "x1"}, {"id": "x2"}], "2 prompts have no image, such as id 'x1'"),
+            (["a.png", "b.png"], [{"file_name": "a.png"}, {}], "jsonl:2: no 'file_name', which other prompts have"),
+            (["a.png", "b.png"], [{}, {"id": "b"}], "jsonl:1: no 'id', which other prompts have"),
+            (["1.png", "01.png"], [{}, {}], "01.png and 1.png have one place in order"),
+            (["1.jpg", "1.png"], [{}, {}], "1.jpg and 1.png have one place in order"),
+        ],
+    )
+    def test_what_is_ambiguous_is_refused(
+        self, tmp_path: Path, names: list[str], prompts: list[dict[str, object]], complaint: str
+    ) -> None:
+        source = images(tmp_path / "theirs", *names)
+        file = lines(tmp_path / "prompts.jsonl", *({"prompt": "a", **keys} for keys in prompts))
+        with pytest.raises(UsageError, match=re.escape(complaint)):
+            import_images(source, file, tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+
+    def test_hidden_files_are_no_images(self, tmp_path: Path) -> None:
+        source = images(tmp_path / "theirs", "a.png", ".hidden.png")
+        (source / "._a.png").write_bytes(b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X")
+        (tmp_path / "prompts.txt").write_text("one\n")
+        assert import_images(source, tmp_path / "prompts.txt", tmp_path / "out").failed == 0
+        assert made(tmp_path / "out") == [("000000", "one", 0)]
 
     def test_broken_image_is_named_and_the_rest_comes_in(self, tmp_path: Path) -> None:
         source = images(tmp_path / "theirs", "a.png", "b.png")
@@ -112,3 +189,19 @@ def test_t2i_compbench(tmp_path: Path) -> None:
     names = sorted((path.name for path in (tmp_path / "out" / "samples").iterdir()), key=lambda n: n.split("_")[-1])
     assert [name.split("_")[0] for name in names] == [texts[0], texts[2]]
     assert [int(name.split("_")[-1].split(".")[0]) for name in names] == [0, 1]
+
+
+@pytest.mark.parametrize("export", [export_geneval, export_t2i_compbench])
+def test_what_was_exported_before_stays_alone(tmp_path: Path, export: Callable[[str, Path], object]) -> None:
+    cat = {"text": "a cat", "tag": "single_object", "include": []}
+    records = ({"id": f"{i}", "file_name": f"{i}.png", **cat} for i in range(2))
+    lines(images(tmp_path / "two", "0.png", "1.png") / "metadata.jsonl", *records)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".lock").touch()
+    export(str(tmp_path / "two"), tmp_path / "out")
+    before = sorted((tmp_path / "out").rglob("*"))
+    with pytest.raises(UsageError, match=r"out: not empty \(\w+\); what is there would be judged too"):
+        export(str(tmp_path / "two"), tmp_path / "out")
+    assert sorted((tmp_path / "out").rglob("*")) == before
+    with pytest.raises(UsageError, match="not a folder"):
+        export(str(tmp_path / "two"), tmp_path / "two" / "0.png")

@@ -23,7 +23,7 @@ from realign_cli.plumbing.source import (
     image_path,
     journal_path,
     open_image,
-    read_prompts,
+    read_any,
     read_records,
     record_ids,
     shard_of,
@@ -72,6 +72,37 @@ class TestRecords:
         write(tmp_path, '{"id": "b"}\nno JSON\n[]\n{}\n{"id": "a"}\n')
         assert record_ids(str(tmp_path)) == ["b", "a"]
         assert record_ids("-") is None
+
+    def test_an_imagefolder_without_ids(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        write(
+            tmp_path, '{"file_name": "0.png", "text": "a"}\n{"file_name": "train/1.a.png", "text": "b"}\n' + line("x")
+        )
+        assert [entry.record.id for entry in read_records(str(tmp_path))] == ["0", "1.a", "x"]
+        assert record_ids(str(tmp_path)) == ["0", "1.a", "x"]
+        (said,) = caplog.messages
+        assert said == f"{tmp_path / METADATA}: without 'id', the stem of 'file_name' is a record's id, such as '0'"
+
+    @pytest.mark.parametrize(
+        ("text", "complaint"),
+        [
+            (
+                '{"file_name": "a/0.png", "text": ""}\n{"file_name": "b/0.png", "text": ""}',
+                ":2: id '0' was used before",
+            ),
+            ('{"file_name": "a b.png", "text": "a"}', ":1: no 'id', and 'a b' of its file_name cannot be one"),
+            ('{"text": "a"}', ":1: id: Field required"),
+        ],
+    )
+    def test_no_id_to_be_had(self, tmp_path: Path, text: str, complaint: str) -> None:
+        write(tmp_path, text)
+        with pytest.raises(UsageError, match=re.escape(complaint)):
+            list(read_records(str(tmp_path)))
+
+    def test_images_of_a_plain_folder(self, tmp_path: Path) -> None:
+        for name in ("10.png", "2.PNG", "a.jpg", "._2.png", ".a.jpg", "no.txt"):
+            (tmp_path / name).touch()
+        entries = [(entry.record.id, entry.record.file_name) for entry in read_any(str(tmp_path))]
+        assert entries == [("000000", "2.PNG"), ("000001", "10.png"), ("000002", "a.jpg")]
 
     def test_nothing_there(self, tmp_path: Path) -> None:
         for source, complaint in ((tmp_path, "no metadata.jsonl"), (tmp_path / "b", "no such folder or file")):
@@ -142,47 +173,6 @@ class TestImages:
                 open_image(path)
             kinds.append(error.value.kind)
         assert kinds == ["missing_image", *["unreadable_image"] * 3]
-
-
-class TestPrompts:
-    def read(self, folder: Path, name: str, text: str) -> list[tuple[str, str, int]]:
-        path = folder / name
-        path.write_text(text)
-        return [(e.record.id, e.record.text, e.record.seed) for e in read_prompts(path, 42)]
-
-    def test_text(self, tmp_path: Path) -> None:
-        text = "\ufeffa red circle\r\n\n a blue\u2028square \n"
-        assert self.read(tmp_path, "a.txt", text) == [
-            ("000000", "a red circle", 42),
-            ("000001", "a blue\u2028square", 42),
-        ]
-
-    def test_json_lines(self, tmp_path: Path) -> None:
-        text = '{"prompt": "a", "text": "b"}\n{"text": "b", "id": "x", "seed": 7, "more": 1}\n{"caption": "c"}'
-        expected = [("000000", "a", 42), ("x", "b", 7), ("000002", "c", 42)]
-        assert self.read(tmp_path, "a.jsonl", text) == expected
-
-    @pytest.mark.parametrize(
-        ("name", "text", "complaint"),
-        [
-            ("a.txt", " \n\n", "a.txt: no prompts in this file"),
-            ("a.jsonl", '{"prompt": "a"}\n{"prompt": ', "a.jsonl:2: not JSON"),
-            ("a.jsonl", '{"prompt": 1}', "a.jsonl:1: no 'prompt', 'text' or 'caption'"),
-            ("a.jsonl", '{"prompt": "a", "id": "../x"}', "a.jsonl:1: id: "),
-            ("a.jsonl", '{"prompt": "a", "id": "000001"}\n{"prompt": "b"}', "a.jsonl:2: id '000001' was used before"),
-        ],
-    )
-    def test_unusable(self, tmp_path: Path, name: str, text: str, complaint: str) -> None:
-        with pytest.raises(UsageError, match=re.escape(complaint)):
-            self.read(tmp_path, name, text)
-
-    def test_no_file(self, tmp_path: Path) -> None:
-        for path in (tmp_path / "none.txt", tmp_path):
-            with pytest.raises(UsageError, match="name a text file, such as"):
-                list(read_prompts(path, 42))
-        (tmp_path / "a.txt").write_bytes(b"\xff")
-        with pytest.raises(UsageError, match=r"a\.txt: not UTF-8 text"):
-            list(read_prompts(tmp_path / "a.txt", 42))
 
 
 class TestShard:

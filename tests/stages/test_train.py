@@ -186,6 +186,10 @@ def test_real_images_become_latents(models: Models):
     (latents,) = list(real_latents(trainee, [wide], 64))
     assert latents.shape == (1, 4, 16, 16)
     assert (trainee.decode(latents) - 128 / 255).abs().mean() < 0.03
+    thin = Image.new("RGB", (300, 1), (128, 128, 128))
+    first, none, last = real_latents(trainee, [thin, None, wide], 64)
+    assert first.shape == none.shape == (1, 4, 16, 16) and first.isfinite().all()
+    assert none.isnan().all() and torch.equal(last, latents)
 
 
 def test_samples_for_people_and_for_the_monitor(models: Models):
