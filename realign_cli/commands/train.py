@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
@@ -14,6 +15,7 @@ from realign_cli.options import Common
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from realign_cli.errors import UsageError
     from realign_cli.plumbing.captions import Captions
     from realign_cli.registry import Models
     from realign_cli.roles import Reward, Trainee, Training
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 _METHOD, _OPTIMISER, _RUN = "Method", "Optimiser", "Run"
 _INDIFFERENT = ("max_train_steps", "gradient_checkpointing", "checkpointing_steps", "sampling_steps")
+_EMBEDDED = "package:generator"
 _SHAPES = 4096  # pictures of --data shapes
 _PATIENCE = 5  # optimiser steps in a row without a finite gradient
 
@@ -57,7 +60,9 @@ def train(
             help="Prompts: .txt, .jsonl, COCO's captions .json, a folder of records, coco, shapes, or a hub dataset.",
         ),
     ],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="The trained model, checkpoints, log and samples.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The trained model, checkpoints, log and samples.")] = Path(
+        "runs/coarse"
+    ),
     reward: Annotated[
         str | None,
         typer.Option(
@@ -123,6 +128,8 @@ def train(
 
     Examples:
 
+    realign train --data coco
+
     realign train --preset tiny --data shapes --out runs/coarse
 
     realign train --data captions_train2014.json --reward caption=1.0,clip=0.2 --out runs/coarse
@@ -130,6 +137,7 @@ def train(
     realign generate --prompts prompts.txt --model runs/coarse --out coarse/
     """
     from realign_cli import presets
+    from realign_cli.plumbing.captions import COCO
     from realign_cli.plumbing.console import Verbosity, console, plain
     from realign_cli.registry import Models
 
@@ -151,7 +159,12 @@ def train(
     models = Models(preset, options.device)
     training = models.training
     weights = _weights(training.reward)
+    embedded = preset.section("generator").get("checkpoint") == _EMBEDDED
+    if embedded and data == COCO:  # before it is fetched
+        raise _foreign(data, "")
     captions = _captions(data)
+    if embedded:
+        _require_known_words(data, captions)
 
     from realign_cli.plumbing.checkpoint import require_space  # takes seconds, and what is wrong above is known by now
     from realign_cli.plumbing.fit import Schedule, accelerate, fit, start
@@ -160,7 +173,9 @@ def train(
 
     accelerator = accelerate(out, options.device == "cpu", training.mixed_precision, report_to)
     if accelerator.is_main_process and not options.quiet:
-        console.print(plain(f"{len(captions.prompts)} prompts from {captions.note}"), soft_wrap=True)
+        console.print(
+            plain(f"{len(captions.prompts)} prompts from {captions.note}; training into {out}"), soft_wrap=True
+        )
     micro_batches = _micro_batches(training, accelerator.num_processes)
     rewards = {name: _reward(models, name, training.estimator) for name in weights}
     trainee = models.trainee(
@@ -235,6 +250,29 @@ def _captions(data: str) -> Captions:
     examples = [(caption, picture(scene)) for caption, scene in careless_examples(_SHAPES)]
     return Captions(
         training_prompts(), "shapes: rendered scenes, of no held-out combination, carelessly captioned", examples
+    )
+
+
+def _require_known_words(data: str, captions: Captions) -> None:
+    """Refuse captions that the embedded generator cannot read.
+
+    Raises:
+        UsageError: a word that is no word of the coloured shapes.
+    """
+    from realign_cli.tinyworld.scenes import words
+
+    known = {*words()}
+    for prompt in captions.prompts:
+        if unknown := [word for word in re.findall(r"[^\W_]+", prompt.lower()) if word not in known]:
+            raise _foreign(data, f", and not '{unknown[0]}' of {prompt!r}")
+
+
+def _foreign(data: str, word: str) -> UsageError:
+    from realign_cli.errors import UsageError
+
+    return UsageError(
+        f"--data {data}: the embedded generator knows only the words of coloured shapes{word}; give --data shapes, or "
+        "another --preset"
     )
 
 

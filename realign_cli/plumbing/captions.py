@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 KEYS = ("prompt", "text", "caption")
-COCO = "yerevann/coco-karpathy"  # parquet, with the 2014 captions
+COCO = "coco"
+_COCO_ON_THE_HUB = "yerevann/coco-karpathy"  # parquet, with the 2014 captions
 _HUB_KEYS = (*KEYS, "captions", "sentences")
 
 
@@ -39,8 +40,8 @@ def read_captions(data: str) -> Captions:
         return _folder(path)
     if path.suffix in (".txt", ".jsonl", ".json"):
         return _file(path)
-    if data == "coco":
-        return _hub(COCO)
+    if data == COCO:
+        return _hub(_COCO_ON_THE_HUB)
     if path.exists():
         raise UsageError(f"--data {data}: give a .txt, .jsonl or COCO .json file, or a folder with {METADATA}")
     if data.count("/") == 1:
@@ -107,8 +108,8 @@ def _hub(name: str) -> Captions:
     except Exception as error:  # datasets raises whatever its many backends raise
         reason = str(error).strip().split("\n")[0]
         raise UsageError(
-            f"--data {name}: the hub gives no such dataset ({reason}). Give a file of captions, such as COCO's "
-            "captions_train2014.json, or --data shapes"
+            f"--data {name}: the hub gives no such dataset ({reason}); give a file of captions, such as COCO's "
+            "captions_train2014.json, or name a mirror of the hub with HF_ENDPOINT, or take --data shapes --preset tiny"
         ) from None
     key = _key(dict.fromkeys(rows.column_names, ""), _HUB_KEYS, f"--data {name}")
     column: Iterable[Any] = rows[key]
