@@ -13,6 +13,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, get_args
 
+from typer.main import get_command
 from typer.models import ArgumentInfo
 
 ROOT = Path(__file__).parents[1]
@@ -32,13 +33,15 @@ def page() -> str:
 
 
 def _commands(app: Any) -> Iterator[tuple[str, Any]]:
-    """Each command with its name; one with subcommands comes before them."""
-    for command in app.registered_commands:
-        yield command.name, command
-    for group in app.registered_groups:
-        inner = group.typer_instance
-        yield group.name, inner.registered_callback
-        yield from ((f"{group.name} {command.name}", command) for command in inner.registered_commands)
+    """Each command with its name, in the order of the help page; one with subcommands comes before them."""
+    single = {command.name: command for command in app.registered_commands}
+    groups = {group.name: group.typer_instance for group in app.registered_groups}
+    for name in get_command(app).list_commands(None):
+        if name in single:
+            yield name, single[name]
+            continue
+        yield name, groups[name].registered_callback
+        yield from ((f"{name} {command.name}", command) for command in groups[name].registered_commands)
 
 
 def _prose(text: str) -> str:

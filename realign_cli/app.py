@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import Annotated
 
 import typer
+from typer.core import TyperGroup
 
 from realign_cli import __version__
 from realign_cli.commands import (
@@ -39,14 +40,6 @@ from realign_cli.commands import (
 from realign_cli.errors import NoInput, RealignError
 from realign_cli.options import spread
 
-app = typer.Typer(
-    name="realign",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
 
 def _version(wanted: bool) -> None:
     if wanted:
@@ -54,7 +47,6 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def main(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
 ) -> None:
@@ -62,15 +54,19 @@ def main(
 
     Start with: [bold]realign demo[/bold]
 
-    Stages read and write records (JSON lines and PNGs) and chain through pipes:
+    The paper's method, each command where the one before it left its work:
 
-    realign train --data shapes --out runs/coarse
+    realign train --data coco
 
     realign generate --prompts prompts.txt --model runs/coarse --out coarse/
 
-    realign tag --in coarse/ | realign score | realign segment | realign refine --out final/
+    realign refine --in coarse/ --out final/
 
-    realign eval --in final/ --baseline coarse/
+    realign eval --metrics fid,clip,negclip,blip
+
+    Stages read and write records (JSON lines and PNGs), and chain through pipes:
+
+    realign tag --in coarse/ | realign score | realign segment | realign refine --out final/
     """
 
 
@@ -168,32 +164,56 @@ def _say(line: str) -> None:
     console.print(plain(line), style="red", soft_wrap=True)
 
 
-_COMMANDS: dict[str, Callable[..., None]] = {
-    "demo": demo.demo,
-    "run": run.run,
-    "train": train.train,
-    "prompts": prompts.prompts,
-    "generate": generate.generate,
-    "caption-reward": caption_reward.caption_reward,
-    "tag": tag.tag,
-    "score": score.score,
-    "segment": segment.segment,
-    "refine": refine.refine,
+# Panels and commands in the order of use.
+_PANELS: dict[str, dict[str, Callable[..., None]]] = {
+    "The method, in order": {
+        "train": train.train,
+        "generate": generate.generate,
+        "caption-reward": caption_reward.caption_reward,
+        "tag": tag.tag,
+        "score": score.score,
+        "segment": segment.segment,
+        "refine": refine.refine,
+    },
+    "Judging it": {"eval": eval.eval_},
+    "Whole runs": {"demo": demo.demo, "run": run.run, "status": status.status},
+    "Data in and out": {"prompts": prompts.prompts, "import": import_.import_, "export": export.export},
+    "This computer": {"doctor": doctor.doctor, "download": download.download, "convert": convert.convert},
 }
-for _name, _function in _COMMANDS.items():
-    app.command(_name, help=_flowing(_function))(_guarded(spread(_function), _name))
+_SUBCOMMANDS = {"eval": {"stats": eval.stats}}
 
-_eval = typer.Typer()
-_eval.callback(invoke_without_command=True, help=_flowing(eval.eval_))(_alone(_guarded(spread(eval.eval_), "eval")))
-_eval.command("stats", help=_flowing(eval.stats))(_guarded(spread(eval.stats), "eval stats"))
-app.add_typer(_eval, name="eval")
-_APART = {
-    "status": status.status,
-    "import": import_.import_,
-    "export": export.export,
-    "download": download.download,
-    "convert": convert.convert,
-    "doctor": doctor.doctor,
-}
-for _name, _function in _APART.items():
-    app.command(_name, help=_flowing(_function))(_guarded(spread(_function), _name))
+
+class _InOrder(TyperGroup):
+    """Lists commands as `_PANELS` does, where Typer puts those with subcommands last."""
+
+    def list_commands(self, context: typer.Context) -> list[str]:
+        return [name for commands in _PANELS.values() for name in commands]
+
+
+app = typer.Typer(
+    name="realign",
+    cls=_InOrder,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.callback()(main)
+
+
+def _add(to: typer.Typer, name: str, function: Callable[..., None], prefix: str = "", **more: str) -> None:
+    to.command(name, help=_flowing(function), **more)(_guarded(spread(function), f"{prefix}{name}"))
+
+
+for _panel, _commands in _PANELS.items():
+    for _name, _function in _commands.items():
+        if _name not in _SUBCOMMANDS:
+            _add(app, _name, _function, rich_help_panel=_panel)
+            continue
+        _group = typer.Typer()
+        _group.callback(invoke_without_command=True, help=_flowing(_function))(
+            _alone(_guarded(spread(_function), _name))
+        )
+        for _inner, _of_it in _SUBCOMMANDS[_name].items():
+            _add(_group, _inner, _of_it, prefix=f"{_name} ")
+        app.add_typer(_group, name=_name, rich_help_panel=_panel)

@@ -12,6 +12,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
+COARSE, FINAL = "coarse", "final"  # the folders of coarse and of final images, by convention
 _MODELS, _RUN, _SCREEN = "Models", "Run", "Screen"
 
 
@@ -117,9 +118,14 @@ class Map(Run):
     """Options of commands that read records and make records."""
 
     source: Annotated[
-        str,
-        typer.Option("--in", metavar="DIR|FILE|-", help="Records to read; - is a pipe.", rich_help_panel=_RUN),
-    ] = "-"
+        str | None,
+        typer.Option(
+            "--in",
+            metavar="DIR|FILE|-",
+            help="Records to read; - is a pipe. If not given: what is piped in, else coarse/.",
+            rich_help_panel=_RUN,
+        ),
+    ] = None
 
 
 class Backend(StrEnum):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from realign_cli import roles
 
 _WEIGHTS = Path(__file__).parent / "tinyworld" / "weights"
-_PACKAGE = "package:"
+PACKAGE = "package:"
 T = TypeVar("T")
 _REWARD = "reward-"
 _CONVERTERS = {"ram": "realign_cli.models.ram:convert"}
@@ -104,7 +104,7 @@ class Models:
 
     @cached_property
     def features(self) -> roles.FeatureExtractor:
-        return self._load("fid")
+        return self._load("fid", apart=("reference",))
 
     def trainee(self, **options: Any) -> roles.Trainee:
         """The generator opened for training, apart from `generator`; options as of `models.trainee.Trainee`."""
@@ -133,8 +133,8 @@ class Models:
         described = {}
         for name in sections:
             section = dict(self.preset.section(name))
-            if str(section.get("checkpoint", "")).startswith(_PACKAGE):
-                section["sha256"] = _digest(section["checkpoint"].removeprefix(_PACKAGE))
+            if str(section.get("checkpoint", "")).startswith(PACKAGE):
+                section["sha256"] = _digest(section["checkpoint"].removeprefix(PACKAGE))
             if published := self.preset.checkpoint(section.get("checkpoint", "")):
                 section |= _identity(published)
             if trained := presets.trained_manifest(section):
@@ -151,8 +151,9 @@ class Models:
             wrong = "; ".join(f"{section}.{one['loc'][0]}: {one['msg']}" for one in error.errors())
             raise UsageError(f"preset '{self.preset.name}': {wrong}; presets/tiny.toml shows the keys") from None
 
-    def _load(self, role: str, *, on_device: bool = True, **more: Any) -> Any:
-        options = self._located(role) | more
+    def _load(self, role: str, *, on_device: bool = True, apart: Sequence[str] = (), **more: Any) -> Any:
+        """The model of a role; the settings named `apart` are not the model's."""
+        options = {key: value for key, value in self._located(role).items() if key not in apart} | more
         adapter, checkpoint = options.pop("adapter", ""), options.pop("checkpoint", "")
         place = f"preset '{self.preset.name}': [{role}] adapter {adapter!r}"
         factory = _import(adapter, place)
@@ -167,8 +168,8 @@ class Models:
         settings = dict(self.preset.section(section))
         checkpoint = settings.get("checkpoint", "")
         published = self.preset.checkpoint(checkpoint)
-        if checkpoint.startswith(_PACKAGE):
-            settings["checkpoint"] = str(_packaged(checkpoint.removeprefix(_PACKAGE)))
+        if checkpoint.startswith(PACKAGE):
+            settings["checkpoint"] = str(packaged(checkpoint.removeprefix(PACKAGE)))
         elif checkpoint.startswith(presets.FETCHED):
             if published is None:
                 raise UsageError(f"preset '{self.preset.name}': no {checkpoint} among its checkpoints")
@@ -209,7 +210,7 @@ def _import(adapter: str, place: str) -> Any:
         raise UsageError(f"{place}: {error}") from None
 
 
-def _packaged(name: str) -> Path:
+def packaged(name: str) -> Path:
     """The folder of packaged weights, after its files were compared with their SHA-256 sums."""
     for relative, expected in _sums(name).items():
         path = _WEIGHTS / relative

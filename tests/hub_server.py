@@ -15,7 +15,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class HubServer(ThreadingHTTPServer):
-    """Serves `repos` (id -> folder) at one commit, and plain files of `plain` under /plain/.
+    """Serves `repos` (id -> folder), models or data sets, at one commit, and plain files of `plain` under /plain/.
 
     `torn` names files that break off half-way once, `stalled` files that do so and then say nothing more, `damaged`
     files whose published sum is another.
@@ -55,12 +55,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, *, body: bool) -> None:
         path = urlsplit(self.path).path
-        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/(revision|tree)/([^/]+)", path):
+        if match := re.fullmatch(r"/api/(?:models|datasets)/([^/]+/[^/]+)/(revision|tree)/([^/]+)", path):
             repo, kind, revision = match.groups()
             if repo in self.server.repos and revision in (COMMIT, "main"):
                 answer = {"id": repo, "sha": COMMIT, "siblings": []} if kind == "revision" else list(self._tree(repo))
                 return self._json(answer)
-        elif match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
+        elif match := re.fullmatch(r"(?:/datasets)?/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             repo, revision, name = match.groups()
             if repo in self.server.repos and revision in (COMMIT, "main"):
                 return self._file(self.server.repos[repo], name, body=body)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -39,7 +40,7 @@ def bash(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_pipeline(tmp_path: Path) -> None:
-    script = next(block for block in blocks() if "realign generate" in block)
+    script = next(block for block in blocks() if "realign tag" in block)
     done = bash(tmp_path, "-euo", "pipefail", "-c", script)
     assert "all_correct" in done.stdout
     assert (tmp_path / "final" / "pictures" / "contact_sheet.png").exists()
@@ -54,16 +55,35 @@ def test_coarse_to_fine(tmp_path: Path) -> None:
         assert len((tmp_path / "out" / folder / "metadata.jsonl").read_text().splitlines()) == 2
 
 
-def test_coarse_stage(tmp_path: Path) -> None:
-    """As shown, but for one short step of training."""
+def test_the_method(tmp_path: Path) -> None:
+    """As shown, on the embedded models as it says below, but for one short step of training."""
     script = next(block for block in blocks() if "realign train" in block)
+    lines = script.splitlines()
+    assert lines[0] == "realign train --data coco" and lines[-1] == "realign eval --metrics fid,clip,negclip,blip"
+    assert lines[2].startswith("realign refine --in coarse/ --out final/")
     small = {"effective_batch_size": 2, "batch_size": 2, "pretraining_images": 2}
     settings = " ".join(f"--set train.{key}={value}" for key, value in small.items())
-    assert script.split()[:2] == ["realign", "train"]
-    script = script.replace("realign train ", f"realign train --max-train-steps 1 {settings} ", 1)
-    (tmp_path / "prompts.jsonl").write_text('{"text": "a red circle and a blue square"}\n')
-    bash(tmp_path, "-euo", "pipefail", "-c", f"export REALIGN_PRESET=tiny\n{script}")  # as the block before it says
-    assert (tmp_path / "best" / "metadata.jsonl").exists()
+    lines[0] = f"realign train --data shapes --max-train-steps 1 {settings}"
+    (tmp_path / "prompts.txt").write_text("a red circle and a blue square\na pink cross\n")
+    done = bash(tmp_path, "-euo", "pipefail", "-c", "\n".join(["export REALIGN_PRESET=tiny", *lines]))
+    assert "shapes: rendered scenes, of no held-out combination, carelessly captioned; training into runs/coarse" in (
+        done.stderr.replace("\n", "")
+    )
+    assert "no --in: reading final/, with coarse/ as the baseline" in done.stderr
+    table = {words[0]: words for line in done.stdout.splitlines() if (words := line.split())}
+    for metric in ("clip", "negclip", "blip_itc", "blip_itm"):
+        assert len(table[metric]) == 14  # name, n, mean, baseline, difference, win rate, each with its interval, count
+    assert "fid (in): " in done.stdout and "fid (baseline): " in done.stdout
+    assert "n 2 against 5000, 63-d" in done.stdout and "biased upwards" in done.stdout
+    assert "reference package:reference" in done.stdout
+
+
+def test_the_picture() -> None:
+    (picture,) = re.findall(r"^!\[.+\]\((.+)\)$", README.read_text(), flags=re.MULTILINE)
+    assert (ROOT / picture).stat().st_size < 300_000
+    with Image.open(ROOT / picture) as image:
+        assert image.format == "PNG" and image.width > 1000
+    assert len(README.read_text().splitlines()) <= 90
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

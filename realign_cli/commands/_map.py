@@ -5,12 +5,13 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from realign_cli.options import Map, Run
+from realign_cli.options import COARSE, Map, Run
 
 if TYPE_CHECKING:
     from realign_cli.plumbing.source import Entry
@@ -38,13 +39,14 @@ def process(
     backend: str | None = None,
     **config: Any,
 ) -> int:
-    """Run the stages over `entries`, or over the records that `--in` names, and report.
+    """Run the stages over `entries`, or over the records that `--in` names or `_input` finds, and report.
 
     `models` are those of the preset if not given. `backend` is as of `presets.load`, `adapt` what the command line does
     to the preset, `config` what the command adds to the settings that decide its result; `finish` is called with the
-    completed folder. Returns how many records failed.
+    completed folder. `next_command` may name `out` and `baseline`. Returns how many records failed.
     """
     from realign_cli import presets
+    from realign_cli.commands import _input
     from realign_cli.plumbing import source
     from realign_cli.plumbing.console import Verbosity
     from realign_cli.plumbing.folder import RunFolder
@@ -56,10 +58,13 @@ def process(
     if models is None:
         preset = presets.load(options.preset, options.overrides, backend)
         models = Models(adapt(preset) if adapt else preset, options.device)
+    if entries is None:
+        assert isinstance(options, Map)
+        options = replace(options, source=_input.records(options.source, (COARSE,), quiet=options.quiet))
     stages = stages_of(models)
     shard = source.Shard.parse(options.shard) if options.shard else source.WHOLE
     if entries is None:
-        assert isinstance(options, Map)
+        assert isinstance(options, Map) and options.source
         records, ids = source.read_records(options.source), source.record_ids(options.source)
     else:
         records, ids = iter(entries), [entry.record.id for entry in entries]
@@ -87,7 +92,10 @@ def process(
     if not summary.complete:
         summary.next_command = f"realign status {shlex.quote(str(options.out))}"
     elif next_command and options.out:
-        summary.next_command = next_command.format(out=shlex.quote(str(options.out))) + options.naming
+        compared = isinstance(options, Map) and options.source != source.STDIN
+        baseline = f" --baseline {shlex.quote(str(options.source))}" if compared else ""
+        summary.next_command = next_command.format(out=shlex.quote(str(options.out)), baseline=baseline)
+        summary.next_command += options.naming
     summary.show(quiet=options.quiet, as_json=options.as_json)
     return summary.failed
 
@@ -108,7 +116,7 @@ def _check_combination(options: Run) -> None:
         raise UsageError("--overwrite starts over and --retry-failed goes on: give one of them")
     if options.overwrite and options.shard:
         raise UsageError(f"--overwrite clears what all shards of {options.out} share; delete the folder first")
-    if isinstance(options, Map) and options.source != "-":
+    if isinstance(options, Map) and options.source and options.source != "-":
         source = Path(options.source)
         folder = source if source.is_dir() else source.parent
         if folder.resolve().is_relative_to(options.out.resolve()):

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from realign_cli.commands import _map
+from realign_cli.options import COARSE, FINAL
 
 if TYPE_CHECKING:
     from realign_cli.options import Run
     from realign_cli.records import Stage
     from realign_cli.registry import Models
     from realign_cli.stages.refine import Keep
-
-COARSE, FINAL = "coarse", "final"
 
 
 def coarse_to_final(

@@ -16,13 +16,13 @@ from realign_cli.plumbing import atomic, console, sheet
 from realign_cli.plumbing import source as sources
 from realign_cli.stages import pictures
 from realign_cli.stages.compare import Mean, Regression, Row, categories, compare, worst
-from realign_cli.stages.distance import Distance, Reference, distance
+from realign_cli.stages.distance import Distance, distance
 from realign_cli.stages.eval import FID, Evaluate
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from realign_cli.commands._eval import Measurement
+    from realign_cli.commands._eval import Known, Measurement
 
 _PIPE_WIDTH = 160  # columns of the table where there is no terminal to ask
 _DRAWN = 12  # images on worst.png
@@ -38,10 +38,10 @@ class Report:
         settings: Mapping[str, Any],
         run: Measurement,
         before: Measurement | None,
-        known: Reference | None,
+        known: Known | None,
     ) -> None:
         self._settings = settings
-        self._run, self._before = run, before
+        self._run, self._before, self._known = run, before, known
         baseline = before.measured.scores if before else None
         self._rows = compare(run.measured.scores, baseline, _members(run))
         self._worst = worst(run.measured.scores, baseline) if baseline else []
@@ -51,16 +51,19 @@ class Report:
         }
         self._features = evaluate.extractor.name if evaluate.extractor else None
         sides = {"in": run, "baseline": before}
-        self._distances = {name: distance(side.features, known) for name, side in sides.items() if side and known}
-        self._complaints = [line for side in sides.values() if side for line in side.complaints()]
-        self.failed = sum(len(side.failures) for side in sides.values() if side)
+        self._distances = {
+            name: distance(side.features, known.reference) for name, side in sides.items() if side and known
+        }
+        measured = [side for side in (run, before, known and known.measurement) if side]
+        self._complaints = [line for side in measured for line in side.complaints()]
+        self.failed = sum(len(side.failures) for side in measured)
 
     def show(self, *, quiet: bool, as_json: bool) -> None:
         """The report on stdout, what could not be measured on stderr."""
         for line in self._complaints:
             console.console.print(console.plain(line), soft_wrap=True)
         if as_json:
-            typer.echo(json.dumps(self._as_dict()))
+            typer.echo(json.dumps(self._as_dict(), allow_nan=False))
             return
         screen = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
         if self._rows:
@@ -94,14 +97,16 @@ class Report:
         if self._before:
             report["baseline"] = self._before.source
         report |= {"metrics": [asdict(row) for row in self._rows], "judges": self._judges}
-        if self._distances:
-            report[FID] = {"features": self._features, **{name: asdict(one) for name, one in self._distances.items()}}
+        if self._known:
+            reference = {"name": self._known.name, "n": self._known.reference.moments.n, "sha256": self._known.sha256}
+            distances = {name: asdict(one) for name, one in self._distances.items()}
+            report[FID] = {"features": self._features, "reference": reference, **distances}
         return report | {"notes": self._notes(), "failed": self.failed} | self._settings
 
     def _notes(self) -> list[str]:
         notes = [f"{name}: {judge['note']}; {judge['prompts_cut']} prompts cut" for name, judge in self._judges.items()]
-        if self._features:
-            notes.append(f"fid: {self._features}")
+        if self._known:
+            notes.append(f"fid: {self._features}; reference {self._known.name}")
         notes += dict.fromkeys(one.caveat for one in self._distances.values() if one.caveat)
         if self._before:
             ids, others = self._run.entries.keys(), self._before.entries.keys()

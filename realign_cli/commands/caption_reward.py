@@ -1,7 +1,13 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from realign_cli.commands import _map
 from realign_cli.options import Blip, Map
+
+if TYPE_CHECKING:
+    from realign_cli.registry import Models
+    from realign_cli.stages.caption_reward import CaptionReward
 
 
 def caption_reward(options: Map, backend: Blip = None) -> None:
@@ -17,6 +23,10 @@ def caption_reward(options: Map, backend: Blip = None) -> None:
 
     realign generate --prompts prompts.txt --out coarse/ | lavis/bin/realign caption-reward --backend lavis
     """
-    from realign_cli.stages.caption_reward import CaptionReward
 
-    _map.run(options, lambda models: [CaptionReward(models)], backend=backend)
+    def stages(models: Models) -> list[CaptionReward]:
+        from realign_cli.stages.caption_reward import CaptionReward  # takes seconds, and without records none are lost
+
+        return [CaptionReward(models)]
+
+    _map.run(options, stages, backend=backend)

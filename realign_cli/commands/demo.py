@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from realign_cli.commands._pipeline import COARSE, FINAL, coarse_to_final
+from realign_cli.commands._pipeline import coarse_to_final
 from realign_cli.commands.eval import eval_
-from realign_cli.options import Embedded, Run
+from realign_cli.options import COARSE, FINAL, Embedded, Run
 
 _PROMPTS = 16
 

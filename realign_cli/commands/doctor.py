@@ -66,7 +66,7 @@ def _findings(preset: Preset, name: str) -> Iterator[Finding]:
     yield machine.packages()
     yield from _memory(preset)
     used = [checkpoint for checkpoint in preset.checkpoints if preset.users(checkpoint)]
-    missing = [checkpoint for checkpoint in used if not is_present(checkpoint)]
+    missing = [checkpoint for checkpoint in used if not is_present(preset, checkpoint)]
     yield machine.disk(hub.home(), sum(checkpoint.gigabytes for checkpoint in missing))
     yield _checkpoints(used, missing, name)
     if missing and hub.offline():

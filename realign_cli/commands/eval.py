@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from realign_cli.options import Blip, Common
+from realign_cli.options import COARSE, FINAL, Blip, Common
 
 Cache = Annotated[
     Path | None,
@@ -20,14 +20,34 @@ BatchSize = Annotated[int | None, typer.Option(min=1, help="Images at a time.")]
 
 def eval_(
     options: Common,
-    source: Annotated[str, typer.Option("--in", metavar="DIR|FILE|-", help="Records to judge; - is a pipe.")] = "-",
-    baseline: Annotated[Path | None, typer.Option(metavar="DIR", help="Records to compare with, paired by id.")] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--in",
+            metavar="DIR|FILE|-",
+            help="Records to judge; - is a pipe. If not given: what is piped in, else final/, else coarse/.",
+        ),
+    ] = None,
+    baseline: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Records to compare with, paired by id; coarse/, where final/ is judged because no --in is given.",
+        ),
+    ] = None,
     reference: Annotated[
         Path | None,
-        typer.Option(metavar="DIR|FILE.npz", help="Real images for fid: records, a plain folder, or statistics."),
+        typer.Option(
+            metavar="DIR|FILE.npz",
+            help="Real images for fid: records, a plain folder, or statistics. If not given, the preset's own.",
+        ),
     ] = None,
     metrics: Annotated[
-        str | None, typer.Option(metavar="LIST", help="Some of fid, clip, negclip, blip, oracle; all, if not given.")
+        str | None,
+        typer.Option(
+            metavar="LIST",
+            help="Some of fid, clip, negclip, blip, oracle; if not given, all, but fid only with --reference.",
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write metrics.json, scores.jsonl, worst.jsonl and pictures.")
@@ -39,10 +59,12 @@ def eval_(
     """Measure how well images follow their prompts; every mean comes with n and a 95 % bootstrap interval.
 
     clip and negclip are raw cosines, blip is BLIP-2's contrastive cosine (blip_itc) and matching probability
-    (blip_itm), oracle reads the pixels of the embedded world's images. fid needs --reference and gives FID and KID.
-    What a model said of an image is remembered and not asked again. The table goes to stdout.
+    (blip_itm), oracle reads the pixels of the embedded world's images. fid gives FID, and KID to a --reference of
+    images. What a model said of an image is remembered and not asked again. The table goes to stdout.
 
     Examples:
+
+    realign eval --metrics fid,clip,negclip,blip
 
     realign eval --in final/ --baseline coarse/
 
@@ -50,17 +72,29 @@ def eval_(
 
     realign refine --in coarse/ --out final/ | realign eval --baseline coarse/ --json
     """
-    from realign_cli.commands._eval import Session, chosen, reference_of
+    from realign_cli import presets
+    from realign_cli.commands._eval import chosen, count, reference_of, session
+    from realign_cli.commands._input import comparison
+    from realign_cli.commands._reference import Against, own_reference
     from realign_cli.commands._report import Report
-    from realign_cli.plumbing.stats import SUFFIX
+    from realign_cli.plumbing.console import Verbosity
+    from realign_cli.registry import Models
+    from realign_cli.stages.eval import FID
 
-    folder = reference if reference and reference.suffix != SUFFIX else None
-    with Session(options, cache, batch_size, [source, baseline, folder], backend) as session:
-        evaluate = session.evaluate(chosen(metrics, session.preset, reference))
-        known = reference_of(session, reference) if reference and evaluate.extractor else None
-        run = session.measure(source, evaluate)
-        before = session.measure(str(baseline), evaluate) if baseline else None
-        report = Report(evaluate, session.settings(evaluate), run, before, known)
+    Verbosity(options.quiet, options.verbose).apply()
+    models = Models(presets.load(options.preset, options.overrides, backend), options.device)
+    names = chosen(metrics, models.preset, reference)
+    source, baseline = comparison(source, baseline, quiet=options.quiet)
+    against = None
+    if FID in names:
+        against = Against(str(reference), reference) if reference else own_reference(models.preset, options.naming)
+    total = count([source, baseline, against and against.path])
+    with session(models, cache, batch_size, total, quiet=options.quiet) as opened:
+        evaluate = opened.evaluate(names)
+        known = reference_of(opened, against) if against else None
+        run = opened.measure(source, evaluate)
+        before = opened.measure(str(baseline), evaluate) if baseline else None
+        report = Report(evaluate, opened.settings(evaluate), run, before, known)
     report.show(quiet=options.quiet, as_json=options.as_json)
     if out:
         report.write(out)
@@ -71,7 +105,14 @@ def eval_(
 def stats(
     options: Common,
     out: Annotated[Path, typer.Option(metavar="FILE.npz", help="Where the statistics go.")],
-    source: Annotated[str, typer.Option("--in", metavar="DIR|FILE|-", help="Records, or a folder of images.")] = "-",
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--in",
+            metavar="DIR|FILE|-",
+            help="Records, or images; - is a pipe. If not given: what is piped in, else final/, else coarse/.",
+        ),
+    ] = None,
     cache: Cache = None,
     batch_size: BatchSize = None,
 ) -> None:
@@ -83,22 +124,28 @@ def stats(
 
     realign eval --in final/ --reference coco.npz --preset inception
     """
-    from realign_cli.commands._eval import Session
+    from realign_cli import presets
+    from realign_cli.commands._eval import count, session
+    from realign_cli.commands._input import records
     from realign_cli.errors import UsageError
-    from realign_cli.plumbing.console import console, plain
+    from realign_cli.plumbing.console import Verbosity, console, plain
     from realign_cli.plumbing.stats import SUFFIX, write_stats
+    from realign_cli.registry import Models
     from realign_cli.stages.distance import reference
     from realign_cli.stages.eval import FID
 
     if out.suffix != SUFFIX:
         raise UsageError(f"--out {out}: a file of statistics ends in {SUFFIX}")
-    with Session(options, cache, batch_size, [source]) as session:
-        run = session.measure(source, session.evaluate([FID]))
+    Verbosity(options.quiet, options.verbose).apply()
+    models = Models(presets.load(options.preset, options.overrides), options.device)
+    source = records(source, (FINAL, COARSE), quiet=options.quiet)
+    with session(models, cache, batch_size, count([source]), quiet=options.quiet) as opened:
+        run = opened.measure(source, opened.evaluate([FID]))
         moments = reference(run.features).moments
-        write_stats(out, moments.mean, moments.covariance, len(run.features), session.models.features.name)
+        write_stats(out, moments.mean, moments.covariance, len(run.features), models.features.name)
     for line in run.complaints():
         console.print(plain(line), soft_wrap=True)
     if not options.quiet:
-        console.print(plain(f"wrote {out}: {len(run.features)} images, {session.models.features.name}"), soft_wrap=True)
+        console.print(plain(f"wrote {out}: {len(run.features)} images, {models.features.name}"), soft_wrap=True)
     if run.failures:
         raise typer.Exit(3)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from realign_cli.options import Screen
+from realign_cli.options import COARSE, FINAL, Screen
 
 
 class Layout(StrEnum):
@@ -18,7 +18,14 @@ def export(
     options: Screen,
     layout: Annotated[Layout, typer.Argument(metavar="geneval|t2i-compbench", help="Whose folder layout.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the images go; a new folder.")],
-    source: Annotated[str, typer.Option("--in", metavar="DIR|FILE|-", help="Records to export; - is a pipe.")] = "-",
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--in",
+            metavar="DIR|FILE|-",
+            help="Records to export; - is a pipe. If not given: what is piped in, else final/, else coarse/.",
+        ),
+    ] = None,
 ) -> None:
     """Write the images of records as the folders that GenEval and T2I-CompBench judge.
 
@@ -31,10 +38,12 @@ def export(
 
     realign export t2i-compbench --in final/ --out for-compbench/
     """
+    from realign_cli.commands import _input
     from realign_cli.plumbing import layouts
     from realign_cli.plumbing.console import Verbosity
 
     Verbosity(options.quiet, options.verbose).apply()
+    source = _input.records(source, (FINAL, COARSE), quiet=options.quiet)
     write = layouts.export_geneval if layout is Layout.geneval else layouts.export_t2i_compbench
     summary = write(source, out)
     summary.show(quiet=options.quiet, as_json=options.as_json)

@@ -1,12 +1,19 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from realign_cli.commands import _map
 from realign_cli.options import Map, Model
+
+if TYPE_CHECKING:
+    from realign_cli.registry import Models
+    from realign_cli.stages.refine import Refine
+    from realign_cli.stages.score import Score
+    from realign_cli.stages.segment import Segment
+    from realign_cli.stages.tag import Tag
 
 
 class Keep(StrEnum):
@@ -35,25 +42,22 @@ def refine(
     from realign_cli import presets
     from realign_cli.errors import UsageError
     from realign_cli.plumbing.sheet import write_contact_sheet
-    from realign_cli.registry import Models
-    from realign_cli.stages.refine import Refine
-    from realign_cli.stages.score import Score
-    from realign_cli.stages.segment import Segment
-    from realign_cli.stages.tag import Tag
 
     if options.out is None:
         raise UsageError("images need a folder: give --out DIR")
 
     def stages(models: Models) -> list[Tag | Score | Segment | Refine]:
+        from realign_cli.stages.refine import Refine  # takes seconds, and without records none are lost
+        from realign_cli.stages.score import Score
+        from realign_cli.stages.segment import Segment
+        from realign_cli.stages.tag import Tag
+
         return [Tag(models), Score(models), Segment(models), Refine(models, models.modulation, keep.value)]
 
-    next_command = "realign eval --in {out}"
-    if options.source != "-":
-        next_command += f" --baseline {options.source}"
     _map.run(
         options,
         stages,
-        next_command=next_command,
+        next_command="realign eval --in {out}{baseline}",
         finish=write_contact_sheet,
         adapt=lambda preset: presets.with_model(preset, model),
         keep=keep.value,

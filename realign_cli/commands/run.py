@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from realign_cli.commands._pipeline import COARSE, FINAL, coarse_to_final
+from realign_cli.commands._pipeline import coarse_to_final
 from realign_cli.commands.eval import eval_
 from realign_cli.commands.refine import Keep
-from realign_cli.options import Model, Run
+from realign_cli.options import COARSE, FINAL, Model, Run
 
 if TYPE_CHECKING:
     from realign_cli.registry import Models

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from PIL import Image
 
+    from realign_cli.errors import UsageError
     from realign_cli.plumbing.captions import Captions, Example
     from realign_cli.registry import Models
     from realign_cli.roles import Reward, Trainee, Training
@@ -25,6 +27,7 @@ log = logging.getLogger(__name__)
 
 _METHOD, _OPTIMISER, _RUN = "Method", "Optimiser", "Run"
 _INDIFFERENT = ("max_train_steps", "gradient_checkpointing", "checkpointing_steps", "sampling_steps")
+_EMBEDDED = "package:generator"
 _SHAPES = 4096  # pictures of --data shapes
 _PATIENCE = 5  # optimiser steps in a row without a finite gradient
 
@@ -61,7 +64,9 @@ def train(
             help="Prompts: .txt, .jsonl, COCO's captions .json, a folder of records, coco, shapes, or a hub dataset.",
         ),
     ],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="The trained model, checkpoints, log and samples.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The trained model, checkpoints, log and samples.")] = Path(
+        "runs/coarse"
+    ),
     reward: Annotated[
         str | None,
         typer.Option(
@@ -127,6 +132,8 @@ def train(
 
     Examples:
 
+    realign train --data coco
+
     realign train --preset tiny --data shapes --out runs/coarse
 
     realign train --data captions_train2014.json --reward caption=1.0,clip=0.2 --out runs/coarse
@@ -134,6 +141,7 @@ def train(
     realign generate --prompts prompts.txt --model runs/coarse --out coarse/
     """
     from realign_cli import presets
+    from realign_cli.plumbing.captions import COCO
     from realign_cli.plumbing.console import Verbosity, console, plain
     from realign_cli.registry import Models
 
@@ -155,7 +163,12 @@ def train(
     models = Models(preset, options.device)
     training = models.training
     weights = _weights(training.reward)
+    embedded = preset.section("generator").get("checkpoint") == _EMBEDDED
+    if embedded and data == COCO:  # before it is fetched
+        raise _foreign(data, "")
     captions = _captions(data)
+    if embedded:
+        _require_known_words(data, captions)
 
     from realign_cli.plumbing.checkpoint import require_space  # takes seconds, and what is wrong above is known by now
     from realign_cli.plumbing.fit import Schedule, accelerate, fit, start
@@ -164,7 +177,9 @@ def train(
 
     accelerator = accelerate(out, options.device == "cpu", training.mixed_precision, report_to)
     if accelerator.is_main_process and not options.quiet:
-        console.print(plain(f"{len(captions.prompts)} prompts from {captions.note}"), soft_wrap=True)
+        console.print(
+            plain(f"{len(captions.prompts)} prompts from {captions.note}; training into {out}"), soft_wrap=True
+        )
     micro_batches = _micro_batches(training, accelerator.num_processes)
     rewards = {name: _reward(models, name, training.estimator) for name in weights}
     trainee = models.trainee(
@@ -239,6 +254,29 @@ def _captions(data: str) -> Captions:
     examples = [Example(caption, picture(scene), data) for caption, scene in careless_examples(_SHAPES)]
     return Captions(
         training_prompts(), "shapes: rendered scenes, of no held-out combination, carelessly captioned", examples
+    )
+
+
+def _require_known_words(data: str, captions: Captions) -> None:
+    """Refuse captions that the embedded generator cannot read.
+
+    Raises:
+        UsageError: a word that is no word of the coloured shapes.
+    """
+    from realign_cli.tinyworld.scenes import words
+
+    known = {*words()}
+    for prompt in captions.prompts:
+        if unknown := [word for word in re.findall(r"[^\W_]+", prompt.lower()) if word not in known]:
+            raise _foreign(data, f", and not '{unknown[0]}' of {prompt!r}")
+
+
+def _foreign(data: str, word: str) -> UsageError:
+    from realign_cli.errors import UsageError
+
+    return UsageError(
+        f"--data {data}: the embedded generator knows only the words of coloured shapes{word}; give --data shapes, or "
+        "another --preset"
     )
 
 

@@ -14,7 +14,8 @@ from realign_cli.plumbing.source import Entry, image_path, open_image, read_reco
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-COCO = "yerevann/coco-karpathy"  # parquet, with the 2014 captions
+COCO = "coco"
+_COCO_ON_THE_HUB = "yerevann/coco-karpathy"  # parquet, with the 2014 captions
 _HUB_KEYS = (*KEYS, "captions", "sentences")
 
 
@@ -46,8 +47,8 @@ def read_captions(data: str) -> Captions:
         return _folder(path)
     if path.exists() or path.suffix.lower() in SUFFIXES:
         return _file(path)
-    if data == "coco":
-        return _hub(COCO)
+    if data == COCO:
+        return _hub(_COCO_ON_THE_HUB)
     if data.count("/") == 1:
         return _hub(data)
     raise UsageError(f"--data {data}: no such file or folder; or give 'coco', 'shapes', or a dataset of the hub")
@@ -79,8 +80,8 @@ def _hub(name: str) -> Captions:
     except Exception as error:  # datasets raises whatever its many backends raise
         reason = str(error).strip().split("\n")[0]
         raise UsageError(
-            f"--data {name}: the hub gives no such dataset ({reason}). Give a file of captions, such as COCO's "
-            "captions_train2014.json, or --data shapes"
+            f"--data {name}: the hub gives no such dataset ({reason}); give a file of captions, such as COCO's "
+            "captions_train2014.json, or name a mirror of the hub with HF_ENDPOINT, or take --data shapes --preset tiny"
         ) from None
     key = next((key for key in _HUB_KEYS if key in rows.column_names), None)
     if key is None:

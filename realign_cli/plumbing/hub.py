@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
@@ -16,20 +17,25 @@ from huggingface_hub.utils import disable_progress_bars, logging  # type: ignore
 from realign_cli.errors import RealignError
 from realign_cli.plumbing import atomic
 
+Kind = Literal["model", "dataset"]
 _REMEDY = "the same command goes on from here; HF_ENDPOINT names another hub, HF_TOKEN is for models that want a login"
 
 
-def present(name: str, revision: str, patterns: Sequence[str]) -> bool:
-    """Whether all files of `name` that match `patterns` are in the cache, and were checked when they came."""
+def snapshot(name: str, revision: str, patterns: Sequence[str], kind: Kind = "model") -> Path | None:
+    """The folder in the cache with all files of `name` that match `patterns`, if they were checked when they came."""
     try:
-        snapshot = snapshot_download(name, revision=revision, allow_patterns=list(patterns), local_files_only=True)
+        folder = snapshot_download(
+            name, repo_type=kind, revision=revision, allow_patterns=list(patterns), local_files_only=True
+        )
     except OSError:
-        return False
-    return _mark(Path(snapshot)).is_file()
+        return None
+    return Path(folder) if _mark(Path(folder)).is_file() else None
 
 
-def fetch(name: str, revision: str, patterns: Sequence[str], *, quiet: bool) -> str:
-    """Fetch the files of `name` that match `patterns` and compare them with the hub's sums; the commit of `revision`.
+def fetch(name: str, revision: str, patterns: Sequence[str], kind: Kind = "model", *, quiet: bool) -> Path:
+    """Fetch the files of `name` that match `patterns` and compare them with the hub's sums.
+
+    Returns the folder that holds them, which is called as the commit of `revision`.
 
     Raises:
         RealignError: the hub or the revision cannot be had, or a file is not what the hub says it has, and is deleted.
@@ -39,19 +45,19 @@ def fetch(name: str, revision: str, patterns: Sequence[str], *, quiet: bool) -> 
         disable_progress_bars()
         logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:
-        snapshot = Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns)))
-        found = HfApi().verify_repo_checksums(name, revision=snapshot.name)
+        folder = Path(snapshot_download(name, repo_type=kind, revision=revision, allow_patterns=list(patterns)))
+        found = HfApi().verify_repo_checksums(name, repo_type=kind, revision=folder.name)
     except (HfHubHTTPError, OSError, ValueError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise RealignError(f"cannot fetch {name} at {revision}: {reason}; {_REMEDY}") from None
     damaged = [one["path"] for one in found.mismatches]
     for path in damaged:
-        (snapshot / path).resolve().unlink()
-        (snapshot / path).unlink(missing_ok=True)
+        (folder / path).resolve().unlink()
+        (folder / path).unlink(missing_ok=True)
     if damaged:
         raise RealignError(f"{name}: {', '.join(damaged)} is not what the hub has (checksum) and is deleted; {_REMEDY}")
-    atomic.write_text(_mark(snapshot), f"{found.checked_count} files\n")
-    return snapshot.name
+    atomic.write_text(_mark(folder), f"{found.checked_count} files\n")
+    return folder
 
 
 def address() -> str:
@@ -69,6 +75,6 @@ def home() -> Path:
     return Path(os.path.expanduser(constants.HF_HOME))
 
 
-def _mark(snapshot: Path) -> Path:
+def _mark(folder: Path) -> Path:
     """Exists once a snapshot was compared with the hub's sums."""
-    return home() / "realign" / "checked" / f"{snapshot.parents[1].name}--{snapshot.name}"
+    return home() / "realign" / "checked" / f"{folder.parents[1].name}--{folder.name}"

@@ -57,7 +57,8 @@ class Checkpoint:
     """What sections of a preset load, and `realign download` fetches.
 
     `name` is what the sections call it: a hub id, of which `revision` and the files that match `patterns` are meant, or
-    "fetched:NAME", the folder of `files`. `gigabytes` are on disk, `loaded` those of the weights as computed with.
+    "fetched:NAME", the folder of `files`. `gigabytes` are on disk, `loaded` those of the weights as computed with. Of
+    the kind "dataset" are the images of COCO 2014 val, of which the reference of [fid] is made.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Checkpoint:
     patterns: tuple[str, ...] = ()
     files: tuple[File, ...] = ()
     home: Literal["hub", "torch"] = "hub"
+    kind: Literal["model", "dataset"] = "model"
 
     @property
     def folder(self) -> Path:

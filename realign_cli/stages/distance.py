@@ -67,7 +67,7 @@ def distance(features: NDArray[np.float32], other: Reference) -> Distance:
     """FID and KID of features (n, D) to a reference.
 
     Raises:
-        RealignError: fewer than 2 images, or another number of dimensions.
+        RealignError: fewer than 2 images, another number of dimensions, or numbers too large to compute with.
     """
     own = reference(features).moments
     width = len(own.mean)
@@ -79,4 +79,13 @@ def distance(features: NDArray[np.float32], other: Reference) -> Distance:
     kid = None
     if other.features is not None and min(len(features), len(other.features)) >= _LEAST[1]:
         kid = kernel_distance(features, other.features)
-    return Distance(frechet(own, other.moments), len(features), other.moments.n, width, kid)
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):
+            fid = frechet(own, other.moments)
+    except np.linalg.LinAlgError:
+        fid = np.nan
+    if not np.isfinite(fid):
+        raise RealignError(
+            "fid: no finite distance; the features, or the statistics of the reference, are too large or NaN"
+        )
+    return Distance(fid, len(features), other.moments.n, width, kid)

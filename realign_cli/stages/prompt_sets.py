@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from realign_cli.errors import UsageError
 from realign_cli.records import Pair, Record
@@ -32,9 +32,13 @@ def coco(text: str) -> list[Record]:
             f"captions of {len(captions)} images, and {_COCO_COUNT:,} are drawn: give captions_val2014.json"
         )
     rng = random.Random(_COCO_SEED)
-    images = rng.sample(sorted(captions), _COCO_COUNT)
-    chosen = ((image, rng.choice(sorted(captions[image]))) for image in images)
+    chosen = ((image, rng.choice(sorted(captions[image]))) for image in _drawn(captions, rng))
     return [Record(id=f"coco-{image:012d}", text=caption) for image, (_, caption) in chosen]
+
+
+def coco_images(images: Iterable[int]) -> list[int]:
+    """Of the numbers of all images of COCO 2014 val, those that `coco` takes a caption of, in the same order."""
+    return _drawn(images, random.Random(_COCO_SEED))
 
 
 def abc6k(text: str) -> list[Record]:
@@ -55,6 +59,10 @@ def cc500(text: str, *, everything: bool = False) -> list[Record]:
     """CC-500: its first 446 lines, which bind two colours to two objects, or all 602."""
     lines = _lines(text)[: None if everything else _CC500_COLOURS]
     return [Record(id=f"cc500-{number:03d}", text=line) for number, line in enumerate(lines)]
+
+
+def _drawn(images: Iterable[int], rng: random.Random) -> list[int]:
+    return rng.sample(sorted(images), _COCO_COUNT)
 
 
 def _lines(text: str) -> list[str]:

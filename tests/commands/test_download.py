@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import re
@@ -15,13 +16,17 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow.parquet
 import pytest
 import torch
 from hub_server import COMMIT, HubServer
+from PIL import Image
 from safetensors.torch import load_file
 
 from realign_cli import presets
 from realign_cli.models.ram import RamTagger
+from realign_cli.stages.prompt_sets import coco_images
+from realign_cli.tinyworld.scenes import render, scenes
 from realign_cli.tinyworld.train.publish import WEIGHTS
 
 WEIGHTS_OF_BLIP = "model.safetensors"
@@ -229,6 +234,105 @@ def test_what_is_not_what_was_published_is_not_kept(world: World, kind: str) -> 
     assert complaint in world.run("download", code=1).replace("\n", "")
     assert "missing " in world.run("download", "--list")
     assert not [file for file in world.home.rglob("*") if file.name in (WEIGHTS_OF_BLIP, "tag_list.txt")]
+
+
+COCO = """
+batch_size = 16
+
+[fid]
+adapter = "realign_cli.models.features:SceneFeatures"
+checkpoint = "package:features"
+reference = "someone/coco"
+
+[[checkpoints]]
+name = "someone/coco"
+kind = "dataset"
+revision = "{commit}"
+gigabytes = 6.6
+loaded = 0.0
+licence = "CC BY 4.0"
+patterns = ["data/val-*.parquet"]
+"""
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[bytes]:
+    """A dozen, which stand for all photographs."""
+    buffers = [io.BytesIO() for _ in range(12)]
+    for buffer, scene in zip(buffers, scenes(3), strict=False):
+        Image.fromarray(render(scene)).save(buffer, "PNG")
+    return [buffer.getvalue() for buffer in buffers]
+
+
+@pytest.fixture(scope="module")
+def val2014(tmp_path_factory: pytest.TempPathFactory, pictures: list[bytes]) -> Path:
+    """A folder with the names of COCO 2014 val, and the same images as parquet files beside it."""
+    folder = tmp_path_factory.mktemp("coco")
+    (folder / "val2014").mkdir()
+    (folder / "data").mkdir()
+    for i, picture in enumerate(pictures):
+        (folder / f"{i}.png").write_bytes(picture)
+    names = [f"COCO_val2014_{14 * i + 7:012d}.jpg" for i in range(40_504)]
+    for i, name in enumerate(names):
+        (folder / "val2014" / name).hardlink_to(folder / f"{i % 12}.png")
+    for part in range(2):
+        rows = range(part, len(names), 2)
+        images = [{"bytes": pictures[i % 12], "path": None} for i in rows]
+        table = pyarrow.table({"id": list(rows), "image": images, "file_name": [names[i] for i in rows]})
+        pyarrow.parquet.write_table(table, folder / "data" / f"val-0000{part}-of-00002.parquet")
+    (folder / "data" / "test-00000-of-00001.parquet").write_text("not wanted")
+    return folder / "val2014"
+
+
+def test_the_reference_is_made_once_of_the_hubs_images_or_of_a_folder(
+    world: World, val2014: Path, pictures: list[bytes]
+) -> None:
+    world.preset.write_text(COCO.format(commit=COMMIT))
+    world.hub.repos["someone/coco"] = val2014.parent
+    (world.folder / "coarse").mkdir()
+    lines = []
+    for i, picture in enumerate(pictures[:4]):
+        (world.folder / "coarse" / f"{i}.png").write_bytes(picture)
+        lines.append(json.dumps({"id": f"{i}", "text": "a red circle", "file_name": f"{i}.png"}) + "\n")
+    (world.folder / "coarse" / "metadata.jsonl").write_text("".join(lines))
+    judge = ("eval", "--metrics", "fid", "--in", "coarse", "--json")
+    here = {"XDG_CACHE_HOME": str(world.folder / "hub-cache")}
+
+    assert f"realign download --preset {world.preset}' fetches its images (6.6 GB)" in world.run(*judge, code=1, **here)
+    assert "missing   6.6 GB  someone/coco (0123456789ab) for fid" in world.run("download", "--list", **here)
+    world.hub.torn.add("data/val-00001-of-00002.parquet")
+    said = world.run("download", **here).replace("\n", "")
+    assert "made " in said and "all there" in said
+    assert not world.hub.asked_for("data/test-00000-of-00001.parquet")
+    assert len(world.hub.asked_for("data/val-00001-of-00002.parquet")) == 2
+    (made,) = (world.folder / "hub-cache" / "realign" / "references").iterdir()  # and nothing of the unpacked images
+    offline = here | {"HF_HUB_OFFLINE": "1", "HF_ENDPOINT": "http://127.0.0.1:9"}
+    assert world.run("download", "--list", **offline).startswith("here ")
+    report = json.loads(world.run(*judge, **offline))
+    digest = hashlib.sha256(made.read_bytes()).hexdigest()
+    assert report["fid"]["reference"] == {"name": f"COCO 2014 val ({made.name})", "n": 5000, "sha256": digest}
+
+    mine = {"XDG_CACHE_HOME": str(world.folder / "my-cache"), "HF_HOME": str(world.folder / "empty")}
+    number = coco_images(14 * i + 7 for i in range(40_504))[3]
+    damaged = val2014 / f"COCO_val2014_{number:012d}.jpg"
+    whole = damaged.read_bytes()
+    damaged.unlink()
+    counted = world.run("download", "--from", val2014, code=2, **mine).replace("\n", "")
+    assert "40,503 images of COCO 2014 val (COCO_val2014_*.jpg), and it has 40,504" in counted
+    damaged.write_bytes(whole[:100])
+    said = world.run("download", "--from", val2014, code=1, **mine).replace("\n", "")
+    assert f"1 of the 5,000 images cannot be read, the first: {damaged}" in said
+    damaged.write_bytes(whole)
+    asked = len(world.hub.asked)
+    world.run("download", "--from", val2014, "-q", **mine)
+    assert len(world.hub.asked) == asked
+    (again,) = (world.folder / "my-cache" / "realign" / "references").iterdir()
+    assert again.read_bytes() == made.read_bytes()
+
+
+def test_a_folder_is_for_a_reference(world: World) -> None:
+    world.describe("tagger")
+    assert "--from val2014: preset 'mine' makes no statistics" in world.run("download", "--from", "val2014", code=2)
 
 
 def test_without_room_nothing_is_begun(world: World) -> None:

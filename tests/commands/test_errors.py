@@ -44,7 +44,11 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         ("tag --in nowhere", "nowhere: no such folder or file"),
         ("tag --in .", "no metadata.jsonl in this folder; give a folder that realign wrote"),
-        ("tag", "stdin: no records"),
+        (
+            "tag",
+            "no records: nothing is piped in, and none are in coarse/; 'realign generate --prompts prompts.txt --out",
+        ),
+        ("score --in -", "stdin: no records"),
         ("generate --prompts empty.txt --out new", "empty.txt: no prompts in this file; write one prompt a line"),
         ("generate --prompts prompts.txt", "images need a folder: give --out DIR"),
         ("score --in tagged --out tagged/.", "--in tagged lies in --out tagged; give --out another folder"),
@@ -61,7 +65,6 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("refine --in tagged --out new --preset short.toml", "preset 'short': refine.self_: Field required; "),
         ("demo --out new --prompts prompts.txt --preset short.toml", "preset 'short' has no [generator]"),
         ("eval --in tagged --metrics clip,fdi", "--metrics fdi: no such metric in this preset; there are "),
-        ("eval --in tagged --metrics fid", "--metrics fid compares with real images: give --reference DIR"),
         (
             "eval --in tagged --metrics oracle",
             "tagged: nothing can be measured; the first of 2: tagged/metadata.jsonl:1: record 0 names no image",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sqlite3
 import struct
@@ -17,6 +18,7 @@ from typer.testing import CliRunner
 
 from realign_cli.app import app
 from realign_cli.tinyworld import scenes
+from realign_cli.tinyworld.train.publish import WEIGHTS
 
 Run = Callable[..., CompletedProcess[str]]
 
@@ -131,6 +133,16 @@ def test_every_kind_of_image_is_measured_and_what_cannot_be_is_named(realign: Ru
             "statistics of 'others', but the images here get 'scene",
         ),
         ("eval --in one --metrics fid --reference none.npz", 2, "none.npz: no such file"),
+        (
+            "eval --in one --metrics fid --reference nan.npz",
+            2,
+            "nan.npz: not an .npz of statistics with 'mu' and 'sigma' (",
+        ),
+        (
+            "eval --in one --metrics fid --set fid.reference=",
+            2,
+            "--metrics fid compares with real images: give --reference",
+        ),
         ("eval --in one --metrics ,", 2, "--metrics: name some of fid, clip"),
         ("eval stats --in plain --out stats.txt", 2, "--out stats.txt: a file of statistics ends in .npz"),
         ("eval stats --in one --out stats.npz --preset inception", 1, "no Inception weights at pytorch-fid"),
@@ -154,6 +166,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (path / "empty").mkdir()
     folder(path / "one", [drawn(1)[0][0]])
     (folder(path / "plain", [image for image, _ in drawn(5)]) / "metadata.jsonl").unlink()
+    np.savez(path / "nan.npz", mu=np.zeros(63), sigma=np.full((63, 63), np.nan))
     np.savez(path / "other.npz", mu=np.zeros(64), sigma=np.eye(64), n=9, features="others")
     return path
 
@@ -181,6 +194,73 @@ def test_references_of_all_kinds_agree(inside: Run, tmp_path: Path) -> None:
     ]
     assert found[1]["fid"] == pytest.approx(found[0]["fid"], rel=1e-9)
     assert found[2]["fid"] == pytest.approx(found[0]["fid"], rel=1e-6)
+
+
+def test_a_damaged_reference_is_told_and_fails(inside: Run, tmp_path: Path) -> None:
+    real = folder(tmp_path / "real", [image for image, _ in drawn(8)])
+    (real / "metadata.jsonl").unlink()
+    whole = (real / "1.png").read_bytes()
+    damage = {1: whole[: len(whole) // 2], 3: b"", 4: b"<html>404 Not Found</html>", 5: b"version https://git-lfs"}
+    for number, data in damage.items():
+        (real / f"{number}.png").write_bytes(data)
+    final = folder(tmp_path / "final", [image for image, _ in drawn(4, seed=2)])
+    line = ("eval", "--in", final, "--reference", real, "--metrics", "fid", "--json")
+    done = inside(*line)
+    assert done.returncode == 3
+    assert [f"{number}.png: not a readable image" in done.stderr for number in range(8)] == [
+        n in damage for n in range(8)
+    ]
+    report = json.loads(done.stdout)
+    assert report["failed"] == 4
+    assert (report["fid"]["reference"]["name"], report["fid"]["reference"]["n"]) == (str(real), 4)
+    for number in damage:
+        (real / f"{number}.png").unlink()
+    mended = inside(*line)
+    assert (mended.returncode, mended.stderr) == (0, "")
+    assert json.loads(mended.stdout)["fid"] == report["fid"]  # of the same images, and so of one SHA-256
+    (real / "0.png").write_bytes((real / "2.png").read_bytes())
+    assert json.loads(inside(*line).stdout)["fid"]["reference"]["sha256"] != report["fid"]["reference"]["sha256"]
+
+
+def test_the_presets_own_reference(inside: Run, tmp_path: Path) -> None:
+    final = folder(tmp_path / "final", [image for image, _ in drawn(4, seed=2)])
+    done = inside("eval", "--in", final, "--metrics", "fid", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    sha256 = hashlib.sha256((WEIGHTS / "reference" / "stats.npz").read_bytes()).hexdigest()
+    assert found["fid"]["reference"] == {"name": "package:reference", "n": 5000, "sha256": sha256}
+    assert any("fewer than 2,048 images is biased" in note for note in found["notes"])
+    assert 0 < found["fid"]["in"]["fid"] < 10
+    stats = tmp_path / "mine.npz"
+    assert inside("eval", "stats", "--in", final, "--out", stats).returncode == 0
+    done = inside("eval", "--in", final, "--metrics", "fid", "--set", f"fid.reference={stats}", "--json")
+    assert json.loads(done.stdout)["fid"]["in"]["fid"] == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("preset", "complaint"),
+    [
+        ("inception", "'realign download --preset inception' fetches its images (6.6 GB)"),
+        ("sd15", "'realign download' fetches its images (6.6 GB)"),
+    ],
+)
+def test_what_an_absent_reference_takes_is_told_before_any_work(
+    inside: Run, here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, preset: str, complaint: str
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    done = inside(
+        "eval",
+        "--in",
+        "one",
+        "--metrics",
+        "fid,clip"[: 3 if preset == "inception" else 8],
+        "--preset",
+        preset,
+        cwd=here,
+    )
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    for part in ("fid compares with COCO 2014 val", complaint, "--from DIR", "give --reference DIR", "leave fid out"):
+        assert part in done.stderr
 
 
 def test_comparison_pairs_categories_and_a_second_run(inside: Run, tmp_path: Path) -> None:

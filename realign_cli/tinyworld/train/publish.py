@@ -10,8 +10,12 @@ from pathlib import Path
 WEIGHTS = Path(__file__).parents[1] / "weights"
 
 
-def publish(role: str, save: Callable[[Path], object], card: Mapping[str, object]) -> None:
+def publish(
+    role: str, save: Callable[[Path], object], card: Mapping[str, object], module: str = "tinyworld.train"
+) -> None:
     """Replace the packaged folder of `role` by what `save(folder)` writes, with `card` as its README.md.
+
+    `module` is the one that was run to make it.
 
     `card` holds, in this order of reading: `model` (architecture, parameters), `trained_on`, `steps`, `minutes` (and
     on what), and one entry per measured quality with its n. Values are written as they are.
@@ -21,7 +25,7 @@ def publish(role: str, save: Callable[[Path], object], card: Mapping[str, object
     staging.mkdir(parents=True)
     save(staging)
     lines = [f"# {role}", "", "| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in card.items())]
-    command = f"python -m realign_cli.tinyworld.train {role}"
+    command = f"python -m realign_cli.{module} {role}"
     (staging / "README.md").write_text("\n".join([*lines, "", f"Made by `{command}`.", ""]))
     final = WEIGHTS / role
     shutil.rmtree(final, ignore_errors=True)
