@@ -1,41 +1,55 @@
-"""`python -m realign_cli.tinyworld render --out DIR` draws scenes with true captions, as reference images for fid."""
+"""`python -m realign_cli.tinyworld COMMAND`: what the embedded world has to offer beside its models."""
 
 from __future__ import annotations
 
-import argparse
+import sys
 from pathlib import Path
+from typing import Annotated
 
-from PIL import Image
+import typer
 
-from realign_cli.plumbing import atomic
-from realign_cli.plumbing.folder import RunFolder, image_name
-from realign_cli.records import Record
-from realign_cli.tinyworld import scenes
+from realign_cli.errors import RealignError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
 
 
+@app.callback()
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m realign_cli.tinyworld", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    drawing = commands.add_parser("render", help="scenes as a record folder")
-    drawing.add_argument("-n", type=int, default=500)
-    drawing.add_argument("--seed", type=int, default=1)
-    drawing.add_argument("--out", type=Path, required=True)
-    arguments = parser.parse_args()
-    render(arguments.out, arguments.n, arguments.seed)
+    """Tools of the embedded world of coloured shapes."""
 
 
-def render(out: Path, n: int, seed: int) -> None:
-    """Draw n held-out two-object scenes into the folder `out`."""
-    folder = RunFolder(out, {"command": "render", "n": n, "seed": seed})
-    stream = scenes.scenes(seed, held_out=True, count=2)
-    ids = [f"{i:06d}" for i in range(n)]
-    for record_id in ids:
-        scene = next(stream)
-        name = image_name(record_id)
-        atomic.write_png(out / name, Image.fromarray(scenes.render(scene)))
-        folder.add(Record(file_name=name, text=scene.caption, id=record_id, seed=seed))
-    folder.complete(ids)
+@app.command()
+def render(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the records and their images.")],
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Number of scenes.")] = 500,
+    seed: Annotated[int, typer.Option(min=0, help="Seed for all randomness.")] = 1,
+) -> None:
+    """Draw held-out scenes of two things with true captions, as reference images for the Fréchet distance."""
+    from PIL import Image
+
+    from realign_cli.plumbing import atomic
+    from realign_cli.plumbing.folder import RunFolder, image_name
+    from realign_cli.plumbing.lock import held
+    from realign_cli.records import Record
+    from realign_cli.tinyworld import scenes
+
+    with held(out):
+        folder = RunFolder(out, {"command": "render", "n": count, "seed": seed})
+        stream = scenes.scenes(seed, held_out=True, count=2)
+        ids = [f"{number:06d}" for number in range(count)]
+        for record_id in ids:
+            scene = next(stream)
+            name = image_name(record_id)
+            atomic.write_png(out / name, Image.fromarray(scenes.render(scene)))
+            folder.add(Record(file_name=name, text=scene.caption, id=record_id, seed=seed))
+        folder.complete(ids)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        app(prog_name="python -m realign_cli.tinyworld")
+    except RealignError as error:
+        from realign_cli.plumbing.console import console, plain
+
+        console.print(plain(f"python -m realign_cli.tinyworld: {error}"), style="red", soft_wrap=True)
+        sys.exit(error.exit_code)
