@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from realign_cli.tinyworld import scenes
-from realign_cli.tinyworld.tokenizer import clip_tokenizer
 from realign_cli.tinyworld.train.fit import fit
+from realign_cli.tinyworld.train.tokenizers import clip_tokenizer
 
 LENGTH = 16
 _STEPS = 700

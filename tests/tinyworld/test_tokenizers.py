@@ -5,7 +5,7 @@ import pytest
 from transformers import CLIPTokenizer
 
 from realign_cli.tinyworld import scenes
-from realign_cli.tinyworld.tokenizer import clip_tokenizer
+from realign_cli.tinyworld.train.tokenizers import clip_tokenizer
 
 
 @pytest.fixture(params=["built", "reloaded"])
