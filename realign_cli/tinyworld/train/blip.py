@@ -6,7 +6,6 @@ captioner's as well, so `captioner` must have been trained before.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,7 +30,7 @@ from realign_cli.tinyworld.train import examples
 from realign_cli.tinyworld.train.captioner import qformer_config, vision_config
 from realign_cli.tinyworld.train.examples import Examples
 from realign_cli.tinyworld.train.fit import fit
-from realign_cli.tinyworld.train.publish import WEIGHTS, publish
+from realign_cli.tinyworld.train.publish import WEIGHTS, Card, percentage, publish
 
 _STEPS = 1800
 _BATCH = 64
@@ -106,22 +105,24 @@ def main(work: Path) -> None:
     def loss(step: int, rank: int) -> Tensor:
         return lesson.loss(examples.draw(_BATCH, step, rank, 30), np.random.default_rng([step, rank, 31]))
 
-    fit(lesson, loss, steps=_STEPS, learning_rate=1e-3, work=work, ema=0.998)
+    minutes = fit(lesson, loss, steps=_STEPS, learning_rate=1e-3, work=work, ema=0.998)
     folder = work / "model"
     lesson.blip.half().save_pretrained(folder)
     lesson.words.save_pretrained(folder)
-    card = {
-        "model": f"Blip2ForImageTextRetrieval, {lesson.blip.num_parameters() / 1e6:.2f} M parameters, of which the "
-        "frozen vision tower is the captioner's; the Q-Former's image side started from the captioner's",
-        "trained_on": f"{_STEPS * _BATCH} fresh scenes of the training split with true captions in any order, some "
-        "with a relation, and foils (colours traded, or one word changed); a quarter of the scenes with a leaked "
-        "attribute, three quarters spoiled (bent, blurred, noisy, off-colour). Wrong relations were no foils",
-        "losses": f"text-text, image-text and text-image contrast at temperature {_TEMPERATURE}; matching",
-        "steps": _STEPS,
-        "minutes": f"{examples.minutes(work, _STEPS)} (one thread of a busy two-core machine)",
-        **measure(folder),
-    }
-    publish("blip", lambda target: shutil.copytree(folder, target, dirs_exist_ok=True), card)
+    card = Card(
+        model="Blip2ForImageTextRetrieval",
+        parameters=lesson.blip.num_parameters(),
+        trained_on=f"{_STEPS * _BATCH} {examples.ORIGIN}, with true captions in any order, some with a relation, and "
+        "foils (colours traded, or one word changed). Wrong relations were no foils",
+        notes={
+            "started from": "the captioner's vision tower, which stays frozen, and the image side of its Q-Former",
+            "losses": f"text-text, image-text and text-image contrast at temperature {_TEMPERATURE}; matching",
+        },
+        steps=str(_STEPS),
+        minutes=f"{minutes:.1f}",
+        quality=measure(folder),
+    )
+    publish("blip", folder, card)
 
 
 def measure(folder: Path) -> dict[str, str]:
@@ -133,12 +134,12 @@ def measure(folder: Path) -> dict[str, str]:
     for name, seen in (("clean", drawn), ("spoiled", spoiled)):
         for column in ("blip_itc", "blip_itm"):
             right = examples.prefers_truth(lambda pixels, texts, c=column: _judge(judge, pixels, texts)[c], seen, 9)
-            card[f"{column}: true caption above colour-swapped, {name} pictures"] = examples.share(right)
+            card[f"{column}: true caption above colour-swapped, {name} pictures"] = percentage(right)
         rng = np.random.default_rng(11)
         true = _judge(judge, seen.pixels, [examples.any_caption(s, rng) for s in seen.scenes])["blip_itm"]
         false = _judge(judge, seen.pixels, [examples.any_caption(examples.foil(s, rng), rng) for s in seen.scenes])
-        card[f"blip_itm: true caption above 0.5, {name} pictures"] = examples.share((true > 0.5).tolist())
-        card[f"blip_itm: foil below 0.5, {name} pictures"] = examples.share((false["blip_itm"] < 0.5).tolist())
+        card[f"blip_itm: true caption above 0.5, {name} pictures"] = percentage((true > 0.5).tolist())
+        card[f"blip_itm: foil below 0.5, {name} pictures"] = percentage((false["blip_itm"] < 0.5).tolist())
     return card | _cosines(encoder, [scene for scene in drawn.scenes if len(scene.things) > 1])
 
 

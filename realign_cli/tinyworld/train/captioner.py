@@ -5,7 +5,6 @@ The vision tower first learns alone, from what each patch shows; captions are fa
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +26,7 @@ from realign_cli.tinyworld.scenes import COLOURS, SHAPES, SIZE
 from realign_cli.tinyworld.train import examples
 from realign_cli.tinyworld.train.examples import Examples
 from realign_cli.tinyworld.train.fit import fit
-from realign_cli.tinyworld.train.publish import publish
+from realign_cli.tinyworld.train.publish import Card, percentage, publish
 
 _SIGHT_STEPS, _SIGHT_BATCH = 1800, 32
 _STEPS, _BATCH = 1500, 48
@@ -170,26 +169,30 @@ def main(work: Path) -> None:
         _mislead(targets, rng)
         return lesson.loss(drawn, targets)
 
-    fit(sight, see, steps=_SIGHT_STEPS, learning_rate=2e-3, work=work / "sight")
-    fit(lesson, loss, steps=_STEPS, learning_rate=1e-3, work=work / "captions", ema=0.998)
+    minutes = [
+        fit(sight, see, steps=_SIGHT_STEPS, learning_rate=2e-3, work=work / "sight"),
+        fit(lesson, loss, steps=_STEPS, learning_rate=1e-3, work=work / "captions", ema=0.998),
+    ]
     folder = work / "model"
     lesson.captioner.half().save_pretrained(folder)
     words.save_pretrained(folder)
-    spent = [examples.minutes(work / "sight", _SIGHT_STEPS), examples.minutes(work / "captions", _STEPS)]
-    card = {
-        "model": f"Blip2ForConditionalGeneration, {lesson.captioner.num_parameters() / 1e6:.2f} M parameters",
-        "trained_on": f"{_SIGHT_STEPS * _SIGHT_BATCH} (vision tower alone) and {_STEPS * _BATCH} fresh scenes of the "
-        "training split with true captions, a quarter with a leaked attribute, three quarters spoiled (bent, blurred, "
-        "noisy, off-colour)",
-        "captions": f"{_CANONICAL_SHARE:.0%} canonical: things in the order of the palette (red, green, blue, yellow, "
-        "purple, orange, cyan, pink), joined by commas and 'and', no relation; the others in any order, some with one",
-        "extra losses": "colour and kind of every patch; alone, also its outline after one layer; with captions, also "
-        "query k: the kinds of colour k (throw-away heads)",
-        "steps": f"{_SIGHT_STEPS} and {_STEPS}",
-        "minutes": f"{spent[0]:.0f} and {spent[1]:.0f} (one thread of a busy two-core machine)",
-        **measure(folder),
-    }
-    publish("captioner", lambda target: shutil.copytree(folder, target, dirs_exist_ok=True), card)
+    card = Card(
+        model="Blip2ForConditionalGeneration",
+        parameters=lesson.captioner.num_parameters(),
+        trained_on=f"{_SIGHT_STEPS * _SIGHT_BATCH} (vision tower alone) and {_STEPS * _BATCH} {examples.ORIGIN}, "
+        "with true captions",
+        notes={
+            "captions": f"{_CANONICAL_SHARE:.0%} canonical: things in the order of the palette (red, green, blue, "
+            "yellow, purple, orange, cyan, pink), joined by commas and 'and', no relation; the others in any order, "
+            "some with one",
+            "extra losses": "colour and kind of every patch; alone, also its outline after one layer; with captions, "
+            "also query k: the kinds of colour k (throw-away heads)",
+        },
+        steps=f"{_SIGHT_STEPS} and {_STEPS}",
+        minutes=" and ".join(f"{one:.0f}" for one in minutes),
+        quality=measure(folder),
+    )
+    publish("captioner", folder, card)
 
 
 def measure(folder: Path) -> dict[str, str]:
@@ -198,21 +201,21 @@ def measure(folder: Path) -> dict[str, str]:
     card = {}
     for count in (1, 2, 3):
         right = _exact(captioner, examples.held_out(300, 5, count=count))
-        card[f"caption exactly right, {count} things"] = examples.share(right)
+        card[f"caption exactly right, {count} things"] = percentage(right)
     drawn = examples.held_out(1000, 6)
     spoiled = drawn.spoiled(np.random.default_rng(7))
-    card["caption exactly right"] = examples.share(_exact(captioner, drawn))
-    card["caption exactly right, spoiled pictures"] = examples.share(_exact(captioner, spoiled))
+    card["caption exactly right"] = percentage(_exact(captioner, drawn))
+    card["caption exactly right, spoiled pictures"] = percentage(_exact(captioner, spoiled))
     leaking = examples.draw(1000, 8)
-    card["caption exactly right, training scenes, spoiled"] = examples.share(_exact(captioner, leaking))
+    card["caption exactly right, training scenes, spoiled"] = percentage(_exact(captioner, leaking))
 
     def likelihood(pixels: Tensor, captions: list[str]) -> Tensor:
         return log_likelihood(captioner, pixels, captions)
 
-    card["true caption likelier than colour-swapped, any order"] = examples.share(
+    card["true caption likelier than colour-swapped, any order"] = percentage(
         examples.prefers_truth(likelihood, drawn, 9)
     )
-    card["the same, spoiled pictures"] = examples.share(examples.prefers_truth(likelihood, spoiled, 9))
+    card["the same, spoiled pictures"] = percentage(examples.prefers_truth(likelihood, spoiled, 9))
     return card
 
 

@@ -6,7 +6,6 @@ Its vision tower starts from the captioner's, so `captioner` must have been trai
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -23,15 +22,11 @@ from realign_cli.tinyworld.scenes import SIZE
 from realign_cli.tinyworld.train import examples
 from realign_cli.tinyworld.train.examples import Examples
 from realign_cli.tinyworld.train.fit import fit
-from realign_cli.tinyworld.train.publish import WEIGHTS, publish
+from realign_cli.tinyworld.train.publish import WEIGHTS, Card, percentage, publish
 
 _STEPS = 600
 _BATCH = 64
 _CONTEXT = 24
-SCENES = (
-    "fresh scenes of the training split with true captions in any order, some with a relation; a quarter with a leaked "
-    "attribute, three quarters spoiled (bent, blurred, noisy, off-colour)"
-)
 
 
 def configuration() -> dict[str, object]:
@@ -91,8 +86,7 @@ def main(work: Path) -> None:
     lesson = Lesson()
     captioner = Blip2ForConditionalGeneration.from_pretrained(WEIGHTS / "captioner", dtype=torch.float32)
     copy_tower(captioner.vision_model, lesson.clip.visual)
-    card = {"started from": "the captioner's vision tower", "trained_on": f"{_STEPS * _BATCH} {SCENES}"}
-    train(lesson, "clip", work, steps=_STEPS, learning_rate=7e-4, foils=False, card=card)
+    train(lesson, "clip", work, steps=_STEPS, learning_rate=7e-4, foils=False, origin="the captioner's vision tower")
 
 
 @torch.no_grad()
@@ -122,30 +116,30 @@ def copy_tower(source: Blip2VisionModel, target: nn.Module) -> None:
     assert missing == ["proj"] and not unexpected, (missing, unexpected)
 
 
-def train(
-    lesson: Lesson, role: str, work: Path, *, steps: int, learning_rate: float, foils: bool, card: dict[str, object]
-) -> None:
+def train(lesson: Lesson, role: str, work: Path, *, steps: int, learning_rate: float, foils: bool, origin: str) -> None:
     """Train, save in open_clip's layout, measure and publish."""
 
     def loss(step: int, rank: int) -> Tensor:
         drawn = examples.draw(_BATCH, step, rank, 40 + foils)
         return lesson.loss(drawn, np.random.default_rng([step, rank, 50 + foils]), foils=foils)
 
-    fit(lesson, loss, steps=steps, learning_rate=learning_rate, work=work, ema=0.998)
+    minutes = fit(lesson, loss, steps=steps, learning_rate=learning_rate, work=work, ema=0.998)
     folder = work / "model"
     folder.mkdir(exist_ok=True)
     save_file(lesson.clip.half().state_dict(), folder / "open_clip_model.safetensors")
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": configuration()}, indent=2))
     lesson.words.save_pretrained(folder)
-    parameters = sum(parameter.numel() for parameter in lesson.clip.parameters())
-    card = {
-        "model": f"open_clip.CLIP, ViT of 64 patches and a text transformer, {parameters / 1e6:.2f} M parameters",
-        **card,
-        "steps": steps,
-        "minutes": f"{examples.minutes(work, steps)} (one thread of a busy two-core machine)",
-        **measure(folder, role),
-    }
-    publish(role, lambda target: shutil.copytree(folder, target, dirs_exist_ok=True), card)
+    captions = "true captions in any order, some with a relation"
+    card = Card(
+        model="open_clip.CLIP, ViT of 64 patches and a text transformer",
+        parameters=sum(parameter.numel() for parameter in lesson.clip.parameters()),
+        trained_on=f"{steps * _BATCH} {examples.ORIGIN}, with {captions}{'; each caption has a foil' if foils else ''}",
+        notes={"started from": origin},
+        steps=str(steps),
+        minutes=f"{minutes:.1f}",
+        quality=measure(folder, role),
+    )
+    publish(role, folder, card)
 
 
 def measure(folder: Path, column: str) -> dict[str, str]:
@@ -162,11 +156,11 @@ def measure(folder: Path, column: str) -> dict[str, str]:
         ("spoiled", drawn.spoiled(np.random.default_rng(7))),
     ):
         right = examples.prefers_truth(score, seen, 9)
-        card[f"true caption above colour-swapped, {name} pictures"] = examples.share(right)
+        card[f"true caption above colour-swapped, {name} pictures"] = percentage(right)
         rng = np.random.default_rng(13)
         texts = [examples.any_caption(scene, rng) for scene in seen.scenes]
         other = score(seen.pixels.roll(1, 0), texts)
         true = score(seen.pixels, texts)
-        card[f"own picture above another's, {name} pictures"] = examples.share((true > other).tolist())
+        card[f"own picture above another's, {name} pictures"] = percentage((true > other).tolist())
         card[f"cosine, {name} pictures"] = f"own {true.mean():.3f}, another's {other.mean():.3f} (n = {len(true)})"
     return card

@@ -5,8 +5,6 @@ Its image encoder starts as the tagger's, the way published detectors start from
 
 from __future__ import annotations
 
-import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +28,7 @@ from realign_cli.models.ram import load_ram
 from realign_cli.tinyworld.scenes import SHAPES, SIZE
 from realign_cli.tinyworld.train.augment import Pictures, draw
 from realign_cli.tinyworld.train.fit import fit
-from realign_cli.tinyworld.train.publish import WEIGHTS, publish
+from realign_cli.tinyworld.train.publish import WEIGHTS, Card, publish
 
 STEPS, BATCH = 3000, 16
 THRESHOLD, NMS = 0.6, 0.5
@@ -87,7 +85,8 @@ def processor() -> GroundingDinoProcessor:
     return GroundingDinoProcessor(images, BertTokenizer(vocab=_vocabulary()))
 
 
-def train(work: Path) -> GroundingDinoForObjectDetection:
+def train(work: Path) -> tuple[GroundingDinoForObjectDetection, float]:
+    """The trained model, and the minutes that it took."""
     torch.manual_seed(0)
     model = build()
     encoder = load_ram(WEIGHTS / "tagger" / "model.safetensors").visual_encoder
@@ -109,8 +108,8 @@ def train(work: Path) -> GroundingDinoForObjectDetection:
         proposals = _loss(output.enc_outputs_class, cells, targets, near, real)
         return proposals + _loss(output.logits, output.pred_boxes, targets, best, real)
 
-    fit(model, loss, steps=STEPS, learning_rate=1e-3, work=work, ema=0.998)
-    return model
+    minutes = fit(model, loss, steps=STEPS, learning_rate=1e-3, work=work, ema=0.998)
+    return model, minutes
 
 
 def _vocabulary() -> dict[str, int]:
@@ -218,11 +217,11 @@ def measure(detector: GroundingDetector, n: int, *, spoil: bool) -> dict[str, fl
 
 
 def main(work: Path) -> None:
-    model = train(work)
-    checkpoint = work / "checkpoint"
-    model.half().save_pretrained(checkpoint)
-    processor().save_pretrained(checkpoint)
-    detector = GroundingDetector(checkpoint, device="cpu", threshold=THRESHOLD, nms=NMS)
+    model, minutes = train(work)
+    folder = work / "model"
+    model.half().save_pretrained(folder)
+    processor().save_pretrained(folder)
+    detector = GroundingDetector(folder, device="cpu", threshold=THRESHOLD, nms=NMS)
     n = 1000
     quality = {}
     for name, spoil in (("held-out scenes", False), ("held-out scenes, spoiled", True)):
@@ -231,13 +230,12 @@ def main(work: Path) -> None:
             f"recall {result['recall']:.3f}, precision {result['precision']:.3f} at IoU 0.5, "
             f"mean IoU of hits {result['iou']:.3f} (n={n} pictures, threshold {THRESHOLD})"
         )
-    rate = json.loads((work / "log.jsonl").read_text().splitlines()[-1])["steps_per_s"]
-    parameters = sum(p.numel() for p in model.parameters())
-    card = {
-        "model": f"GroundingDinoForObjectDetection, {parameters / 1e6:.2f} M parameters",
-        "trained_on": "rendered scenes of the training split, spoiled; no other data",
-        "steps": f"{STEPS} of {BATCH} pictures",
-        "minutes": f"{STEPS / rate / 60:.0f}, one thread of a shared 2-core CPU",
-        **quality,
-    }
-    publish("detector", lambda folder: shutil.copytree(checkpoint, folder, dirs_exist_ok=True), card)
+    card = Card(
+        model="GroundingDinoForObjectDetection",
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        trained_on="rendered scenes of the training split, spoiled; no other data",
+        steps=f"{STEPS} of {BATCH} pictures",
+        minutes=f"{minutes:.0f}",
+        quality=quality,
+    )
+    publish("detector", folder, card)

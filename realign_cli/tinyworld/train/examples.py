@@ -6,11 +6,9 @@ then share a colour or a kind. No text, true or false, names a pair or a combina
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, permutations
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,6 +21,10 @@ from realign_cli.tinyworld import scenes
 from realign_cli.tinyworld.scenes import COLOURS, GROUNDS, RELATIONS, SHAPES, SIZE, Scene
 
 PAD, UNKNOWN, START, IMAGE, END = "<pad>", "<unk>", "<start>", "<image>", "<end>"
+ORIGIN = (
+    "fresh scenes of the training split, a quarter with a leaked attribute, three quarters spoiled (bent, blurred, "
+    "noisy, off-colour)"
+)
 GRID = 8  # patches along a side: the embedded vision towers read patches of 8x8 pixels
 LABELS = (*COLOURS, *SHAPES)
 
@@ -188,18 +190,6 @@ def tokenizer() -> PreTrainedTokenizerFast:
         model_max_length=32,
         padding_side="right",
     )
-
-
-def minutes(work: Path, steps: int) -> float:
-    """Minutes that `fit` took in `work`, from its log."""
-    last = json.loads((work / "log.jsonl").read_text().splitlines()[-1])
-    return round(steps / last["steps_per_s"] / 60, 1)
-
-
-def share(hits: Iterable[bool]) -> str:
-    """A share for a model card: per cent and n."""
-    values = list(hits)
-    return f"{100 * sum(values) / len(values):.1f} % (n = {len(values)})"
 
 
 def prefers_truth(score: Callable[[Tensor, list[str]], Tensor], examples: Examples, seed: int) -> list[bool]:

@@ -21,7 +21,7 @@ from realign_cli.tinyworld.scenes import COLOURS, GROUNDS, SHAPES, Scene
 from realign_cli.tinyworld.train import examples
 from realign_cli.tinyworld.train.examples import Examples
 from realign_cli.tinyworld.train.fit import fit
-from realign_cli.tinyworld.train.publish import publish
+from realign_cli.tinyworld.train.publish import Card, percentage, publish
 
 _STEPS = 2000
 _BATCH = 64
@@ -30,7 +30,7 @@ _BATCH = 64
 def main(work: Path) -> None:
     torch.manual_seed(0)
     net = SceneNet()
-    fit(
+    minutes = fit(
         net,
         lambda step, rank: _loss(net, examples.draw(_BATCH, step, rank, 60)),
         steps=_STEPS,
@@ -39,22 +39,19 @@ def main(work: Path) -> None:
         ema=0.998,
     )
     net.half().float()  # as packaged
-    parameters = sum(parameter.numel() for parameter in net.parameters())
-    card = {
-        "model": f"SceneNet, five convolutions and two linear layers; {parameters / 1e6:.2f} M weights, "
-        f"{WIDTH} features",
-        "trained_on": f"{_STEPS * _BATCH} fresh scenes of the training split, three quarters spoiled (bent, blurred, "
-        "noisy, off-colour)",
-        "losses": "pair over each cell, pairs shown anywhere, number, ground, damage",
-        "steps": _STEPS,
-        "minutes": f"{examples.minutes(work, _STEPS)} (one thread of a busy two-core machine)",
-        **measure(net),
-    }
-    publish("features", lambda folder: save_file(_halves(net), folder / WEIGHTS), card)
-
-
-def _halves(net: SceneNet) -> dict[str, Tensor]:
-    return {key: tensor.half() for key, tensor in net.state_dict().items()}
+    folder = work / "model"
+    folder.mkdir(exist_ok=True)
+    save_file({key: tensor.half() for key, tensor in net.state_dict().items()}, folder / WEIGHTS)
+    card = Card(
+        model=f"SceneNet, five convolutions and two linear layers; {WIDTH} features",
+        parameters=sum(parameter.numel() for parameter in net.parameters()),
+        trained_on=f"{_STEPS * _BATCH} {examples.ORIGIN}",
+        notes={"losses": "pair over each cell, pairs shown anywhere, number, ground, damage"},
+        steps=str(_STEPS),
+        minutes=f"{minutes:.1f}",
+        quality=measure(net),
+    )
+    publish("features", folder, card)
 
 
 def _loss(net: SceneNet, drawn: Examples) -> Tensor:
@@ -77,9 +74,9 @@ def measure(net: SceneNet) -> dict[str, str]:
     table = examples.pair_table(drawn.scenes).flatten(1) > 0
     shown = anywhere(answers.cells) > 0.5
     return {
-        "all pairs right": examples.share((shown == table).all(1).tolist()),
-        "number right": examples.share((answers.counts.argmax(1) == _counts(drawn.scenes)).tolist()),
-        "ground right": examples.share((answers.grounds.argmax(1) == _grounds(drawn.scenes)).tolist()),
+        "all pairs right": percentage((shown == table).all(1).tolist()),
+        "number right": percentage((answers.counts.argmax(1) == _counts(drawn.scenes)).tolist()),
+        "ground right": percentage((answers.grounds.argmax(1) == _grounds(drawn.scenes)).tolist()),
     }
 
 

@@ -36,12 +36,14 @@ def fit(
     weight_decay: float = 0.01,
     ema: float = 0.0,
     decay_share: float = 0.4,
-) -> None:
+) -> float:
     """Minimise `loss(step, rank)` over `model` with AdamW; `model` ends with the averaged weights if `ema` is set.
 
     The learning rate warms up over 100 steps, stays, and falls along a cosine over the last `decay_share` of the run.
     Under `torchrun` the gradients of all processes are averaged. Progress is written to `work/log.jsonl`, state to
     `work/state.safetensors`.
+
+    Returns the minutes that all steps take at the rate of the last continuation; NaN for fewer than 50 steps.
     """
     torch.set_flush_denormal(True)
     rank, world = _join()
@@ -84,6 +86,7 @@ def fit(
     model.eval()
     if world > 1:
         dist.barrier()
+    return _minutes(work / "log.jsonl", steps)
 
 
 def _join() -> tuple[int, int]:
@@ -93,6 +96,13 @@ def _join() -> tuple[int, int]:
         dist.init_process_group("gloo")
     torch.set_num_threads(1)
     return dist.get_rank(), dist.get_world_size()
+
+
+def _minutes(log_file: Path, steps: int) -> float:
+    if not log_file.exists():
+        return math.nan
+    rate: float = json.loads(log_file.read_text().splitlines()[-1])["steps_per_s"]
+    return steps / rate / 60
 
 
 def _schedule(step: int, steps: int, decay_share: float) -> float:

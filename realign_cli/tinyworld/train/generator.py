@@ -6,7 +6,6 @@ to which shape is misalignment learned from its data, the thing that realignment
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,7 @@ from realign_cli.tinyworld import scenes
 from realign_cli.tinyworld.oracle import Oracle
 from realign_cli.tinyworld.train import text
 from realign_cli.tinyworld.train.fit import fit
-from realign_cli.tinyworld.train.publish import publish
+from realign_cli.tinyworld.train.publish import Card, publish
 from realign_cli.tinyworld.train.vae import CROP_STEPS, FULL_STEPS, to_pixels
 
 SCENES = 40_000
@@ -103,8 +102,12 @@ def main(work: Path) -> None:
         error = F.mse_loss(predicted, epsilon, reduction="none").mean((1, 2, 3))
         return (weight[t] * error).mean()
 
-    fit(unet, loss, steps=STEPS, learning_rate=1.2e-3, work=work, ema=0.998, decay_share=0.5)
-    release(unet, vae, encoder, _minutes(work))
+    minutes = fit(unet, loss, steps=STEPS, learning_rate=1.2e-3, work=work, ema=0.998, decay_share=0.5)
+    made = pipeline(unet, vae, encoder)
+    card = describe(made, minutes)
+    folder = work / "model"
+    made.to(torch.float16).save_pretrained(folder)
+    publish("generator", folder, card)
 
 
 def pipeline(unet: UNet2DConditionModel, vae: AutoencoderKL, encoder: CLIPTextModel) -> StableDiffusionPipeline:
@@ -120,13 +123,8 @@ def pipeline(unet: UNet2DConditionModel, vae: AutoencoderKL, encoder: CLIPTextMo
     )
 
 
-def release(unet: UNet2DConditionModel, vae: AutoencoderKL, encoder: CLIPTextModel, minutes: str) -> None:
-    """Measure what the card says, then put the whole pipeline into the package."""
-    made = pipeline(unet, vae, encoder)
-    publish("generator", lambda folder: made.to(torch.float16).save_pretrained(folder), card(made, minutes))
-
-
-def card(made: StableDiffusionPipeline, minutes: str) -> dict[str, str]:
+def describe(made: StableDiffusionPipeline, minutes: float) -> Card:
+    """The card of the whole pipeline; what it measures is measured in single precision."""
     stream = scenes.scenes(91, held_out=True)
     drawn = [next(stream) for _ in range(_MEASURED)]
     truth = to_pixels(np.stack([scenes.render(scene) for scene in drawn]))
@@ -135,21 +133,17 @@ def card(made: StableDiffusionPipeline, minutes: str) -> dict[str, str]:
     psnr = 10 * torch.log10(4 / ((again - truth) ** 2).mean((1, 2, 3)))
     images = [Image.fromarray(array) for array in ((again + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()]
     read = Oracle().judge(images, [scene.caption for scene in drawn])["all_correct"]
-    millions = {name: sum(p.numel() for p in getattr(made, name).parameters()) / 1e6 for name in _PARTS}
-    return {
-        "model": "StableDiffusionPipeline: " + ", ".join(f"{name} {size:.2f} M" for name, size in millions.items()),
-        "trained on": f"{SCENES} scenes, captions with colours swapped ({scenes.SWAP:.0%}) or one dropped "
-        f"({scenes.DROP:.0%}); "
-        f"never pairs {sorted(scenes.HELD_OUT_PAIRS)} nor held-out combinations",
-        "steps": f"vae {CROP_STEPS} on crops and {FULL_STEPS} on scenes, unet {STEPS}",
-        "minutes": minutes,
-        "vae": f"PSNR {psnr.mean():.1f} dB on held-out scenes (n = {_MEASURED})",
-        "oracle after the vae": f"{np.mean(read):.1%} of held-out scenes all correct (n = {_MEASURED})",
-        "images": "see docs/results.md",
-    }
-
-
-def _minutes(work: Path) -> str:
-    """Time on task by the log, whose rate is that of the last continuation."""
-    last = json.loads((work / "log.jsonl").read_text().splitlines()[-1])
-    return f"unet about {STEPS / last['steps_per_s'] / 60:.0f}, one thread of a busy two-core machine"
+    sizes = {name: sum(p.numel() for p in getattr(made, name).parameters()) for name in _PARTS}
+    return Card(
+        model=f"StableDiffusionPipeline of {', '.join(f'{name} {size / 1e6:.2f} M' for name, size in sizes.items())}",
+        parameters=sum(sizes.values()),
+        trained_on=f"{SCENES} scenes, captions with colours swapped ({scenes.SWAP:.0%}) or one dropped "
+        f"({scenes.DROP:.0%}); never pairs {sorted(scenes.HELD_OUT_PAIRS)} nor held-out combinations",
+        steps=f"vae {CROP_STEPS} on crops and {FULL_STEPS} on scenes, unet {STEPS}",
+        minutes=f"unet about {minutes:.0f}",
+        quality={
+            "vae": f"PSNR {psnr.mean():.1f} dB on held-out scenes (n = {_MEASURED})",
+            "oracle after the vae": f"{np.mean(read):.1%} of held-out scenes all correct (n = {_MEASURED})",
+            "images": "see docs/results.md",
+        },
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ from realign_cli.tinyworld.scenes import SHAPES, SIZE
 from realign_cli.tinyworld.train import detector
 from realign_cli.tinyworld.train.augment import draw
 from realign_cli.tinyworld.train.fit import fit
-from realign_cli.tinyworld.train.publish import WEIGHTS, publish
+from realign_cli.tinyworld.train.publish import WEIGHTS, Card, publish
 
 STEPS, BATCH = 2500, 8
 CONFIG = {
@@ -36,7 +35,8 @@ CONFIG = {
 _JITTER = 0.08  # deviation of a box's edges, as a share of its sides: a detector's boxes are never exact
 
 
-def train(work: Path) -> torch.nn.Module:
+def train(work: Path) -> tuple[torch.nn.Module, float]:
+    """The trained model, and the minutes that it took."""
     torch.manual_seed(0)
     sam = build_sam(**CONFIG)
 
@@ -69,8 +69,8 @@ def train(work: Path) -> torch.nn.Module:
             things += len(boxes)
         return total / max(things, 1)
 
-    fit(sam, loss, steps=STEPS, learning_rate=1e-3, work=work, ema=0.998)
-    return sam
+    minutes = fit(sam, loss, steps=STEPS, learning_rate=1e-3, work=work, ema=0.998)
+    return sam, minutes
 
 
 def overlap(a: Tensor, b: Tensor) -> Tensor:
@@ -103,13 +103,13 @@ def measure(masks: SamMasks, finder: GroundingDetector, n: int, *, spoil: bool) 
 
 
 def main(work: Path) -> None:
-    sam = train(work)
-    checkpoint = work / "checkpoint"
-    checkpoint.mkdir(exist_ok=True)
-    (checkpoint / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n")
+    sam, minutes = train(work)
+    folder = work / "model"
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n")
     weights = {key: value.half().contiguous() for key, value in sam.state_dict().items()}
-    save_file(weights, checkpoint / "model.safetensors")
-    masks = SamMasks(checkpoint, device="cpu")
+    save_file(weights, folder / "model.safetensors")
+    masks = SamMasks(folder, device="cpu")
     finder = GroundingDetector(WEIGHTS / "detector", device="cpu", threshold=detector.THRESHOLD, nms=detector.NMS)
     n = 500
     quality = {}
@@ -117,13 +117,12 @@ def main(work: Path) -> None:
         result = measure(masks, finder, n, spoil=spoil)
         quality[name] = "; ".join(f"mask mIoU {value:.3f} given {key}" for key, value in result.items())
         quality[name] += f" (n={n} pictures)"
-    rate = json.loads((work / "log.jsonl").read_text().splitlines()[-1])["steps_per_s"]
-    parameters = sum(p.numel() for p in sam.parameters())
-    card = {
-        "model": f"segment_anything Sam, {parameters / 1e6:.2f} M parameters",
-        "trained_on": "rendered scenes of the training split, spoiled; no other data",
-        "steps": f"{STEPS} of {BATCH} pictures",
-        "minutes": f"{STEPS / rate / 60:.0f}, one thread of a shared 2-core CPU",
-        **quality,
-    }
-    publish("masks", lambda folder: shutil.copytree(checkpoint, folder, dirs_exist_ok=True), card)
+    card = Card(
+        model="segment_anything Sam",
+        parameters=sum(parameter.numel() for parameter in sam.parameters()),
+        trained_on="rendered scenes of the training split, spoiled; no other data",
+        steps=f"{STEPS} of {BATCH} pictures",
+        minutes=f"{minutes:.0f}",
+        quality=quality,
+    )
+    publish("masks", folder, card)

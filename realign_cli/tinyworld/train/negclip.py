@@ -17,5 +17,4 @@ def main(work: Path) -> None:
     torch.manual_seed(0)
     lesson = clip.Lesson()
     lesson.clip.load_state_dict(load_file(WEIGHTS / "clip" / "open_clip_model.safetensors"))
-    card = {"started from": "clip", "trained_on": f"{_STEPS} batches of 64 {clip.SCENES}; each caption has a foil"}
-    clip.train(lesson, "negclip", work, steps=_STEPS, learning_rate=5e-4, foils=True, card=card)
+    clip.train(lesson, "negclip", work, steps=_STEPS, learning_rate=5e-4, foils=True, origin="clip")

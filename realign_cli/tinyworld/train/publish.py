@@ -4,25 +4,51 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
 
 
-def publish(role: str, save: Callable[[Path], object], card: Mapping[str, object]) -> None:
-    """Replace the packaged folder of `role` by what `save(folder)` writes, with `card` as its README.md.
+@dataclass(frozen=True)
+class Card:
+    """What the card of a model says. The texts are written as they are."""
 
-    `card` holds, in this order of reading: `model` (architecture, parameters), `trained_on`, `steps`, `minutes` (and
-    on what), and one entry per measured quality with its n. Values are written as they are.
-    """
+    model: str  # the class, or the classes of its parts
+    parameters: int
+    trained_on: str
+    steps: str
+    minutes: str
+    quality: Mapping[str, str]  # what was measured -> the number, with its n
+    notes: Mapping[str, str] = field(default_factory=dict)  # further facts about the training
+
+    def text(self, role: str) -> str:
+        """The card as Markdown."""
+        rows = {
+            "model": f"{self.model}, {self.parameters / 1e6:.2f} M parameters",
+            "trained on": self.trained_on,
+            **self.notes,
+            "steps": self.steps,
+            "minutes": f"{self.minutes} (one thread of a busy two-core machine)",
+            **self.quality,
+        }
+        lines = [f"# {role}", "", "| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows.items())]
+        return "\n".join([*lines, "", f"Made by `python -m realign_cli.tinyworld.train {role}`.", ""])
+
+
+def percentage(hits: Iterable[bool]) -> str:
+    """The share of hits for a card: per cent and n."""
+    values = list(hits)
+    return f"{100 * sum(values) / len(values):.1f} % (n = {len(values)})"
+
+
+def publish(role: str, folder: Path, card: Card) -> None:
+    """Replace the packaged folder of `role` by a copy of `folder`, with `card` as its README.md."""
     staging = WEIGHTS / f".{role}.tmp"
     shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
-    save(staging)
-    lines = [f"# {role}", "", "| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in card.items())]
-    command = f"python -m realign_cli.tinyworld.train {role}"
-    (staging / "README.md").write_text("\n".join([*lines, "", f"Made by `{command}`.", ""]))
+    shutil.copytree(folder, staging)
+    (staging / "README.md").write_text(card.text(role))
     final = WEIGHTS / role
     shutil.rmtree(final, ignore_errors=True)
     staging.rename(final)
@@ -30,6 +56,7 @@ def publish(role: str, save: Callable[[Path], object], card: Mapping[str, object
 
 
 def write_sums() -> None:
+    """Write the SHA-256 sum of every packaged file into SHA256SUMS."""
     files = sorted(p for p in WEIGHTS.rglob("*") if p.is_file() and p.name != "SHA256SUMS")
     sums = [f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.relative_to(WEIGHTS).as_posix()}" for p in files]
     (WEIGHTS / "SHA256SUMS").write_text("\n".join(sums) + "\n")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +14,7 @@ from realign_cli.models.ram import Ram, RamConfig, RamTagger, preprocess, save_r
 from realign_cli.tinyworld.scenes import SHAPES, SIZE
 from realign_cli.tinyworld.train.augment import Pictures, draw
 from realign_cli.tinyworld.train.fit import fit
-from realign_cli.tinyworld.train.publish import publish
+from realign_cli.tinyworld.train.publish import Card, publish
 
 STEPS, BATCH = 2400, 32
 
@@ -65,7 +63,8 @@ class _Pupil(nn.Module):
         return self.ram.answer(self.ram.project(seen.pooler_output, seen.last_hidden_state)), cells
 
 
-def train(work: Path) -> Ram:
+def train(work: Path) -> tuple[Ram, float]:
+    """The trained model, and the minutes that it took."""
     torch.manual_seed(0)
     pupil = _Pupil(build())
 
@@ -79,8 +78,8 @@ def train(work: Path) -> Ram:
             total = total + F.cross_entropy(own, share / share.sum(1, keepdim=True))
         return total
 
-    fit(pupil, loss, steps=STEPS, learning_rate=1e-3, work=work, ema=0.998)
-    return pupil.ram
+    minutes = fit(pupil, loss, steps=STEPS, learning_rate=1e-3, work=work, ema=0.998)
+    return pupil.ram, minutes
 
 
 def pixels_of(pictures: Pictures) -> Tensor:
@@ -139,25 +138,24 @@ def measure(tagger: RamTagger, n: int, *, spoil: bool) -> dict[str, float]:
 
 
 def main(work: Path) -> None:
-    model = train(work)
-    checkpoint = work / "checkpoint"
-    checkpoint.mkdir(exist_ok=True)
-    save_ram(model, checkpoint / "model.safetensors", torch.float16)
-    (checkpoint / "tag_list.txt").write_text("\n".join(SHAPES) + "\n")
-    (checkpoint / "thresholds.txt").write_text("".join(f"{value:.2f}\n" for value in calibrate(model)))
-    tagger = RamTagger(checkpoint, device="cpu", threshold=0)
+    model, minutes = train(work)
+    folder = work / "model"
+    folder.mkdir(exist_ok=True)
+    save_ram(model, folder / "model.safetensors", torch.float16)
+    (folder / "tag_list.txt").write_text("\n".join(SHAPES) + "\n")
+    (folder / "thresholds.txt").write_text("".join(f"{value:.2f}\n" for value in calibrate(model)))
+    tagger = RamTagger(folder, device="cpu", threshold=0)
     n = 1000
     quality = {}
     for name, spoil in (("held-out scenes", False), ("held-out scenes, spoiled", True)):
         result = measure(tagger, n, spoil=spoil)
         quality[name] = ", ".join(f"{key} {value:.3f}" for key, value in result.items()) + f" (n={n} pictures)"
-    rate = json.loads((work / "log.jsonl").read_text().splitlines()[-1])["steps_per_s"]
-    parameters = sum(p.numel() for p in model.parameters())
-    card = {
-        "model": f"Recognize Anything on SwinModel, {parameters / 1e6:.2f} M parameters",
-        "trained_on": "rendered scenes of the training split, spoiled; no other data",
-        "steps": f"{STEPS} of {BATCH} pictures",
-        "minutes": f"{STEPS / rate / 60:.0f}, one thread of a shared 2-core CPU",
-        **quality,
-    }
-    publish("tagger", lambda folder: shutil.copytree(checkpoint, folder, dirs_exist_ok=True), card)
+    card = Card(
+        model="Recognize Anything on SwinModel",
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        trained_on="rendered scenes of the training split, spoiled; no other data",
+        steps=f"{STEPS} of {BATCH} pictures",
+        minutes=f"{minutes:.0f}",
+        quality=quality,
+    )
+    publish("tagger", folder, card)
