@@ -38,7 +38,7 @@ FLOORS = {
     "errors": set(),
     "tinyworld": {"tinyworld"},
     "tinyworld.__main__": {"tinyworld", "plumbing", "records", "errors"},
-    "tinyworld.train": {"tinyworld", "tinyworld.train", "models"},
+    "tinyworld.train": {"tinyworld", "tinyworld.train", "models", "plumbing"},
 }
 
 

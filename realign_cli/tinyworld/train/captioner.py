@@ -170,7 +170,7 @@ def main(work: Path) -> None:
         return lesson.loss(drawn, targets)
 
     minutes = [
-        fit(sight, see, steps=_SIGHT_STEPS, learning_rate=2e-3, work=work / "sight"),
+        fit(sight, see, steps=_SIGHT_STEPS, learning_rate=2e-3, work=work / "sight", last=False),
         fit(lesson, loss, steps=_STEPS, learning_rate=1e-3, work=work / "captions", ema=0.998),
     ]
     folder = work / "model"

@@ -54,7 +54,7 @@ def main(work: Path) -> None:
         batch = images[torch.from_numpy(rng.integers(len(images), size=12))]
         return loss(batch.contiguous(memory_format=torch.channels_last), step, rank)
 
-    fit(vae, crops, steps=CROP_STEPS, learning_rate=2e-3, work=work / "crops", ema=0.998)
+    fit(vae, crops, steps=CROP_STEPS, learning_rate=2e-3, work=work / "crops", ema=0.998, last=False)
     fit(vae, full, steps=FULL_STEPS, learning_rate=8e-4, work=work / "full", ema=0.998, decay_share=0.8)
     _standardise(vae, images[:1000])
     vae.save_pretrained(work / "model")
