@@ -15,8 +15,8 @@ from realign_cli.models.grounded_sam import GroundingDetector, SamMasks, build_s
 from realign_cli.tinyworld import scenes
 from realign_cli.tinyworld.scenes import SHAPES, Scene, Thing
 from realign_cli.tinyworld.train import detector as detector_training
-from realign_cli.tinyworld.train.augment import draw
 from realign_cli.tinyworld.train.masks import overlap
+from realign_cli.tinyworld.train.pictures import draw
 from realign_cli.tinyworld.train.publish import WEIGHTS
 
 needs_detector = pytest.mark.skipif(not (WEIGHTS / "detector").is_dir(), reason="no packaged detector; train it first")

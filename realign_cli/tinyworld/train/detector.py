@@ -26,8 +26,8 @@ from transformers import (
 from realign_cli.models.grounded_sam import GroundingDetector
 from realign_cli.models.ram import load_ram
 from realign_cli.tinyworld.scenes import SHAPES, SIZE
-from realign_cli.tinyworld.train.augment import Pictures, draw
 from realign_cli.tinyworld.train.fit import fit
+from realign_cli.tinyworld.train.pictures import Pictures, draw
 from realign_cli.tinyworld.train.publish import WEIGHTS, Card, publish
 
 STEPS, BATCH = 3000, 16

@@ -15,8 +15,8 @@ from torch import Tensor
 from realign_cli.models.grounded_sam import GroundingDetector, SamMasks, build_sam
 from realign_cli.tinyworld.scenes import SHAPES, SIZE
 from realign_cli.tinyworld.train import detector
-from realign_cli.tinyworld.train.augment import draw
 from realign_cli.tinyworld.train.fit import fit
+from realign_cli.tinyworld.train.pictures import draw
 from realign_cli.tinyworld.train.publish import WEIGHTS, Card, publish
 
 STEPS, BATCH = 2500, 8

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from realign_cli.models.ram import Ram, RamConfig, RamTagger, preprocess, save_ram
 from realign_cli.tinyworld.scenes import SHAPES, SIZE
-from realign_cli.tinyworld.train.augment import Pictures, draw
 from realign_cli.tinyworld.train.fit import fit
+from realign_cli.tinyworld.train.pictures import Pictures, draw
 from realign_cli.tinyworld.train.publish import Card, publish
 
 STEPS, BATCH = 2400, 32

@@ -8,7 +8,7 @@ import torch
 
 from realign_cli.tinyworld import scenes
 from realign_cli.tinyworld.scenes import SHAPES, SIZE
-from realign_cli.tinyworld.train.augment import _blur, _loose, boxes_of, draw
+from realign_cli.tinyworld.train.pictures import _blur, _loose, boxes_of, draw
 
 
 def test_pictures_are_repeatable_and_true_to_their_description() -> None:
