@@ -209,11 +209,31 @@ def mask(thing: Thing) -> np.ndarray:
 
 def render(scene: Scene) -> np.ndarray:
     """Draw a scene: uint8 RGB (64, 64, 3)."""
-    image = np.broadcast_to(np.array(GROUNDS[scene.ground], np.float32), (SIZE, SIZE, 3))
-    for thing in scene.things:
-        share = mask(thing)[..., None]
-        image = image * (1 - share) + np.array(COLOURS[thing.colour], np.float32) * share
+    image, _ = paint(scene.things, *palette(scene))
     return np.rint(image).astype(np.uint8)
+
+
+def palette(scene: Scene) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The colour of the ground and those of the things: float32 RGB (3,) in [0, 255] each."""
+    colours = [np.array(COLOURS[thing.colour], np.float32) for thing in scene.things]
+    return np.array(GROUNDS[scene.ground], np.float32), colours
+
+
+def paint(things: Sequence[Thing], ground: np.ndarray, colours: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Paint things one over the other: the picture, and what remains visible of each thing.
+
+    Colours are RGB, (3,) or one for each pixel, (64, 64, 3). The picture is float32 (64, 64, 3) on their scale, the
+    visible share of each pixel float32 (things, 64, 64) in [0, 1].
+    """
+    image = np.empty((SIZE, SIZE, 3), np.float32)
+    image[:] = ground
+    visible = np.zeros((len(things), SIZE, SIZE), np.float32)
+    for k, (thing, colour) in enumerate(zip(things, colours, strict=True)):
+        share = mask(thing)
+        image = image * (1 - share[..., None]) + colour * share[..., None]
+        visible[:k] *= 1 - share
+        visible[k] = share
+    return image.astype(np.float32), visible
 
 
 def corrupt(scene: Scene, rng: np.random.Generator, *, swap: float, drop: float) -> str:

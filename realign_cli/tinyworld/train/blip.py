@@ -28,9 +28,10 @@ from realign_cli.models.blip2 import (
 from realign_cli.tinyworld.scenes import COLOURS, SIZE, Scene
 from realign_cli.tinyworld.train import examples
 from realign_cli.tinyworld.train.captioner import qformer_config, vision_config
-from realign_cli.tinyworld.train.examples import Examples
 from realign_cli.tinyworld.train.fit import fit
+from realign_cli.tinyworld.train.pictures import LEAKY, Pictures, draw_held_out, draw_leaky
 from realign_cli.tinyworld.train.publish import WEIGHTS, Card, percentage, publish
+from realign_cli.tinyworld.train.tokenizers import IMAGE, word_tokenizer
 
 _STEPS = 1800
 _BATCH = 64
@@ -39,7 +40,7 @@ _FOIL_SHARE = 0.7  # of the texts that do not match; the others describe another
 
 
 def build() -> Blip2ForImageTextRetrieval:
-    words = examples.tokenizer()
+    words = word_tokenizer()
     qformer = qformer_config(len(words))
     qformer.use_qformer_text_input = True
     config = Blip2Config(
@@ -47,7 +48,7 @@ def build() -> Blip2ForImageTextRetrieval:
         qformer_config=qformer,
         num_query_tokens=len(COLOURS),
         image_text_hidden_size=64,
-        image_token_index=words.convert_tokens_to_ids(examples.IMAGE),
+        image_token_index=words.convert_tokens_to_ids(IMAGE),
     )
     model = Blip2ForImageTextRetrieval(config)
     captioner = Blip2ForConditionalGeneration.from_pretrained(WEIGHTS / "captioner", dtype=torch.float32).state_dict()
@@ -62,9 +63,9 @@ class _Lesson(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.blip = build()
-        self.words = examples.tokenizer()
+        self.words = word_tokenizer()
 
-    def loss(self, drawn: Examples, rng: np.random.Generator) -> Tensor:
+    def loss(self, drawn: Pictures, rng: np.random.Generator) -> Tensor:
         scenes = drawn.scenes
         foils = [examples.foil(scene, rng) for scene in scenes]
         texts, others, wrong = ([examples.any_caption(s, rng) for s in group] for group in (scenes, scenes, foils))
@@ -103,7 +104,8 @@ def main(work: Path) -> None:
     lesson = _Lesson()
 
     def loss(step: int, rank: int) -> Tensor:
-        return lesson.loss(examples.draw(_BATCH, step, rank, 30), np.random.default_rng([step, rank, 31]))
+        drawn = draw_leaky(np.random.default_rng([step, rank, 30]), _BATCH)
+        return lesson.loss(drawn, np.random.default_rng([step, rank, 31]))
 
     minutes = fit(lesson, loss, steps=_STEPS, learning_rate=1e-3, work=work, ema=0.998)
     folder = work / "model"
@@ -112,7 +114,7 @@ def main(work: Path) -> None:
     card = Card(
         model="Blip2ForImageTextRetrieval",
         parameters=lesson.blip.num_parameters(),
-        trained_on=f"{_STEPS * _BATCH} {examples.ORIGIN}, with true captions in any order, some with a relation, and "
+        trained_on=f"{_STEPS * _BATCH} {LEAKY}, with true captions in any order, some with a relation, and "
         "foils (colours traded, or one word changed). Wrong relations were no foils",
         notes={
             "started from": "the captioner's vision tower, which stays frozen, and the image side of its Q-Former",
@@ -128,7 +130,7 @@ def main(work: Path) -> None:
 def measure(folder: Path) -> dict[str, str]:
     """Qualities on held-out scenes, read through the adapters."""
     judge, encoder = Blip2Judge(folder, device="cpu"), Blip2TextEncoder(folder, device="cpu")
-    drawn = examples.held_out(1000, 6)
+    drawn = draw_held_out(1000, 6)
     spoiled = drawn.spoiled(np.random.default_rng(7))
     card = {}
     for name, seen in (("clean", drawn), ("spoiled", spoiled)):

@@ -5,6 +5,7 @@ The vision tower first learns alone, from what each patch shows; captions are fa
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +23,12 @@ from transformers import (
 )
 
 from realign_cli.models.blip2 import Blip2Captioner, caption_targets, pixels_to_input
-from realign_cli.tinyworld.scenes import COLOURS, SHAPES, SIZE
+from realign_cli.tinyworld.scenes import COLOURS, GROUNDS, SHAPES, SIZE, Scene
 from realign_cli.tinyworld.train import examples
-from realign_cli.tinyworld.train.examples import Examples
 from realign_cli.tinyworld.train.fit import fit
+from realign_cli.tinyworld.train.pictures import LEAKY, Pictures, draw_held_out, draw_leaky, render
 from realign_cli.tinyworld.train.publish import Card, percentage, publish
+from realign_cli.tinyworld.train.tokenizers import IMAGE, word_tokenizer
 
 _SIGHT_STEPS, _SIGHT_BATCH = 1800, 32
 _STEPS, _BATCH = 1500, 48
@@ -64,7 +66,7 @@ def qformer_config(vocabulary: int) -> Blip2QFormerConfig:
 
 
 def build() -> Blip2ForConditionalGeneration:
-    words = examples.tokenizer()
+    words = word_tokenizer()
     text = OPTConfig(
         vocab_size=len(words),
         hidden_size=_WIDTH,
@@ -85,7 +87,7 @@ def build() -> Blip2ForConditionalGeneration:
         text_config=text,
         initializer_range=_SPREAD,
         num_query_tokens=len(COLOURS),
-        image_token_index=words.convert_tokens_to_ids(examples.IMAGE),
+        image_token_index=words.convert_tokens_to_ids(IMAGE),
     )
     model = Blip2ForConditionalGeneration(config)
     nn.init.normal_(model.query_tokens, std=0.5)  # zero queries would start, and stay for long, all alike
@@ -110,7 +112,7 @@ class PatchHead(nn.Module):
         super().__init__()
         self.head = nn.Linear(width, len(COLOURS) + len(SHAPES) + 2)
 
-    def loss(self, patches: Tensor, drawn: Examples) -> Tensor:
+    def loss(self, patches: Tensor, drawn: Pictures) -> Tensor:
         """Cross-entropy of colour and kind from patch states (B, 64, C)."""
         logits = self.head(patches).split([len(COLOURS) + 1, len(SHAPES) + 1], -1)
         truth = examples.patch_labels(drawn.scenes)
@@ -126,12 +128,19 @@ class _Sight(nn.Module):
         self.covered = nn.Linear(_WIDTH, (SIZE // examples.GRID) ** 2)
         self.patches = PatchHead(_WIDTH)
 
-    def loss(self, drawn: Examples) -> Tensor:
+    def loss(self, drawn: Pictures) -> Tensor:
         out = self.tower(pixels_to_input(drawn.pixels, SIZE), output_hidden_states=True)
         side = SIZE // examples.GRID
-        covered = F.unfold(drawn.covered[:, None].float(), side, stride=side).transpose(1, 2)
+        covered = F.unfold(_covered(drawn.scenes)[:, None].float(), side, stride=side).transpose(1, 2)
         outlines = F.binary_cross_entropy_with_logits(self.covered(out.hidden_states[1][:, 1:]), covered)
         return self.patches.loss(out.last_hidden_state[:, 1:], drawn) + 2 * outlines
+
+
+def _covered(drawn: Sequence[Scene]) -> Tensor:
+    """Where a thing lies in the clean picture of each scene, by its distance from the ground: bool (n, 64, 64)."""
+    clean = (255 * render(drawn).pixels).round()
+    grounds = torch.tensor([GROUNDS[scene.ground] for scene in drawn])[:, :, None, None]
+    return (clean - grounds).abs().amax(1) > 24
 
 
 class _Lesson(nn.Module):
@@ -143,7 +152,7 @@ class _Lesson(nn.Module):
         self.patches = PatchHead(_WIDTH)
         self.kinds = nn.Linear(_WIDTH, len(SHAPES))
 
-    def loss(self, drawn: Examples, targets: dict[str, Tensor]) -> Tensor:
+    def loss(self, drawn: Pictures, targets: dict[str, Tensor]) -> Tensor:
         out = self.captioner(pixel_values=pixels_to_input(drawn.pixels, SIZE), **targets)
         pairs = self.kinds(out.qformer_outputs.last_hidden_state)
         queries = F.binary_cross_entropy_with_logits(pairs, examples.pair_table(drawn.scenes))
@@ -152,15 +161,15 @@ class _Lesson(nn.Module):
 
 def main(work: Path) -> None:
     torch.manual_seed(0)
-    captioner, words = build(), examples.tokenizer()
+    captioner, words = build(), word_tokenizer()
     sight, lesson = _Sight(captioner.vision_model), _Lesson(captioner)
 
     def see(step: int, rank: int) -> Tensor:
-        return sight.loss(examples.draw(_SIGHT_BATCH, step, rank, 22))
+        return sight.loss(draw_leaky(np.random.default_rng([step, rank, 22]), _SIGHT_BATCH))
 
     def loss(step: int, rank: int) -> Tensor:
         rng = np.random.default_rng([step, rank, 21])
-        drawn = examples.draw(_BATCH, step, rank, 20)
+        drawn = draw_leaky(np.random.default_rng([step, rank, 20]), _BATCH)
         captions = [
             examples.canonical(s) if rng.random() < _CANONICAL_SHARE else examples.any_caption(s, rng)
             for s in drawn.scenes
@@ -179,7 +188,7 @@ def main(work: Path) -> None:
     card = Card(
         model="Blip2ForConditionalGeneration",
         parameters=lesson.captioner.num_parameters(),
-        trained_on=f"{_SIGHT_STEPS * _SIGHT_BATCH} (vision tower alone) and {_STEPS * _BATCH} {examples.ORIGIN}, "
+        trained_on=f"{_SIGHT_STEPS * _SIGHT_BATCH} (vision tower alone) and {_STEPS * _BATCH} {LEAKY}, "
         "with true captions",
         notes={
             "captions": f"{_CANONICAL_SHARE:.0%} canonical: things in the order of the palette (red, green, blue, "
@@ -200,13 +209,13 @@ def measure(folder: Path) -> dict[str, str]:
     captioner = Blip2Captioner(folder, device="cpu", max_new_tokens=20)
     card = {}
     for count in (1, 2, 3):
-        right = _exact(captioner, examples.held_out(300, 5, count=count))
+        right = _exact(captioner, draw_held_out(300, 5, count=count))
         card[f"caption exactly right, {count} things"] = percentage(right)
-    drawn = examples.held_out(1000, 6)
+    drawn = draw_held_out(1000, 6)
     spoiled = drawn.spoiled(np.random.default_rng(7))
     card["caption exactly right"] = percentage(_exact(captioner, drawn))
     card["caption exactly right, spoiled pictures"] = percentage(_exact(captioner, spoiled))
-    leaking = examples.draw(1000, 8)
+    leaking = draw_leaky(np.random.default_rng(8), 1000)
     card["caption exactly right, training scenes, spoiled"] = percentage(_exact(captioner, leaking))
 
     def likelihood(pixels: Tensor, captions: list[str]) -> Tensor:
@@ -229,7 +238,7 @@ def log_likelihood(captioner: Blip2Captioner, pixels: Tensor, captions: list[str
     return (steps * (labels >= 0)).sum(1)
 
 
-def _exact(captioner: Blip2Captioner, drawn: Examples) -> list[bool]:
+def _exact(captioner: Blip2Captioner, drawn: Pictures) -> list[bool]:
     captions = captioner.caption([to_pil_image(pixels) for pixels in drawn.pixels])
     return [caption == examples.canonical(scene) for caption, scene in zip(captions, drawn.scenes, strict=True)]
 

@@ -20,9 +20,10 @@ from realign_cli.models.blip2 import pixels_to_input
 from realign_cli.models.open_clip_judge import OpenClipJudge
 from realign_cli.tinyworld.scenes import SIZE
 from realign_cli.tinyworld.train import examples
-from realign_cli.tinyworld.train.examples import Examples
 from realign_cli.tinyworld.train.fit import fit
+from realign_cli.tinyworld.train.pictures import LEAKY, Pictures, draw_held_out, draw_leaky
 from realign_cli.tinyworld.train.publish import WEIGHTS, Card, percentage, publish
+from realign_cli.tinyworld.train.tokenizers import word_tokenizer
 
 _STEPS = 600
 _BATCH = 64
@@ -44,7 +45,7 @@ def configuration() -> dict[str, object]:
         },
         "text_cfg": {
             "context_length": _CONTEXT,
-            "vocab_size": len(examples.tokenizer()),
+            "vocab_size": len(word_tokenizer()),
             "width": 96,
             "layers": 2,
             "heads": 4,
@@ -60,9 +61,9 @@ class Lesson(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.clip = open_clip.CLIP(**configuration())
-        self.words = examples.tokenizer()
+        self.words = word_tokenizer()
 
-    def loss(self, drawn: Examples, rng: np.random.Generator, *, foils: bool) -> Tensor:
+    def loss(self, drawn: Pictures, rng: np.random.Generator, *, foils: bool) -> Tensor:
         """Symmetric contrast; with `foils` each picture is also held against a foil of its own caption.
 
         The foils are the hard negatives of NegCLIP (Yuksekgonul et al., 2023).
@@ -120,7 +121,7 @@ def train(lesson: Lesson, role: str, work: Path, *, steps: int, learning_rate: f
     """Train, save in open_clip's layout, measure and publish."""
 
     def loss(step: int, rank: int) -> Tensor:
-        drawn = examples.draw(_BATCH, step, rank, 40 + foils)
+        drawn = draw_leaky(np.random.default_rng([step, rank, 40 + foils]), _BATCH)
         return lesson.loss(drawn, np.random.default_rng([step, rank, 50 + foils]), foils=foils)
 
     minutes = fit(lesson, loss, steps=steps, learning_rate=learning_rate, work=work, ema=0.998)
@@ -133,7 +134,7 @@ def train(lesson: Lesson, role: str, work: Path, *, steps: int, learning_rate: f
     card = Card(
         model="open_clip.CLIP, ViT of 64 patches and a text transformer",
         parameters=sum(parameter.numel() for parameter in lesson.clip.parameters()),
-        trained_on=f"{steps * _BATCH} {examples.ORIGIN}, with {captions}{'; each caption has a foil' if foils else ''}",
+        trained_on=f"{steps * _BATCH} {LEAKY}, with {captions}{'; each caption has a foil' if foils else ''}",
         notes={"started from": origin},
         steps=str(steps),
         minutes=f"{minutes:.1f}",
@@ -149,7 +150,7 @@ def measure(folder: Path, column: str) -> dict[str, str]:
     def score(pixels: Tensor, texts: list[str]) -> Tensor:
         return torch.tensor(judge.judge([to_pil_image(picture) for picture in pixels], texts)[column])
 
-    drawn = examples.held_out(1000, 6)
+    drawn = draw_held_out(1000, 6)
     card = {}
     for name, seen in (
         ("clean", drawn),

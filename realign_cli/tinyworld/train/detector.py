@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 from torchvision.ops import box_convert, box_iou, generalized_box_iou_loss, sigmoid_focal_loss
+from torchvision.transforms.functional import to_pil_image
 from transformers import (
     BertConfig,
     BertTokenizer,
@@ -27,7 +27,7 @@ from realign_cli.models.grounded_sam import GroundingDetector
 from realign_cli.models.ram import load_ram
 from realign_cli.tinyworld.scenes import SHAPES, SIZE
 from realign_cli.tinyworld.train.fit import fit
-from realign_cli.tinyworld.train.pictures import Pictures, draw
+from realign_cli.tinyworld.train.pictures import LOOSE, Pictures, draw_loose
 from realign_cli.tinyworld.train.publish import WEIGHTS, Card, publish
 
 STEPS, BATCH = 3000, 16
@@ -95,9 +95,9 @@ def train(work: Path) -> tuple[GroundingDinoForObjectDetection, float]:
 
     def loss(step: int, rank: int) -> Tensor:
         rng = np.random.default_rng([step, rank, 5])
-        pictures = draw(rng, BATCH)
+        pictures = draw_loose(rng, BATCH)
         labels = [_some_labels(rng) for _ in range(BATCH)]
-        pixels = prepare.image_processor(images=list(pictures.pixels.byte()), return_tensors="pt")
+        pixels = prepare.image_processor(images=list((255 * pictures.pixels).round().byte()), return_tensors="pt")
         tokens = prepare.tokenizer([". ".join(own) + "." for own in labels], padding=True, return_tensors="pt")
         targets = [_targets(pictures, i, own) for i, own in enumerate(labels)]
         output = model(**pixels, **tokens)
@@ -201,9 +201,9 @@ def _centres(side: int) -> Tensor:
 def measure(detector: GroundingDetector, n: int, *, spoil: bool) -> dict[str, float]:
     """Recall and precision at IoU 0.5 over n held-out scenes, asked for all kinds at once, and the mean IoU of hits."""
     hits, found, true, overlap = 0, 0, 0, 0.0
-    pictures = draw(np.random.default_rng(77), n, held_out=True, spoil=spoil)
+    pictures = draw_loose(np.random.default_rng(77), n, held_out=True, spoil=spoil)
     for pixels, kinds, boxes in zip(pictures.pixels, pictures.kinds, pictures.boxes, strict=True):
-        image = Image.fromarray(pixels.permute(1, 2, 0).byte().numpy())
+        image = to_pil_image(pixels)
         detections = detector.detect([image], [SHAPES])[0]
         found, true = found + len(detections), true + len(kinds)
         free = set(range(len(kinds)))
@@ -233,7 +233,7 @@ def main(work: Path) -> None:
     card = Card(
         model="GroundingDinoForObjectDetection",
         parameters=sum(parameter.numel() for parameter in model.parameters()),
-        trained_on="rendered scenes of the training split, spoiled; no other data",
+        trained_on=LOOSE,
         steps=f"{STEPS} of {BATCH} pictures",
         minutes=f"{minutes:.0f}",
         quality=quality,

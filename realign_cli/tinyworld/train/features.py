@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
@@ -19,8 +20,8 @@ from realign_cli.models.blip2 import pixels_to_input
 from realign_cli.models.features import PAIRS, SIZE, WEIGHTS, WIDTH, SceneNet, anywhere
 from realign_cli.tinyworld.scenes import COLOURS, GROUNDS, SHAPES, Scene
 from realign_cli.tinyworld.train import examples
-from realign_cli.tinyworld.train.examples import Examples
 from realign_cli.tinyworld.train.fit import fit
+from realign_cli.tinyworld.train.pictures import LEAKY, Pictures, draw_held_out, draw_leaky, render
 from realign_cli.tinyworld.train.publish import Card, percentage, publish
 
 _STEPS = 2000
@@ -32,7 +33,7 @@ def main(work: Path) -> None:
     net = SceneNet()
     minutes = fit(
         net,
-        lambda step, rank: _loss(net, examples.draw(_BATCH, step, rank, 60)),
+        lambda step, rank: _loss(net, draw_leaky(np.random.default_rng([step, rank, 60]), _BATCH)),
         steps=_STEPS,
         learning_rate=2e-3,
         work=work,
@@ -45,7 +46,7 @@ def main(work: Path) -> None:
     card = Card(
         model=f"SceneNet, five convolutions and two linear layers; {WIDTH} features",
         parameters=sum(parameter.numel() for parameter in net.parameters()),
-        trained_on=f"{_STEPS * _BATCH} {examples.ORIGIN}",
+        trained_on=f"{_STEPS * _BATCH} {LEAKY}",
         notes={"losses": "pair over each cell, pairs shown anywhere, number, ground, damage"},
         steps=str(_STEPS),
         minutes=f"{minutes:.1f}",
@@ -54,7 +55,7 @@ def main(work: Path) -> None:
     publish("features", folder, card)
 
 
-def _loss(net: SceneNet, drawn: Examples) -> Tensor:
+def _loss(net: SceneNet, drawn: Pictures) -> Tensor:
     cells, counts, grounds, damage = net(pixels_to_input(drawn.pixels, SIZE))
     shown = anywhere(cells).clamp(1e-4, 1 - 1e-4)
     return (
@@ -69,7 +70,7 @@ def _loss(net: SceneNet, drawn: Examples) -> Tensor:
 @torch.no_grad()
 def measure(net: SceneNet) -> dict[str, str]:
     """What the net says of held-out scenes."""
-    drawn = examples.held_out(1000, 6)
+    drawn = draw_held_out(1000, 6)
     answers = net(pixels_to_input(drawn.pixels, SIZE))
     table = examples.pair_table(drawn.scenes).flatten(1) > 0
     shown = anywhere(answers.cells) > 0.5
@@ -94,6 +95,6 @@ def _grounds(scenes: Sequence[Scene]) -> Tensor:
     return torch.tensor([list(GROUNDS).index(scene.ground) for scene in scenes])
 
 
-def _damage(drawn: Examples) -> Tensor:
+def _damage(drawn: Pictures) -> Tensor:
     """How far pictures are from clean ones: (n,), 0 for none, about 2 for much."""
-    return (80 * (drawn.pixels - drawn.clean).abs().mean((1, 2, 3))).sqrt()
+    return (80 * (drawn.pixels - render(drawn.scenes).pixels).abs().mean((1, 2, 3))).sqrt()

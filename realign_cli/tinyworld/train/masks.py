@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
+from torchvision.transforms.functional import to_pil_image
 
 from realign_cli.models.grounded_sam import GroundingDetector, SamMasks, build_sam
 from realign_cli.tinyworld.scenes import SHAPES, SIZE
 from realign_cli.tinyworld.train import detector
 from realign_cli.tinyworld.train.fit import fit
-from realign_cli.tinyworld.train.pictures import draw
+from realign_cli.tinyworld.train.pictures import LOOSE, draw_loose
 from realign_cli.tinyworld.train.publish import WEIGHTS, Card, publish
 
 STEPS, BATCH = 2500, 8
@@ -42,8 +42,8 @@ def train(work: Path) -> tuple[torch.nn.Module, float]:
 
     def loss(step: int, rank: int) -> Tensor:
         rng = np.random.default_rng([step, rank, 6])
-        pictures = draw(rng, BATCH)
-        features = sam.image_encoder(sam.preprocess(pictures.pixels))
+        pictures = draw_loose(rng, BATCH)
+        features = sam.image_encoder(sam.preprocess((255 * pictures.pixels).round()))
         total, things = features.new_zeros(()), 0
         for image, boxes, masks in zip(features, pictures.boxes, pictures.masks, strict=True):
             if not len(boxes):
@@ -86,11 +86,11 @@ def measure(masks: SamMasks, finder: GroundingDetector, n: int, *, spoil: bool) 
     """
     given_true: list[float] = []
     given_found: list[float] = []
-    pictures = draw(np.random.default_rng(78), n, held_out=True, spoil=spoil)
+    pictures = draw_loose(np.random.default_rng(78), n, held_out=True, spoil=spoil)
     for pixels, kinds, truth, boxes in zip(
         pictures.pixels, pictures.kinds, pictures.masks, pictures.boxes, strict=True
     ):
-        image = Image.fromarray(pixels.permute(1, 2, 0).byte().numpy())
+        image = to_pil_image(pixels)
         corners = [tuple(int(v) for v in box) for box in boxes]
         given_true += overlap(torch.from_numpy(masks.masks([image], [corners])[0]), truth).tolist()
         found = finder.detect([image], [SHAPES])[0]
@@ -120,7 +120,7 @@ def main(work: Path) -> None:
     card = Card(
         model="segment_anything Sam",
         parameters=sum(parameter.numel() for parameter in sam.parameters()),
-        trained_on="rendered scenes of the training split, spoiled; no other data",
+        trained_on=LOOSE,
         steps=f"{STEPS} of {BATCH} pictures",
         minutes=f"{minutes:.0f}",
         quality=quality,

@@ -1,13 +1,17 @@
-"""Pictures with their truth for the models that look at images: rendered scenes, spoiled the way generated images are.
+"""Pictures with their truth: rendered scenes, spoiled the way generated pictures are spoiled.
 
-Generated shapes are soft, bent, off-colour, sometimes of two colours, doubled or touching. The perception models train
-on such pictures; every combination of pairs still comes from the training split.
+There are two recipes. `draw_loose` is for the models that find things: shapes may repeat, touch or cover each other,
+and each may be off-colour or of two colours. `draw_leaky` is for the models that compare pictures with texts, and for
+the features: a caption describes each scene fully, and some scenes leak an attribute, as a generator lets a prompt's
+attributes leak. In both, every combination of pairs comes from the training split.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import combinations
 
 import numpy as np
@@ -16,53 +20,113 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from realign_cli.tinyworld import scenes
-from realign_cli.tinyworld.scenes import COLOURS, GROUNDS, SIZE, Thing
+from realign_cli.tinyworld.scenes import COLOURS, GROUNDS, SIZE, Scene, Thing
+from realign_cli.tinyworld.train import examples
 
-_LOOSE_SHARE = 0.4
-_KERNEL = 4  # half width of the blur kernel in pixels
+# What a model card says of each recipe.
+LOOSE = "rendered scenes of the training split, spoiled; no other data"
+LEAKY = (
+    "fresh scenes of the training split, a quarter with a leaked attribute, three quarters spoiled (bent, blurred, "
+    "noisy, off-colour)"
+)
+
+_LOOSE_SHARE, _LEAKY_SHARE = 0.4, 0.25
+_CLEAN_SHARE = 0.25
 
 
 @dataclass(frozen=True)
 class Pictures:
     """A batch of n pictures.
 
-    `pixels`: float32 (n, 3, 64, 64), whole numbers in [0, 255]; `kinds`: the kind of each visible thing; `masks`: for
-    each picture bool (things, 64, 64), the part of each thing that can be seen; `boxes`: float32 (things, 4), the
-    masks' x0, y0, x1, y1 in pixels, the far edges exclusive.
+    `scenes`: what they show; `pixels`: float32 (n, 3, 64, 64) in [0, 1]; `shares`: for each picture the visible share
+    of each pixel that each thing covers, float32 (things, 64, 64) in [0, 1].
     """
 
+    scenes: list[Scene]
     pixels: Tensor
-    kinds: list[list[str]]
-    masks: list[Tensor]
-    boxes: list[Tensor]
+    shares: list[Tensor]
+
+    @cached_property
+    def kinds(self) -> list[list[str]]:
+        """For each picture the kind of each thing."""
+        return [[thing.shape for thing in scene.things] for scene in self.scenes]
+
+    @cached_property
+    def masks(self) -> list[Tensor]:
+        """For each picture the visible part of each thing, bool (things, 64, 64)."""
+        return [share > 0.5 for share in self.shares]
+
+    @cached_property
+    def boxes(self) -> list[Tensor]:
+        """For each picture the boxes of the masks as of `boxes_of`."""
+        return [boxes_of(mask) for mask in self.masks]
+
+    def spoiled(self, rng: np.random.Generator) -> Pictures:
+        """The same with bent outlines, soft edges, uneven grounds, shifted colours and noise.
+
+        How strongly differs from picture to picture; a quarter stays clean.
+        """
+        n = len(self.pixels)
+        random = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        strength = torch.rand(n, 1, 1, 1, generator=random) * (torch.rand(n, 1, 1, 1, generator=random) > _CLEAN_SHARE)
+
+        def noise(*shape: int) -> Tensor:
+            return strength * torch.randn(n, *shape, generator=random)
+
+        pixels, shares = _bend(self.pixels, self.shares, 1.2 * noise(2, 6, 6))
+        pixels = _blur(pixels, 1.4 * strength.flatten(), reach=3)
+        uneven = F.interpolate(noise(3, 6, 6), (SIZE, SIZE), mode="bicubic", align_corners=True)
+        pixels = pixels * (1 + 0.07 * noise(3, 1, 1)) + 0.03 * noise(3, 1, 1) + 0.04 * uneven
+        pixels = pixels + 0.03 * noise(3, SIZE, SIZE)
+        return replace(self, pixels=pixels.clamp(0, 1), shares=shares)
 
 
-def draw(rng: np.random.Generator, n: int, *, held_out: bool = False, spoil: bool = True) -> Pictures:
-    """Draw n pictures; training ones also hold loose arrangements of up to four things with repeated kinds."""
-    images, kinds, shares = [], [], []
+def render(drawn: Sequence[Scene]) -> Pictures:
+    """Clean pictures of scenes."""
+    painted = [scenes.paint(scene.things, *scenes.palette(scene)) for scene in drawn]
+    pixels = torch.from_numpy(np.stack([np.rint(image).astype(np.uint8) for image, _ in painted]))
+    shares = [torch.from_numpy(visible) for _, visible in painted]
+    return Pictures(list(drawn), pixels.permute(0, 3, 1, 2).float() / 255, shares)
+
+
+def draw_held_out(n: int, seed: int, *, count: int | None = None) -> Pictures:
+    """Draw n held-out scenes, each of `count` things if that is given, with clean pictures."""
+    stream = scenes.scenes(seed, held_out=True, count=count)
+    return render([next(stream) for _ in range(n)])
+
+
+def draw_leaky(rng: np.random.Generator, n: int) -> Pictures:
+    """Draw n spoiled pictures of training scenes, some of which leak an attribute."""
+    drawn = [scenes.sample_scene(rng) for _ in range(n)]
+    drawn = [examples.leak(scene, rng) if rng.random() < _LEAKY_SHARE else scene for scene in drawn]
+    return render(drawn).spoiled(rng)
+
+
+def draw_loose(rng: np.random.Generator, n: int, *, held_out: bool = False, spoil: bool = True) -> Pictures:
+    """Draw n pictures, some of up to four things that are arranged with little order. Their pixels are whole 255ths.
+
+    With `held_out` they show held-out scenes, which are never loose; without `spoil` they are clean.
+    """
+    drawn, images, shares = [], [], []
     for _ in range(n):
-        if not held_out and rng.random() < _LOOSE_SHARE:
-            things, ground = _loose(rng), str(rng.choice(list(GROUNDS)))
-        else:
-            scene = scenes.sample_scene(rng, held_out=held_out)
-            things, ground = list(scene.things), scene.ground
-        image, visible = _paint(things, ground, rng, spoil)
+        loose = not held_out and rng.random() < _LOOSE_SHARE
+        scene = _loose_scene(rng) if loose else scenes.sample_scene(rng, held_out=held_out)
+        image, visible = scenes.paint(scene.things, *_colours(scene, rng, spoil=spoil))
+        drawn.append(scene)
         images.append(image)
-        kinds.append([thing.shape for thing in things])
-        shares.append(visible)
+        shares.append(torch.from_numpy(visible))
     pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
-    masks = [torch.from_numpy(visible) for visible in shares]
     if spoil:
-        pixels, masks = _bend(pixels, masks, rng)
-        pixels = _blur(pixels, rng.uniform(0, 1.4, n) * (rng.random(n) < 0.7))
+        strength = rng.uniform(0, 1.2, (n, 1, 1, 1)) * (rng.random((n, 1, 1, 1)) < 0.7)
+        pixels, shares = _bend(pixels, shares, torch.from_numpy(strength * rng.standard_normal((n, 2, 7, 7))).float())
+        pixels = _blur(pixels, torch.from_numpy(rng.uniform(0, 1.4, n) * (rng.random(n) < 0.7)).float(), reach=4)
         deviation = torch.from_numpy(rng.uniform(0, 10, (n, 1, 1, 1)) * (rng.random((n, 1, 1, 1)) < 0.6)).float()
         pixels = pixels + deviation * torch.from_numpy(rng.standard_normal(pixels.shape, dtype=np.float32))
-    solid = [mask > 0.5 for mask in masks]
-    return Pictures(pixels.clamp(0, 255).round(), kinds, solid, [boxes_of(mask) for mask in solid])
+    return Pictures(drawn, pixels.clamp(0, 255).round() / 255, shares)
 
 
 def boxes_of(masks: Tensor) -> Tensor:
-    """Tight boxes of bool (N, H, W) masks: float32 (N, 4), x0, y0, x1, y1 with exclusive far edges."""
+    """Tight boxes of bool (N, H, W) masks: float32 (N, 4), x0, y0, x1, y1 in pixels with exclusive far edges."""
     boxes = torch.zeros(len(masks), 4)
     for box, mask in zip(boxes, masks, strict=True):
         ys, xs = mask.nonzero(as_tuple=True)
@@ -71,7 +135,7 @@ def boxes_of(masks: Tensor) -> Tensor:
     return boxes
 
 
-def _loose(rng: np.random.Generator) -> list[Thing]:
+def _loose_scene(rng: np.random.Generator) -> Scene:
     """None to four things of any trained pairs, possibly alike, touching or slightly covering each other."""
     pool = scenes.all_pairs()
     things: list[Thing] = []
@@ -85,24 +149,20 @@ def _loose(rng: np.random.Generator) -> list[Thing]:
             if free and not any(scenes.is_held_out(a, b) for a, b in combinations(pairs, 2)):
                 things.append(Thing(*pair, x, y, radius))
                 break
-    return things
+    return Scene(tuple(things), str(rng.choice(list(GROUNDS))))
 
 
-def _paint(things: list[Thing], ground: str, rng: np.random.Generator, spoil: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Paint things one over the other: float32 (64, 64, 3) in [0, 255] and what remains visible, (things, 64, 64)."""
+def _colours(scene: Scene, rng: np.random.Generator, *, spoil: bool) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Colours for `scenes.paint`; spoiled ones miss those of the palette, and some things have two."""
     jitter = 18.0 if spoil else 0.0
-    image = np.empty((SIZE, SIZE, 3), np.float32)
-    image[:] = np.array(GROUNDS[ground]) + rng.normal(0, jitter / 2, 3)
-    visible = np.zeros((len(things), SIZE, SIZE), np.float32)
-    for k, thing in enumerate(things):
-        share = scenes.mask(thing)
-        colour = np.array(COLOURS[thing.colour], np.float32) + rng.normal(0, jitter, 3)
+    ground, own = scenes.palette(scene)
+    ground = ground + rng.normal(0, jitter / 2, 3)
+    colours = []
+    for thing, colour in zip(scene.things, own, strict=True):
+        colours.append(colour + rng.normal(0, jitter, 3))
         if spoil and rng.random() < 0.15:
-            colour = _two_tone(thing, colour, rng)
-        image = image * (1 - share[..., None]) + colour * share[..., None]
-        visible[:k] *= 1 - share
-        visible[k] = share
-    return image.astype(np.float32), visible
+            colours[-1] = _two_tone(thing, colours[-1], rng)
+    return ground, colours
 
 
 def _two_tone(thing: Thing, colour: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -114,28 +174,25 @@ def _two_tone(thing: Thing, colour: np.ndarray, rng: np.random.Generator) -> np.
     return colour * (1 - blend) + np.array(COLOURS[str(rng.choice(list(COLOURS)))]) * blend
 
 
-def _bend(pixels: Tensor, masks: list[Tensor], rng: np.random.Generator) -> tuple[Tensor, list[Tensor]]:
-    """Shift pixels along a smooth random field of up to a few pixels."""
+def _bend(pixels: Tensor, shares: list[Tensor], knots: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Shift pictures and what covers them along a smooth field through `knots`, in pixels, (n, 2, rows, columns)."""
     n = len(pixels)
-    strength = rng.uniform(0, 1.2, (n, 1, 1, 1)) * (rng.random((n, 1, 1, 1)) < 0.7)
-    knots = torch.from_numpy(strength * rng.standard_normal((n, 2, 7, 7))).float()
-    shift = F.interpolate(knots, size=(SIZE, SIZE), mode="bicubic", align_corners=True).permute(0, 2, 3, 1)
+    shift = F.interpolate(knots, (SIZE, SIZE), mode="bicubic", align_corners=True).permute(0, 2, 3, 1)
     steady = F.affine_grid(torch.eye(2, 3).expand(n, 2, 3), [n, 1, SIZE, SIZE], align_corners=False)
     grid = steady + shift * (2 / SIZE)
     bent = F.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
-    counts = [len(mask) for mask in masks]
+    counts = [len(share) for share in shares]
     grids = grid.repeat_interleave(torch.tensor(counts), 0)
-    moved = F.grid_sample(torch.cat(masks)[:, None], grids, align_corners=False)[:, 0]
+    moved = F.grid_sample(torch.cat(shares)[:, None], grids, align_corners=False)[:, 0]
     return bent, list(moved.split(counts))
 
 
-def _blur(pixels: Tensor, sigmas: np.ndarray) -> Tensor:
-    """Gaussian blur with one deviation in pixels per picture; 0 leaves a picture alone."""
+def _blur(pixels: Tensor, sigmas: Tensor, *, reach: int) -> Tensor:
+    """Gaussian blur with one deviation per picture, cut off after `reach` pixels; 0 leaves a picture alone."""
     n = len(pixels)
-    offsets = torch.arange(-_KERNEL, _KERNEL + 1).float()
-    width = torch.from_numpy(sigmas).float().clamp(min=0.05)
-    kernel = torch.exp(-0.5 * (offsets / width[:, None]) ** 2)
+    offsets = torch.arange(-reach, reach + 1).float()
+    kernel = torch.exp(-0.5 * (offsets / sigmas.clamp(min=0.05)[:, None]) ** 2)
     kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(3, 0)
-    flat = F.pad(pixels.reshape(1, n * 3, SIZE, SIZE), [_KERNEL] * 4, mode="replicate")
+    flat = F.pad(pixels.reshape(1, n * 3, SIZE, SIZE), [reach] * 4, mode="replicate")
     flat = F.conv2d(flat, kernel[:, None, :, None], groups=n * 3)
     return F.conv2d(flat, kernel[:, None, None, :], groups=n * 3).reshape(n, 3, SIZE, SIZE)

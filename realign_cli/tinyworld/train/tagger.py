@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
+from torchvision.transforms.functional import to_pil_image
 
 from realign_cli.models.ram import Ram, RamConfig, RamTagger, preprocess, save_ram
 from realign_cli.tinyworld.scenes import SHAPES, SIZE
 from realign_cli.tinyworld.train.fit import fit
-from realign_cli.tinyworld.train.pictures import Pictures, draw
+from realign_cli.tinyworld.train.pictures import LOOSE, Pictures, draw_loose
 from realign_cli.tinyworld.train.publish import Card, publish
 
 STEPS, BATCH = 2400, 32
@@ -69,7 +69,7 @@ def train(work: Path) -> tuple[Ram, float]:
     pupil = _Pupil(build())
 
     def loss(step: int, rank: int) -> Tensor:
-        pictures = draw(np.random.default_rng([step, rank, 7]), BATCH)
+        pictures = draw_loose(np.random.default_rng([step, rank, 7]), BATCH)
         logits, cells = pupil(pixels_of(pictures))
         covered = _cover(pictures)
         total = F.binary_cross_entropy_with_logits(logits, kinds_of(pictures))
@@ -84,7 +84,7 @@ def train(work: Path) -> tuple[Ram, float]:
 
 def pixels_of(pictures: Pictures) -> Tensor:
     """Normalised as the tagger's input: (n, 3, 64, 64)."""
-    return torch.stack([preprocess(image, SIZE) for image in images(pictures)])
+    return torch.stack([preprocess(to_pil_image(pixels), SIZE) for pixels in pictures.pixels])
 
 
 def kinds_of(pictures: Pictures) -> Tensor:
@@ -102,14 +102,10 @@ def _cover(pictures: Pictures) -> Tensor:
     return cover
 
 
-def images(pictures: Pictures) -> list[Image.Image]:
-    return [Image.fromarray(pixels.permute(1, 2, 0).byte().numpy()) for pixels in pictures.pixels]
-
-
 @torch.inference_mode()
 def calibrate(model: Ram) -> list[float]:
     """The threshold of each kind with the best F1 on spoiled pictures of the training split."""
-    pictures = draw(np.random.default_rng(79), 2000)
+    pictures = draw_loose(np.random.default_rng(79), 2000)
     confidence = torch.cat([model(part) for part in pixels_of(pictures).split(100)]).sigmoid()
     wanted = kinds_of(pictures)
     candidates = torch.arange(0.3, 0.71, 0.05)  # no further out: training pictures are surer than generated ones
@@ -122,8 +118,8 @@ def calibrate(model: Ram) -> list[float]:
 
 def measure(tagger: RamTagger, n: int, *, spoil: bool) -> dict[str, float]:
     """Precision, recall and F1 over all kinds of n held-out scenes, and the share of scenes with exactly their tags."""
-    pictures = draw(np.random.default_rng(80), n, held_out=True, spoil=spoil)
-    tagged = [{tag.label for tag in tags} for tags in tagger.tag(images(pictures))]
+    pictures = draw_loose(np.random.default_rng(80), n, held_out=True, spoil=spoil)
+    tagged = [{tag.label for tag in tags} for tags in tagger.tag([to_pil_image(pixels) for pixels in pictures.pixels])]
     true = [set(kinds) for kinds in pictures.kinds]
     hits = sum(len(a & b) for a, b in zip(tagged, true, strict=True))
     precision = hits / max(sum(map(len, tagged)), 1)
@@ -153,7 +149,7 @@ def main(work: Path) -> None:
     card = Card(
         model="Recognize Anything on SwinModel",
         parameters=sum(parameter.numel() for parameter in model.parameters()),
-        trained_on="rendered scenes of the training split, spoiled; no other data",
+        trained_on=LOOSE,
         steps=f"{STEPS} of {BATCH} pictures",
         minutes=f"{minutes:.0f}",
         quality=quality,

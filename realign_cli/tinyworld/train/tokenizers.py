@@ -1,10 +1,15 @@
-"""The tokenizer of the embedded models that read CLIP tokens: one token per word of the tiny world."""
+"""The tokenizers of the embedded models: one token per word of the tiny world."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from transformers import AddedToken, CLIPTokenizer
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from transformers import AddedToken, CLIPTokenizer, PreTrainedTokenizerFast
+
+from realign_cli.tinyworld import scenes
+
+PAD, UNKNOWN, START, IMAGE, END = "<pad>", "<unk>", "<start>", "<image>", "<end>"
 
 
 def clip_tokenizer(words: Sequence[str], length: int) -> CLIPTokenizer:
@@ -21,3 +26,27 @@ def clip_tokenizer(words: Sequence[str], length: int) -> CLIPTokenizer:
     )
     tokenizer.add_tokens([AddedToken(word, single_word=True, normalized=True) for word in words if word not in single])
     return tokenizer
+
+
+def word_tokenizer() -> PreTrainedTokenizerFast:
+    """One token per word of the world, `<unk>` for any other; a text is framed by `<start>` and `<end>`.
+
+    `<end>` has the highest id, because CLIP pools a text at its highest id.
+    """
+    tokens = [PAD, UNKNOWN, START, IMAGE, *scenes.words(), END]
+    ids = {token: i for i, token in enumerate(tokens)}
+    core = Tokenizer(models.WordLevel(ids, unk_token=UNKNOWN))
+    core.normalizer = normalizers.Lowercase()
+    core.pre_tokenizer = pre_tokenizers.Whitespace()
+    core.post_processor = processors.TemplateProcessing(f"{START} $A {END}", None, [(t, ids[t]) for t in (START, END)])
+    core.decoder = decoders.WordPiece(prefix="##", cleanup=True)  # no space before a comma
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        pad_token=PAD,
+        unk_token=UNKNOWN,
+        bos_token=START,
+        eos_token=END,
+        additional_special_tokens=[IMAGE],
+        model_max_length=32,
+        padding_side="right",
+    )
