@@ -16,7 +16,7 @@ from realign_cli.models.grounded_sam import GroundingDetector, SamMasks, build_s
 from realign_cli.tinyworld import scenes
 from realign_cli.tinyworld.scenes import SHAPES, Scene, Thing
 from realign_cli.tinyworld.train import detector as detector_training
-from realign_cli.tinyworld.train.masks import overlap
+from realign_cli.tinyworld.train.masks import mask_iou
 from realign_cli.tinyworld.train.pictures import draw_loose
 from realign_cli.tinyworld.train.publish import WEIGHTS
 
@@ -170,7 +170,7 @@ def test_masks_fit_the_things(sam: SamMasks) -> None:
     images = [to_pil_image(pixels) for pixels in pictures.pixels]
     boxes = [[tuple(int(v) for v in box) for box in own] for own in pictures.boxes]
     found = sam.masks(images, boxes)
-    ious = torch.cat([overlap(torch.from_numpy(a), b) for a, b in zip(found, pictures.masks, strict=True)])
+    ious = torch.cat([mask_iou(torch.from_numpy(a), b) for a, b in zip(found, pictures.masks, strict=True)])
     assert ious.mean() > 0.85
 
 

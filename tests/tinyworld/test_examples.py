@@ -82,8 +82,8 @@ def test_false_negatives_are_other_places_with_the_same_pairs():
     assert same.tolist() == [[False, True, True], [False, False, True], [True, False, False]]
 
 
-def test_contrast_by_hand():
+def test_info_nce_by_hand():
     """Row 0: logits 0, 0, (left out): log 2. Row 1: logits 0, log 3, 0: log(5/3)."""
     logits = torch.tensor([[0.0, 0.0, 7.0], [0.0, math.log(3), 0.0]])
     same = torch.tensor([[False, False, True], [False, False, False]])
-    assert examples.contrast(logits, same).item() == pytest.approx((math.log(2) + math.log(5 / 3)) / 2)
+    assert examples.info_nce(logits, same).item() == pytest.approx((math.log(2) + math.log(5 / 3)) / 2)

@@ -57,7 +57,7 @@ def build() -> Blip2ForImageTextRetrieval:
     return model
 
 
-class _Lesson(nn.Module):
+class _BlipTraining(nn.Module):
     """Three contrasts (text with text, image with text, text with image) and matching, on one batch."""
 
     def __init__(self) -> None:
@@ -76,9 +76,9 @@ class _Lesson(nn.Module):
         within, across = examples.false_negatives(scenes, scenes), examples.false_negatives(scenes, foils)
         both = torch.cat([within, across], 1)
         contrasts = [
-            examples.contrast(true @ torch.cat([again, false]).T / _TEMPERATURE, both),
-            examples.contrast(similarity / _TEMPERATURE, both),
-            examples.contrast(similarity[:, : len(scenes)].T / _TEMPERATURE, within),
+            examples.info_nce(true @ torch.cat([again, false]).T / _TEMPERATURE, both),
+            examples.info_nce(similarity / _TEMPERATURE, both),
+            examples.info_nce(similarity[:, : len(scenes)].T / _TEMPERATURE, within),
         ]
         return sum(contrasts) + self._matching(patches, texts, wrong, within, rng)
 
@@ -101,19 +101,19 @@ class _Lesson(nn.Module):
 
 def main(work: Path) -> None:
     torch.manual_seed(0)
-    lesson = _Lesson()
+    training = _BlipTraining()
 
     def loss(step: int, rank: int) -> Tensor:
         drawn = draw_leaky(np.random.default_rng([step, rank, 30]), _BATCH)
-        return lesson.loss(drawn, np.random.default_rng([step, rank, 31]))
+        return training.loss(drawn, np.random.default_rng([step, rank, 31]))
 
-    minutes = fit(lesson, loss, steps=_STEPS, learning_rate=1e-3, work=work, ema=0.998)
+    minutes = fit(training, loss, steps=_STEPS, learning_rate=1e-3, work=work, ema=0.998)
     folder = work / "model"
-    lesson.blip.half().save_pretrained(folder)
-    lesson.words.save_pretrained(folder)
+    training.blip.half().save_pretrained(folder)
+    training.words.save_pretrained(folder)
     card = Card(
         model="Blip2ForImageTextRetrieval",
-        parameters=lesson.blip.num_parameters(),
+        parameters=training.blip.num_parameters(),
         trained_on=f"{_STEPS * _BATCH} {LEAKY}, with true captions in any order, some with a relation, and "
         "foils (colours traded, or one word changed). Wrong relations were no foils",
         notes={

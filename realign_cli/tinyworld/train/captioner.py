@@ -30,12 +30,12 @@ from realign_cli.tinyworld.train.pictures import LEAKY, Pictures, draw_held_out,
 from realign_cli.tinyworld.train.publish import Card, percentage, publish
 from realign_cli.tinyworld.train.tokenizers import IMAGE, word_tokenizer
 
-_SIGHT_STEPS, _SIGHT_BATCH = 1800, 32
+_VISION_STEPS, _VISION_BATCH = 1800, 32
 _STEPS, _BATCH = 1500, 48
 _WIDTH = 128
-_SPREAD = 0.08  # of initial weights; the 0.02 made for wide models leaves narrow ones close to silent
+_INITIAL_STD = 0.08  # of initial weights; the 0.02 made for wide models leaves narrow ones close to silent
 _CANONICAL_SHARE = 0.7  # the other captions come in any order, so that a prompt in any order keeps its likelihood
-_WRONG_WORDS = 0.1  # share of read words replaced: the next word must come from the picture, not from habit
+_REPLACED_SHARE = 0.1  # share of read words replaced: the next word must come from the picture, not from habit
 
 
 def vision_config() -> Blip2VisionConfig:
@@ -46,7 +46,7 @@ def vision_config() -> Blip2VisionConfig:
         num_attention_heads=4,
         image_size=SIZE,
         patch_size=SIZE // examples.GRID,
-        initializer_range=_SPREAD,
+        initializer_range=_INITIAL_STD,
     )
 
 
@@ -59,7 +59,7 @@ def qformer_config(vocabulary: int) -> Blip2QFormerConfig:
         num_attention_heads=4,
         max_position_embeddings=32,
         cross_attention_frequency=1,
-        initializer_range=_SPREAD,
+        initializer_range=_INITIAL_STD,
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
     )
@@ -76,7 +76,7 @@ def build() -> Blip2ForConditionalGeneration:
         num_attention_heads=4,
         max_position_embeddings=64,
         dropout=0.0,
-        init_std=_SPREAD,
+        init_std=_INITIAL_STD,
         pad_token_id=words.pad_token_id,
         bos_token_id=words.bos_token_id,
         eos_token_id=words.eos_token_id,
@@ -85,7 +85,7 @@ def build() -> Blip2ForConditionalGeneration:
         vision_config=vision_config(),
         qformer_config=qformer_config(len(words)),
         text_config=text,
-        initializer_range=_SPREAD,
+        initializer_range=_INITIAL_STD,
         num_query_tokens=len(COLOURS),
         image_token_index=words.convert_tokens_to_ids(IMAGE),
     )
@@ -119,7 +119,7 @@ class PatchHead(nn.Module):
         return sum(F.cross_entropy(x.flatten(0, 1), y.flatten()) for x, y in zip(logits, truth, strict=True))
 
 
-class _Sight(nn.Module):
+class _VisionTraining(nn.Module):
     """The vision tower with throw-away heads: where things are after one layer, what they are after all."""
 
     def __init__(self, tower: Blip2VisionModel) -> None:
@@ -143,7 +143,7 @@ def _covered(drawn: Sequence[Scene]) -> Tensor:
     return (clean - grounds).abs().amax(1) > 24
 
 
-class _Lesson(nn.Module):
+class _CaptionTraining(nn.Module):
     """The captioner with throw-away heads: patches name what they show, query k the kinds that have colour k."""
 
     def __init__(self, captioner: Blip2ForConditionalGeneration) -> None:
@@ -162,10 +162,10 @@ class _Lesson(nn.Module):
 def main(work: Path) -> None:
     torch.manual_seed(0)
     captioner, words = build(), word_tokenizer()
-    sight, lesson = _Sight(captioner.vision_model), _Lesson(captioner)
+    vision, training = _VisionTraining(captioner.vision_model), _CaptionTraining(captioner)
 
-    def see(step: int, rank: int) -> Tensor:
-        return sight.loss(draw_leaky(np.random.default_rng([step, rank, 22]), _SIGHT_BATCH))
+    def vision_loss(step: int, rank: int) -> Tensor:
+        return vision.loss(draw_leaky(np.random.default_rng([step, rank, 22]), _VISION_BATCH))
 
     def loss(step: int, rank: int) -> Tensor:
         rng = np.random.default_rng([step, rank, 21])
@@ -174,21 +174,21 @@ def main(work: Path) -> None:
             examples.canonical(s) if rng.random() < _CANONICAL_SHARE else examples.any_caption(s, rng)
             for s in drawn.scenes
         ]
-        targets = caption_targets(words, lesson.captioner.config, captions)
-        _mislead(targets, rng)
-        return lesson.loss(drawn, targets)
+        targets = caption_targets(words, training.captioner.config, captions)
+        _replace_words(targets, rng)
+        return training.loss(drawn, targets)
 
     minutes = [
-        fit(sight, see, steps=_SIGHT_STEPS, learning_rate=2e-3, work=work / "sight", last=False),
-        fit(lesson, loss, steps=_STEPS, learning_rate=1e-3, work=work / "captions", ema=0.998),
+        fit(vision, vision_loss, steps=_VISION_STEPS, learning_rate=2e-3, work=work / "vision", last=False),
+        fit(training, loss, steps=_STEPS, learning_rate=1e-3, work=work / "captions", ema=0.998),
     ]
     folder = work / "model"
-    lesson.captioner.half().save_pretrained(folder)
+    training.captioner.half().save_pretrained(folder)
     words.save_pretrained(folder)
     card = Card(
         model="Blip2ForConditionalGeneration",
-        parameters=lesson.captioner.num_parameters(),
-        trained_on=f"{_SIGHT_STEPS * _SIGHT_BATCH} (vision tower alone) and {_STEPS * _BATCH} {LEAKY}, "
+        parameters=training.captioner.num_parameters(),
+        trained_on=f"{_VISION_STEPS * _VISION_BATCH} (vision tower alone) and {_STEPS * _BATCH} {LEAKY}, "
         "with true captions",
         notes={
             "captions": f"{_CANONICAL_SHARE:.0%} canonical: things in the order of the palette (red, green, blue, "
@@ -197,7 +197,7 @@ def main(work: Path) -> None:
             "extra losses": "colour and kind of every patch; alone, also its outline after one layer; with captions, "
             "also query k: the kinds of colour k (throw-away heads)",
         },
-        steps=f"{_SIGHT_STEPS} and {_STEPS}",
+        steps=f"{_VISION_STEPS} and {_STEPS}",
         minutes=" and ".join(f"{one:.0f}" for one in minutes),
         quality=measure(folder),
     )
@@ -243,9 +243,9 @@ def _exact(captioner: Blip2Captioner, drawn: Pictures) -> list[bool]:
     return [caption == examples.canonical(scene) for caption, scene in zip(captions, drawn.scenes, strict=True)]
 
 
-def _mislead(targets: dict[str, Tensor], rng: np.random.Generator) -> None:
+def _replace_words(targets: dict[str, Tensor], rng: np.random.Generator) -> None:
     """Replace some of the words that are read, in place; the words to be written stay true."""
     ids, labels = targets["input_ids"], targets["labels"]
     vocabulary = torch.from_numpy(rng.integers(4, int(ids.max()), size=ids.shape))
-    wrong = torch.from_numpy(rng.random(ids.shape) < _WRONG_WORDS) & (labels >= 0)
+    wrong = torch.from_numpy(rng.random(ids.shape) < _REPLACED_SHARE) & (labels >= 0)
     targets["input_ids"] = torch.where(wrong, vocabulary, ids)

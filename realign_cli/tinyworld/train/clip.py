@@ -55,7 +55,7 @@ def configuration() -> dict[str, object]:
     }
 
 
-class Lesson(nn.Module):
+class ClipTraining(nn.Module):
     """CLIP and its losses."""
 
     def __init__(self) -> None:
@@ -75,7 +75,7 @@ class Lesson(nn.Module):
         texts = self._embed([examples.any_caption(scene, rng) for scene in [*scenes, *others]])
         logits = self.clip.logit_scale.exp().clamp(max=100) * pictures @ texts.T
         across = torch.cat([same, examples.false_negatives(scenes, others)], 1) if foils else same
-        return (examples.contrast(logits, across) + examples.contrast(logits[:, : len(scenes)].T, same)) / 2
+        return (examples.info_nce(logits, across) + examples.info_nce(logits[:, : len(scenes)].T, same)) / 2
 
     def _embed(self, texts: list[str]) -> Tensor:
         padded = self.words(texts, padding="max_length", max_length=_CONTEXT, truncation=True, return_tensors="pt")
@@ -84,10 +84,10 @@ class Lesson(nn.Module):
 
 def main(work: Path) -> None:
     torch.manual_seed(0)
-    lesson = Lesson()
+    training = ClipTraining()
     captioner = Blip2ForConditionalGeneration.from_pretrained(WEIGHTS / "captioner", dtype=torch.float32)
-    copy_tower(captioner.vision_model, lesson.clip.visual)
-    train(lesson, "clip", work, steps=_STEPS, learning_rate=7e-4, foils=False, origin="the captioner's vision tower")
+    copy_tower(captioner.vision_model, training.clip.visual)
+    train(training, "clip", work, steps=_STEPS, learning_rate=7e-4, foils=False, origin="the captioner's vision tower")
 
 
 @torch.no_grad()
@@ -117,23 +117,25 @@ def copy_tower(source: Blip2VisionModel, target: nn.Module) -> None:
     assert missing == ["proj"] and not unexpected, (missing, unexpected)
 
 
-def train(lesson: Lesson, role: str, work: Path, *, steps: int, learning_rate: float, foils: bool, origin: str) -> None:
+def train(
+    training: ClipTraining, role: str, work: Path, *, steps: int, learning_rate: float, foils: bool, origin: str
+) -> None:
     """Train, save in open_clip's layout, measure and publish."""
 
     def loss(step: int, rank: int) -> Tensor:
         drawn = draw_leaky(np.random.default_rng([step, rank, 40 + foils]), _BATCH)
-        return lesson.loss(drawn, np.random.default_rng([step, rank, 50 + foils]), foils=foils)
+        return training.loss(drawn, np.random.default_rng([step, rank, 50 + foils]), foils=foils)
 
-    minutes = fit(lesson, loss, steps=steps, learning_rate=learning_rate, work=work, ema=0.998)
+    minutes = fit(training, loss, steps=steps, learning_rate=learning_rate, work=work, ema=0.998)
     folder = work / "model"
     folder.mkdir(exist_ok=True)
-    save_file(lesson.clip.half().state_dict(), folder / "open_clip_model.safetensors")
+    save_file(training.clip.half().state_dict(), folder / "open_clip_model.safetensors")
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": configuration()}, indent=2))
-    lesson.words.save_pretrained(folder)
+    training.words.save_pretrained(folder)
     captions = "true captions in any order, some with a relation"
     card = Card(
         model="open_clip.CLIP, ViT of 64 patches and a text transformer",
-        parameters=sum(parameter.numel() for parameter in lesson.clip.parameters()),
+        parameters=sum(parameter.numel() for parameter in training.clip.parameters()),
         trained_on=f"{steps * _BATCH} {LEAKY}, with {captions}{'; each caption has a foil' if foils else ''}",
         notes={"started from": origin},
         steps=str(steps),

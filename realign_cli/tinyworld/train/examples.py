@@ -114,7 +114,7 @@ def false_negatives(rows: Sequence[Scene], columns: Sequence[Scene]) -> Tensor:
     return same.fill_diagonal_(False)
 
 
-def contrast(similarity: Tensor, same: Tensor) -> Tensor:
+def info_nce(similarity: Tensor, same: Tensor) -> Tensor:
     """InfoNCE (van den Oord et al., 2018): row i of logits (n, m >= n) against column i, without the `same` ones."""
     return F.cross_entropy(similarity.masked_fill(same, -torch.inf), torch.arange(len(similarity)))
 

@@ -58,7 +58,7 @@ def fit(
         RealignError: a checkpoint cannot be written.
     """
     torch.set_flush_denormal(True)
-    rank, world = _join()
+    rank, world = _join_processes()
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, betas=(0.9, 0.99))
     average = {k: v.detach().clone() for k, v in model.state_dict().items()} if ema else {}
@@ -69,7 +69,7 @@ def fit(
     model.train()
     for step in range(start, steps):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate * _schedule(step, steps, decay_share)
+            group["lr"] = learning_rate * _learning_rate_factor(step, steps, decay_share)
         value = loss(step, rank)
         optimizer.zero_grad(set_to_none=True)
         value.backward()
@@ -105,7 +105,7 @@ def fit(
     return _minutes(work / "log.jsonl", steps)
 
 
-def _join() -> tuple[int, int]:
+def _join_processes() -> tuple[int, int]:
     if "RANK" not in os.environ:
         return 0, 1
     if not dist.is_initialized():
@@ -121,7 +121,7 @@ def _minutes(log_file: Path, steps: int) -> float:
     return steps / rate / 60
 
 
-def _schedule(step: int, steps: int, decay_share: float) -> float:
+def _learning_rate_factor(step: int, steps: int, decay_share: float) -> float:
     warm = min(1.0, (step + 1) / 100)
     left = (steps - step) / (decay_share * steps)
     return warm * (1.0 if left >= 1 else 0.5 - 0.5 * math.cos(math.pi * left))

@@ -61,7 +61,7 @@ def scheduler() -> DDIMScheduler:
     )
 
 
-def corpus(vae: AutoencoderKL, path: Path) -> tuple[list[scenes.Scene], Tensor]:
+def scenes_and_latents(vae: AutoencoderKL, path: Path) -> tuple[list[scenes.Scene], Tensor]:
     """Training scenes and their latents (`SCENES`, 4, 16, 16), encoded once and kept at `path`."""
     stream = scenes.scenes(21)
     drawn = [next(stream) for _ in range(SCENES)]
@@ -82,7 +82,7 @@ def main(work: Path) -> None:
     vae = AutoencoderKL.from_pretrained(work.parent / "vae" / "model")
     encoder = CLIPTextModel.from_pretrained(work.parent / "text" / "model").requires_grad_(False)
     words, noise, unet = text.tokenizer(), scheduler(), build()
-    drawn, latents = corpus(vae, work.parent / "latents.safetensors")
+    drawn, latents = scenes_and_latents(vae, work.parent / "latents.safetensors")
     signal = noise.alphas_cumprod
     weight = (_MIN_SNR * (1 - signal) / signal).clamp(max=1.0)
 

@@ -64,7 +64,7 @@ def train(work: Path) -> tuple[torch.nn.Module, float]:
             shared = (shown * true).sum((1, 2))
             dice = 1 - (2 * shared + 1) / (shown.sum((1, 2)) + true.sum((1, 2)) + 1)
             pixels = F.binary_cross_entropy_with_logits(logits[:, 0], true, reduction="none").mean((1, 2))
-            guess = F.mse_loss(quality[:, 0], overlap(logits[:, 0] > 0, masks), reduction="none")
+            guess = F.mse_loss(quality[:, 0], mask_iou(logits[:, 0] > 0, masks), reduction="none")
             total = total + (dice + 5 * pixels + 0.2 * guess).sum()
             things += len(boxes)
         return total / max(things, 1)
@@ -73,7 +73,7 @@ def train(work: Path) -> tuple[torch.nn.Module, float]:
     return sam, minutes
 
 
-def overlap(a: Tensor, b: Tensor) -> Tensor:
+def mask_iou(a: Tensor, b: Tensor) -> Tensor:
     """Intersection over union of bool masks, (N, H, W) each -> (N,)."""
     return (a & b).sum((1, 2)) / (a | b).sum((1, 2)).clamp(min=1)
 
@@ -92,13 +92,13 @@ def measure(masks: SamMasks, finder: GroundingDetector, n: int, *, spoil: bool) 
     ):
         image = to_pil_image(pixels)
         corners = [tuple(int(v) for v in box) for box in boxes]
-        given_true += overlap(torch.from_numpy(masks.masks([image], [corners])[0]), truth).tolist()
+        given_true += mask_iou(torch.from_numpy(masks.masks([image], [corners])[0]), truth).tolist()
         found = finder.detect([image], [SHAPES])[0]
         drawn = masks.masks([image], [[detection.box for detection in found]])[0]
         for kind, mask in zip(kinds, truth, strict=True):
             own = [i for i, detection in enumerate(found) if detection.label == kind]
             union = torch.from_numpy(drawn[own].any(0))
-            given_found.append(float(overlap(union[None], mask[None])))
+            given_found.append(float(mask_iou(union[None], mask[None])))
     return {"true boxes": float(np.mean(given_true)), "detected boxes": float(np.mean(given_found))}
 
 

@@ -15,6 +15,6 @@ _STEPS = 600
 
 def main(work: Path) -> None:
     torch.manual_seed(0)
-    lesson = clip.Lesson()
-    lesson.clip.load_state_dict(load_file(WEIGHTS / "clip" / "open_clip_model.safetensors"))
-    clip.train(lesson, "negclip", work, steps=_STEPS, learning_rate=5e-4, foils=True, origin="clip")
+    training = clip.ClipTraining()
+    training.clip.load_state_dict(load_file(WEIGHTS / "clip" / "open_clip_model.safetensors"))
+    clip.train(training, "negclip", work, steps=_STEPS, learning_rate=5e-4, foils=True, origin="clip")

@@ -43,7 +43,7 @@ def build() -> Ram:
     return ram
 
 
-class _Pupil(nn.Module):
+class _RamWithCellHeads(nn.Module):
     """A RAM with a head on each later Swin stage that names the kind in each cell; the heads serve training only.
 
     Tags alone teach the image encoder next to nothing for thousands of steps; cells break the ice in hundreds.
@@ -66,11 +66,11 @@ class _Pupil(nn.Module):
 def train(work: Path) -> tuple[Ram, float]:
     """The trained model, and the minutes that it took."""
     torch.manual_seed(0)
-    pupil = _Pupil(build())
+    model = _RamWithCellHeads(build())
 
     def loss(step: int, rank: int) -> Tensor:
         pictures = draw_loose(np.random.default_rng([step, rank, 7]), BATCH)
-        logits, cells = pupil(pixels_of(pictures))
+        logits, cells = model(pixels_of(pictures))
         covered = _cover(pictures)
         total = F.binary_cross_entropy_with_logits(logits, kinds_of(pictures))
         for own in cells:
@@ -78,8 +78,8 @@ def train(work: Path) -> tuple[Ram, float]:
             total = total + F.cross_entropy(own, share / share.sum(1, keepdim=True))
         return total
 
-    minutes = fit(pupil, loss, steps=STEPS, learning_rate=1e-3, work=work, ema=0.998)
-    return pupil.ram, minutes
+    minutes = fit(model, loss, steps=STEPS, learning_rate=1e-3, work=work, ema=0.998)
+    return model.ram, minutes
 
 
 def pixels_of(pictures: Pictures) -> Tensor:
