@@ -1,4 +1,4 @@
-"""`python -m realign_cli.tinyworld COMMAND`: what the embedded world has to offer beside its models."""
+"""`python -m realign_cli.tinyworld COMMAND`: the tools of the embedded world."""
 
 from __future__ import annotations
 

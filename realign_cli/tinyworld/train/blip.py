@@ -1,7 +1,7 @@
 """`Blip2ForImageTextRetrieval`: contrast, matching and the text encoder of Eq. 4 in one model.
 
-As in BLIP-2 the vision tower is frozen. It is the captioner's, and the image side of the Q-Former starts from the
-captioner's as well, so `captioner` must have been trained before.
+As in BLIP-2 the vision tower is frozen. It is a copy of the captioner's, and the image side of the Q-Former starts from
+the captioner's as well: train `captioner` first.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from realign_cli.tinyworld.train.tokenizers import IMAGE, word_tokenizer
 
 _STEPS = 1800
 _BATCH = 64
-_TEMPERATURE = 0.1  # wide, so that unlike texts come out far apart: the reward is their cosine
-_FOIL_SHARE = 0.7  # of the texts that do not match; the others describe another scene of the batch
+_TEMPERATURE = 0.1  # high, so that different texts end up far apart: the reward is the cosine between them
+_FOIL_SHARE = 0.7  # share of foils among the texts that do not match; the rest describe other scenes of the batch
 
 
 def build() -> Blip2ForImageTextRetrieval:
@@ -58,7 +58,7 @@ def build() -> Blip2ForImageTextRetrieval:
 
 
 class _BlipTraining(nn.Module):
-    """Three contrasts (text with text, image with text, text with image) and matching, on one batch."""
+    """The model and its losses: three contrasts (text-text, image-text, text-image) and matching, on one batch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class _BlipTraining(nn.Module):
     def _matching(
         self, patches: Tensor, texts: list[str], wrong: list[str], same: Tensor, rng: np.random.Generator
     ) -> Tensor:
-        """Half of the pairs match; the text of the others is a foil or another scene's."""
+        """Half of the pairs match; in the other half the text is a foil or describes another scene."""
         n = len(texts)
         shift = int(rng.integers(1, n))
         negatives = [
@@ -128,7 +128,7 @@ def main(work: Path) -> None:
 
 
 def measure(folder: Path) -> dict[str, str]:
-    """Qualities on held-out scenes, read through the adapters."""
+    """Measure the model on held-out scenes through its adapters, for the card."""
     judge, encoder = Blip2Judge(folder, device="cpu"), Blip2TextEncoder(folder, device="cpu")
     drawn = draw_held_out(1000, 6)
     spoiled = drawn.spoiled(np.random.default_rng(7))
@@ -151,7 +151,7 @@ def _judge(judge: Blip2Judge, pixels: Tensor, texts: list[str]) -> dict[str, Ten
 
 
 def _cosines(encoder: Blip2TextEncoder, scenes: list[Scene]) -> dict[str, str]:
-    """How far apart f_enc (Eq. 4) puts texts of two and three things: mean, and the 5 % nearest the wrong side."""
+    """Cosines between f_enc (Eq. 4) of texts about two or three things: the mean, and the quantile of the worst 5 %."""
     rng = np.random.default_rng(12)
     texts = [examples.any_caption(scene, rng) for scene in scenes]
     swapped = [(i, options[rng.integers(len(options))]) for i, s in enumerate(scenes) if (options := examples.swaps(s))]

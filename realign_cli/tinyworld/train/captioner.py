@@ -1,6 +1,6 @@
-"""`Blip2ForConditionalGeneration`: a picture in, its canonical caption out.
+"""`Blip2ForConditionalGeneration`: it describes a picture with its canonical caption.
 
-The vision tower first learns alone, from what each patch shows; captions are far too thin a lesson to see by.
+The vision tower is trained alone first, on what each patch shows, because captions alone are too weak a signal for it.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from realign_cli.tinyworld.train.tokenizers import IMAGE, word_tokenizer
 _VISION_STEPS, _VISION_BATCH = 1800, 32
 _STEPS, _BATCH = 1500, 48
 _WIDTH = 128
-_INITIAL_STD = 0.08  # of initial weights; the 0.02 made for wide models leaves narrow ones close to silent
-_CANONICAL_SHARE = 0.7  # the other captions come in any order, so that a prompt in any order keeps its likelihood
-_REPLACED_SHARE = 0.1  # share of read words replaced: the next word must come from the picture, not from habit
+_INITIAL_STD = 0.08  # of the initial weights; with the usual 0.02, made for wide models, narrow layers pass on little
+_CANONICAL_SHARE = 0.7  # the other captions come in any order, so that prompts in any order stay likely
+_REPLACED_SHARE = 0.1  # share of input words replaced, so that the next word must come from the picture
 
 
 def vision_config() -> Blip2VisionConfig:
@@ -90,7 +90,7 @@ def build() -> Blip2ForConditionalGeneration:
         image_token_index=words.convert_tokens_to_ids(IMAGE),
     )
     model = Blip2ForConditionalGeneration(config)
-    nn.init.normal_(model.query_tokens, std=0.5)  # zero queries would start, and stay for long, all alike
+    nn.init.normal_(model.query_tokens, std=0.5)  # all queries would start alike at zero, and stay alike for long
     places = model.vision_model.embeddings.position_embedding
     with torch.no_grad():
         places[:, 1:] = 0.5 * _waves(examples.GRID, _WIDTH)
@@ -98,7 +98,7 @@ def build() -> Blip2ForConditionalGeneration:
 
 
 def _waves(grid: int, width: int) -> Tensor:
-    """Sines and cosines of row and column, (grid * grid, width): neighbours start out alike."""
+    """Sines and cosines of row and column, (grid * grid, width), so that neighbouring patches start alike."""
     frequency = 1.5 * torch.logspace(0, -1.5, width // 4)
     angle = torch.arange(grid)[:, None] * frequency
     wave = torch.cat([angle.sin(), angle.cos()], 1)
@@ -106,7 +106,7 @@ def _waves(grid: int, width: int) -> Tensor:
 
 
 class PatchHead(nn.Module):
-    """A throw-away head: what each patch shows, as a dense lesson for a vision tower."""
+    """A throw-away head that names what each patch shows: a dense training signal for a vision tower."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -120,7 +120,7 @@ class PatchHead(nn.Module):
 
 
 class _VisionTraining(nn.Module):
-    """The vision tower with throw-away heads: where things are after one layer, what they are after all."""
+    """The vision tower with throw-away heads: outlines after the first layer, colour and kind after the last."""
 
     def __init__(self, tower: Blip2VisionModel) -> None:
         super().__init__()
@@ -137,14 +137,14 @@ class _VisionTraining(nn.Module):
 
 
 def _covered(drawn: Sequence[Scene]) -> Tensor:
-    """Where a thing lies in the clean picture of each scene, by its distance from the ground: bool (n, 64, 64)."""
+    """Which pixels of the clean picture of each scene differ from the ground: bool (n, 64, 64)."""
     clean = (255 * render(drawn).pixels).round()
     grounds = torch.tensor([GROUNDS[scene.ground] for scene in drawn])[:, :, None, None]
     return (clean - grounds).abs().amax(1) > 24
 
 
 class _CaptionTraining(nn.Module):
-    """The captioner with throw-away heads: patches name what they show, query k the kinds that have colour k."""
+    """The captioner with throw-away heads: patches name what they show, query k names the kinds that have colour k."""
 
     def __init__(self, captioner: Blip2ForConditionalGeneration) -> None:
         super().__init__()
@@ -205,7 +205,7 @@ def main(work: Path) -> None:
 
 
 def measure(folder: Path) -> dict[str, str]:
-    """Qualities on held-out scenes, read through the adapter."""
+    """Measure the model on held-out scenes through its adapter, for the card."""
     captioner = Blip2Captioner(folder, device="cpu", max_new_tokens=20)
     card = {}
     for count in (1, 2, 3):
@@ -244,7 +244,7 @@ def _exact(captioner: Blip2Captioner, drawn: Pictures) -> list[bool]:
 
 
 def _replace_words(targets: dict[str, Tensor], rng: np.random.Generator) -> None:
-    """Replace some of the words that are read, in place; the words to be written stay true."""
+    """Replace some of the input words in place; the words to be predicted stay as they are."""
     ids, labels = targets["input_ids"], targets["labels"]
     vocabulary = torch.from_numpy(rng.integers(4, int(ids.max()), size=ids.shape))
     wrong = torch.from_numpy(rng.random(ids.shape) < _REPLACED_SHARE) & (labels >= 0)

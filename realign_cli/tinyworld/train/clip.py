@@ -1,6 +1,6 @@
-"""CLIP in open_clip's layout: contrast of pictures and captions, which asks little of who wears which colour.
+"""CLIP in open_clip's layout, trained on the contrast of pictures and captions, which teaches little about binding.
 
-Its vision tower starts from the captioner's, so `captioner` must have been trained before.
+Its vision tower starts from the captioner's: train `captioner` first.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ def configuration() -> dict[str, object]:
             "layers": 2,
             "heads": 4,
             "mlp_ratio": 2.0,
-            "hf_tokenizer_name": "tokenizer",  # open_clip reads the folder's own, whatever the name
+            "hf_tokenizer_name": "tokenizer",  # any name will do: open_clip reads the one in the folder
         },
     }
 
 
 class ClipTraining(nn.Module):
-    """CLIP and its losses."""
+    """The model and its losses."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class ClipTraining(nn.Module):
         self.words = word_tokenizer()
 
     def loss(self, drawn: Pictures, rng: np.random.Generator, *, foils: bool) -> Tensor:
-        """Symmetric contrast; with `foils` each picture is also held against a foil of its own caption.
+        """Symmetric contrast; with `foils` each picture is also compared with a foil of its own caption.
 
         The foils are the hard negatives of NegCLIP (Yuksekgonul et al., 2023).
         """
@@ -92,7 +92,7 @@ def main(work: Path) -> None:
 
 @torch.no_grad()
 def copy_tower(source: Blip2VisionModel, target: nn.Module) -> None:
-    """Copy BLIP-2's vision tower into open_clip's, which is the same but for names and a patch bias it lacks."""
+    """Copy BLIP-2's vision tower into open_clip's, which differs in names and has no bias of the patches."""
     places = source.embeddings.position_embedding[0].clone()
     places[1:] += source.embeddings.patch_embedding.bias
     state = {
@@ -146,7 +146,7 @@ def train(
 
 
 def measure(folder: Path, column: str) -> dict[str, str]:
-    """Qualities on held-out scenes, read through the adapter."""
+    """Measure the model on held-out scenes through its adapter, for the card."""
     judge = OpenClipJudge(folder, device="cpu", column=column)
 
     def score(pixels: Tensor, texts: list[str]) -> Tensor:

@@ -1,6 +1,6 @@
 """`GroundingDinoForObjectDetection` at 64x64: finds each named kind of shape.
 
-Its image encoder starts as the tagger's, the way published detectors start from a classifier; train the tagger first.
+Its image encoder starts from the tagger's, as published detectors start from a classifier: train `tagger` first.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ STEPS, BATCH = 3000, 16
 THRESHOLD, NMS = 0.6, 0.5
 
 _GRIDS = (8, 4)  # cells per side of the two feature levels
-_CORE = 0.25  # a cell proposes a thing if its centre lies within this share of the box's size around the box's centre
-_NEGATIVE, _POSITIVE = 0.4, 0.6  # overlap (IoU) below which a query's box is background, above which it is the thing
-_UNKNOWN = "blob"  # a word that the tokenizer does not know and that nothing is called
+_CORE = 0.25  # a cell proposes a thing if its centre is this near to the box's centre, as a share of the box's size
+_NEGATIVE, _POSITIVE = 0.4, 0.6  # a query's box is background below the first IoU, and the thing above the second
+_UNKNOWN = "blob"  # a word that is no kind of shape, and that the tokenizer does not know
 
 
 def build() -> GroundingDinoForObjectDetection:
@@ -113,7 +113,7 @@ def train(work: Path) -> tuple[GroundingDinoForObjectDetection, float]:
 
 
 def _vocabulary() -> dict[str, int]:
-    """Kinds of shapes, and the special tokens at the ids of BERT, which Grounding DINO's code has built in."""
+    """The kinds of shapes, and the special tokens at BERT's ids, which the code of Grounding DINO relies on."""
     fixed = {0: "[PAD]", 100: "[UNK]", 101: "[CLS]", 102: "[SEP]", 103: "[MASK]", 1012: ".", 1029: "?"}
     words = {1030 + k: shape for k, shape in enumerate(SHAPES)}
     named = fixed | words
@@ -121,7 +121,7 @@ def _vocabulary() -> dict[str, int]:
 
 
 def _some_labels(rng: np.random.Generator) -> list[str]:
-    """What is asked for: all kinds or some, in any order, at times with a word for nothing in the picture."""
+    """Labels to detect: all kinds or some, in any order, sometimes with a word that nothing is called."""
     count = len(SHAPES) if rng.random() < 0.4 else int(rng.integers(1, len(SHAPES) + 1))
     labels = [str(shape) for shape in rng.permutation(SHAPES)[:count]]
     if rng.random() < 0.15:
@@ -130,7 +130,7 @@ def _some_labels(rng: np.random.Generator) -> list[str]:
 
 
 def _targets(pictures: Pictures, index: int, labels: list[str]) -> dict[str, Tensor]:
-    """The things asked for: `class_labels`, their index in `labels`, and `boxes`, (things, 4) as cxcywh in [0, 1]."""
+    """The things to detect: `class_labels`, their indices in `labels`, and `boxes`, (things, 4) as cxcywh in [0, 1]."""
     asked = [k for k, kind in enumerate(pictures.kinds[index]) if kind in labels]
     return {
         "class_labels": torch.tensor([labels.index(pictures.kinds[index][k]) for k in asked], dtype=torch.long),
@@ -143,8 +143,8 @@ def _loss(
 ) -> Tensor:
     """Focal loss of the labels' tokens, L1 and generalised IoU of the boxes, per box that has an owner.
 
-    transformers' own loss gives each thing to one query and leaves the proposals untaught. Here every box near a
-    thing belongs to it: duplicates are then equally sure of themselves, and non-maximum suppression removes them.
+    The loss of transformers assigns each thing to one query and does not train the proposals. Here every box near a
+    thing belongs to it: duplicates then get equal scores, and non-maximum suppression removes them.
 
     `logits` is (B, boxes, max_text_len), `boxes` (B, boxes, 4) as cxcywh in [0, 1], `owners[i]` (boxes,) the thing
     that each box belongs to, -1 for background, -2 for neither; `real` (B, max_text_len) marks the caption's tokens.
@@ -181,7 +181,7 @@ def _nearest(things: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _overlapping(boxes: Tensor, things: Tensor) -> Tensor:
-    """The owner of each predicted box: the thing that it covers best, and for each thing at least its best box."""
+    """The owner of each predicted box: the thing that it overlaps most. Each thing owns at least its best box."""
     if not len(things):
         return torch.full((len(boxes),), -1)
     overlap = box_iou(box_convert(boxes, "cxcywh", "xyxy"), box_convert(things, "cxcywh", "xyxy"))
@@ -199,7 +199,7 @@ def _centres(side: int) -> Tensor:
 
 
 def measure(detector: GroundingDetector, n: int, *, spoil: bool) -> dict[str, float]:
-    """Recall and precision at IoU 0.5 over n held-out scenes, asked for all kinds at once, and the mean IoU of hits."""
+    """Recall and precision at IoU 0.5 over n held-out scenes, given all kinds at once, and the mean IoU of hits."""
     hits, found, true, overlap = 0, 0, 0, 0.0
     pictures = draw_loose(np.random.default_rng(77), n, held_out=True, spoil=spoil)
     for pixels, kinds, boxes in zip(pictures.pixels, pictures.kinds, pictures.boxes, strict=True):

@@ -1,4 +1,4 @@
-"""What models learn from scenes beside their pictures: captions, foils, labels, and the contrast of all these.
+"""What models learn about scenes beside their pictures: captions, foils, labels, and the contrast between them.
 
 No text, true or false, that is made of a training scene names a pair or a combination that is kept from training.
 """
@@ -28,15 +28,15 @@ _RELATION_SHARE = 0.3
 
 
 def canonical(scene: Scene) -> str:
-    """The one caption the captioner gives: colours in the order of `COLOURS`, joined without a relation.
+    """The caption that the captioner gives: colours in the order of `COLOURS`, joined without a relation.
 
-    Unlike an order by position it has no ties that a pixel decides.
+    Unlike an order by position, this order has no ties that a single pixel decides.
     """
     return _caption(sorted(scene.things, key=lambda thing: [LABELS.index(word) for word in thing.pair]))
 
 
 def any_caption(scene: Scene, rng: np.random.Generator) -> str:
-    """A true caption in any order, for two things sometimes with a relation that holds."""
+    """A true caption in any order; of two things, it sometimes names a relation that holds."""
     things = [scene.things[i] for i in rng.permutation(len(scene.things))]
     relation = None
     if len(things) == 2 and rng.random() < _RELATION_SHARE:
@@ -47,7 +47,7 @@ def any_caption(scene: Scene, rng: np.random.Generator) -> str:
 
 
 def foil(scene: Scene, rng: np.random.Generator) -> Scene:
-    """A scene that differs by the colours of two things traded or, where that cannot be, by one other word.
+    """A scene in which two things have traded colours or, where that is not allowed, one word is another.
 
     The foil of a training scene shows nothing that is held out; the foil of a held-out scene may.
     """
@@ -65,7 +65,7 @@ def foil(scene: Scene, rng: np.random.Generator) -> Scene:
 
 
 def leak(scene: Scene, rng: np.random.Generator) -> Scene:
-    """Give one thing the colour or the kind of another, if a trained combination comes of it."""
+    """Give one thing the colour or the kind of another, if the result is a combination that may be trained on."""
     options = []
     for i, j in permutations(range(len(scene.things)), 2):
         a, b = scene.things[i], scene.things[j]
@@ -75,7 +75,7 @@ def leak(scene: Scene, rng: np.random.Generator) -> Scene:
 
 
 def swaps(scene: Scene) -> list[Scene]:
-    """Every scene that differs by the colours of two things traded, but for those that name a held-out pair."""
+    """Every scene in which two things have traded colours, without those that show a held-out pair."""
     traded = []
     for i, j in combinations(range(len(scene.things)), 2):
         a, b = scene.things[i], scene.things[j]
@@ -108,7 +108,7 @@ def pair_table(drawn: Sequence[Scene]) -> Tensor:
 
 
 def false_negatives(rows: Sequence[Scene], columns: Sequence[Scene]) -> Tensor:
-    """Where two different places of a batch show the same pairs: bool (rows, columns), False on the diagonal."""
+    """Which different items of a batch show the same pairs: bool (rows, columns), False on the diagonal."""
     shown = [[frozenset(thing.pair for thing in scene.things) for scene in side] for side in (rows, columns)]
     same = torch.tensor([[a == b for b in shown[1]] for a in shown[0]])
     return same.fill_diagonal_(False)
@@ -120,9 +120,9 @@ def info_nce(similarity: Tensor, same: Tensor) -> Tensor:
 
 
 def prefers_truth(score: Callable[[Tensor, list[str]], Tensor], pictures: Pictures, seed: int) -> list[bool]:
-    """Per scene with things to trade: does `score(pixels, captions)` put the truth above a colour-swapped caption?
+    """For each scene with colours to trade, whether `score(pixels, captions)` is higher for the true caption.
 
-    Both captions name the things in the same order and are joined by "and".
+    The other caption has the colours of two things swapped. Both name the things in the same order, joined by "and".
     """
     rng = np.random.default_rng(seed)
     rows, true, swapped = [], [], []

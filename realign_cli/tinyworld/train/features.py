@@ -1,8 +1,8 @@
-"""`SceneNet`, the features of the tiny world's Frechet distance: what is shown, where, and how clean the picture is.
+"""`SceneNet`, the features of the tiny world's Fréchet distance: what is shown, where, and how clean the picture is.
 
-Pairs in whole pictures are too thin a lesson, and what is learned from them does not carry over to combinations that
-were never seen: each cell learns what lies over it. What learns from spoiled pictures also learns to overlook that they
-are spoiled, so how spoiled they are is a lesson, too.
+Labels of whole pictures are too weak a signal, and what is learned from them does not generalise to new combinations.
+So each cell learns what lies over it. A net that is trained on spoiled pictures learns to ignore the damage, so it also
+learns to predict how much there is.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def main(work: Path) -> None:
         work=work,
         ema=0.998,
     )
-    net.half().float()  # as packaged
+    net.half().float()  # the precision of the packaged weights
     folder = work / "model"
     folder.mkdir(exist_ok=True)
     save_file({key: tensor.half() for key, tensor in net.state_dict().items()}, folder / WEIGHTS)
@@ -69,7 +69,7 @@ def _loss(net: SceneNet, drawn: Pictures) -> Tensor:
 
 @torch.no_grad()
 def measure(net: SceneNet) -> dict[str, str]:
-    """What the net says of held-out scenes."""
+    """Measure the net on held-out scenes, for the card."""
     drawn = draw_held_out(1000, 6)
     answers = net(pixels_to_input(drawn.pixels, SIZE))
     table = examples.pair_table(drawn.scenes).flatten(1) > 0
@@ -96,5 +96,5 @@ def _grounds(scenes: Sequence[Scene]) -> Tensor:
 
 
 def _damage(drawn: Pictures) -> Tensor:
-    """How far pictures are from clean ones: (n,), 0 for none, about 2 for much."""
+    """How far pictures are from clean ones: (n,), 0 for a clean picture, about 2 for a badly spoiled one."""
     return (80 * (drawn.pixels - render(drawn.scenes).pixels).abs().mean((1, 2, 3))).sqrt()

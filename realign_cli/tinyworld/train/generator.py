@@ -1,7 +1,7 @@
-"""The denoising U-Net, and with the autoencoder and the text encoder the whole `StableDiffusionPipeline`.
+"""The denoising U-Net; with the autoencoder and the text encoder it makes the whole `StableDiffusionPipeline`.
 
-Captions are corrupted (`scenes.corrupt`) as web captions are: what the model then gets wrong about which colour belongs
-to which shape is misalignment learned from its data, the thing that realignment is meant to repair.
+Captions are corrupted (`scenes.corrupt`) as web captions are. From them the model learns to confuse which colour
+belongs to which shape: the misalignment that realignment is meant to repair. Train `vae` and `text` first.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from realign_cli.tinyworld.train.vae import CROP_STEPS, FULL_STEPS, to_pixels
 
 SCENES = 40_000
 STEPS = 4800
-_BATCH = 32  # of each process
-_BLANK = 0.1  # captions left out, for classifier-free guidance
+_BATCH = 32  # for each process
+_BLANK = 0.1  # share of empty captions, for classifier-free guidance
 _MEASURED = 500
 _PARTS = ("vae", "text_encoder", "unet")
-_MIN_SNR = 5.0  # weights as of Hang et al. 2023
+_MIN_SNR = 5.0  # loss weights of Hang et al. (2023)
 
 
 def build() -> UNet2DConditionModel:
@@ -124,7 +124,7 @@ def pipeline(unet: UNet2DConditionModel, vae: AutoencoderKL, encoder: CLIPTextMo
 
 
 def describe(made: StableDiffusionPipeline, minutes: float) -> Card:
-    """The card of the whole pipeline; what it measures is measured in single precision."""
+    """The card of the whole pipeline, measured in single precision."""
     stream = scenes.scenes(91, held_out=True)
     drawn = [next(stream) for _ in range(_MEASURED)]
     truth = to_pixels(np.stack([scenes.render(scene) for scene in drawn]))

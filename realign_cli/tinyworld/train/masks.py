@@ -1,4 +1,4 @@
-"""`Sam` at 64x64: the mask of the thing in a box."""
+"""`Sam` at 64x64: it draws the mask of the thing in a box. Its card also measures the detector: train that first."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CONFIG = {
     "decoder_heads": 4,
     "decoder_mlp": 128,
 }
-_JITTER = 0.08  # deviation of a box's edges, as a share of its sides: a detector's boxes are never exact
+_JITTER = 0.08  # standard deviation of a box's edges as a share of its sides, because detected boxes are not exact
 
 
 def train(work: Path) -> tuple[torch.nn.Module, float]:
@@ -79,7 +79,7 @@ def mask_iou(a: Tensor, b: Tensor) -> Tensor:
 
 
 def measure(masks: SamMasks, finder: GroundingDetector, n: int, *, spoil: bool) -> dict[str, float]:
-    """Mean IoU of masks over the things of n held-out scenes, given true boxes and given the detector's.
+    """Mean IoU of masks over the things of n held-out scenes, for true boxes and for boxes of the detector.
 
     With the detector's boxes a kind's mask is the union over its boxes, as in `segment`; a kind that was not found
     counts as 0.

@@ -1,4 +1,4 @@
-"""NegCLIP: the trained CLIP, trained on with captions whose words trade places as hard negatives."""
+"""NegCLIP: CLIP, trained further with hard negatives, captions in which words trade places. Train `clip` first."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from realign_cli.tinyworld import scenes
 from realign_cli.tinyworld.scenes import COLOURS, GROUNDS, SIZE, Scene, Thing
 from realign_cli.tinyworld.train import examples
 
-# What a model card says of each recipe.
+# How a model card describes each recipe.
 LOOSE = "rendered scenes of the training split, spoiled; no other data"
 LEAKY = (
     "fresh scenes of the training split, a quarter with a leaked attribute, three quarters spoiled (bent, blurred, "
@@ -58,11 +58,11 @@ class Pictures:
 
     @cached_property
     def boxes(self) -> list[Tensor]:
-        """For each picture the boxes of the masks as of `boxes_of`."""
+        """For each picture the boxes of its masks, see `boxes_of`."""
         return [boxes_of(mask) for mask in self.masks]
 
     def spoiled(self, rng: np.random.Generator) -> Pictures:
-        """The same with bent outlines, soft edges, uneven grounds, shifted colours and noise.
+        """The same pictures with bent outlines, soft edges, uneven grounds, shifted colours and noise.
 
         How strongly differs from picture to picture; a quarter stays clean.
         """
@@ -175,7 +175,7 @@ def _two_tone(thing: Thing, colour: np.ndarray, rng: np.random.Generator) -> np.
 
 
 def _bend(pixels: Tensor, shares: list[Tensor], knots: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Shift pictures and what covers them along a smooth field through `knots`, in pixels, (n, 2, rows, columns)."""
+    """Shift pictures and shares along a smooth field through `knots`, (n, 2, rows, columns) in pixels."""
     n = len(pixels)
     shift = F.interpolate(knots, (SIZE, SIZE), mode="bicubic", align_corners=True).permute(0, 2, 3, 1)
     steady = F.affine_grid(torch.eye(2, 3).expand(n, 2, 3), [n, 1, SIZE, SIZE], align_corners=False)

@@ -13,14 +13,14 @@ WEIGHTS = Path(__file__).parents[1] / "weights"
 
 @dataclass(frozen=True)
 class Card:
-    """What the card of a model says. The texts are written as they are."""
+    """The content of a model card. Texts are written as given."""
 
     model: str  # the class, or the classes of its parts
     parameters: int
     trained_on: str
     steps: str
     minutes: str
-    quality: Mapping[str, str]  # what was measured -> the number, with its n
+    quality: Mapping[str, str]  # name of a measurement -> its result, with n
     notes: Mapping[str, str] = field(default_factory=dict)  # further facts about the training
 
     def text(self, role: str) -> str:

@@ -1,4 +1,4 @@
-"""`Ram` at 64x64: which kinds of shapes a picture shows."""
+"""`Ram` at 64x64: it names the kinds of shapes in a picture."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from realign_cli.tinyworld.train.publish import Card, publish
 
 STEPS, BATCH = 2400, 32
 
-_FIRST = 1  # the first Swin stage that also learns from cells; before it a cell sees too little of a shape
+_FIRST = 1  # the first Swin stage with a head for cells; in earlier ones a cell sees too little of a shape
 
 
 def build() -> Ram:
@@ -38,15 +38,15 @@ def build() -> Ram:
     )
     nn.init.normal_(ram.label_embed)
     for weight in ram.visual_encoder.parameters():
-        if weight.ndim == 2:  # the library's deviation of 0.02 is too small for stages so narrow
+        if weight.ndim == 2:  # the library's standard deviation of 0.02 is too small for such narrow stages
             nn.init.xavier_uniform_(weight)
     return ram
 
 
 class _RamWithCellHeads(nn.Module):
-    """A RAM with a head on each later Swin stage that names the kind in each cell; the heads serve training only.
+    """A RAM with throw-away heads on its later Swin stages, which name the kind in each cell.
 
-    Tags alone teach the image encoder next to nothing for thousands of steps; cells break the ice in hundreds.
+    From tags alone the image encoder learns next to nothing for thousands of steps; with cells it takes hundreds.
     """
 
     def __init__(self, ram: Ram) -> None:
@@ -83,7 +83,7 @@ def train(work: Path) -> tuple[Ram, float]:
 
 
 def pixels_of(pictures: Pictures) -> Tensor:
-    """Normalised as the tagger's input: (n, 3, 64, 64)."""
+    """Pixels, normalised as the tagger's input: (n, 3, 64, 64)."""
     return torch.stack([preprocess(to_pil_image(pixels), SIZE) for pixels in pictures.pixels])
 
 
@@ -104,11 +104,11 @@ def _cover(pictures: Pictures) -> Tensor:
 
 @torch.inference_mode()
 def calibrate(model: Ram) -> list[float]:
-    """The threshold of each kind with the best F1 on spoiled pictures of the training split."""
+    """For each kind the threshold with the best F1 on spoiled pictures of the training split."""
     pictures = draw_loose(np.random.default_rng(79), 2000)
     confidence = torch.cat([model(part) for part in pixels_of(pictures).split(100)]).sigmoid()
     wanted = kinds_of(pictures)
-    candidates = torch.arange(0.3, 0.71, 0.05)  # no further out: training pictures are surer than generated ones
+    candidates = torch.arange(0.3, 0.71, 0.05)  # no wider: training pictures get higher confidence than generated ones
     found = confidence[..., None] > candidates
     hits = (found & (wanted[..., None] > 0)).sum(0)
     f1 = 2 * hits / (found.sum(0) + wanted.sum(0)[:, None])

@@ -29,9 +29,9 @@ def clip_tokenizer(words: Sequence[str], length: int) -> CLIPTokenizer:
 
 
 def word_tokenizer() -> PreTrainedTokenizerFast:
-    """One token per word of the world, `<unk>` for any other; a text is framed by `<start>` and `<end>`.
+    """A tokenizer with one token per word of the world, and `<unk>` for any other.
 
-    `<end>` has the highest id, because CLIP pools a text at its highest id.
+    A text is framed by `<start>` and `<end>`. `<end>` has the highest id, because CLIP pools a text at its highest id.
     """
     tokens = [PAD, UNKNOWN, START, IMAGE, *scenes.words(), END]
     ids = {token: i for i, token in enumerate(tokens)}
