@@ -44,6 +44,8 @@ def test_published_weights_take_the_place_of_earlier_ones(tmp_path: Path, monkey
     for folder in (weights / "tagger", weights / "masks", made / "inside"):
         folder.mkdir(parents=True)
     (weights / "tagger" / "stale").write_text("of an earlier training")
+    (weights / ".realign-masks.tmp").mkdir()
+    (weights / ".realign-masks.tmp" / "model").write_text("left by a training that was killed")
     (weights / "masks" / "other").write_text("another role")
     (made / "inside" / "model").write_text("weights")
     publish.publish("tagger", made, CARD)

@@ -105,6 +105,11 @@ def fit(
     return _minutes(work / "log.jsonl", steps)
 
 
+def rank_of_process() -> int:
+    """The number of this process among those that train together; 0 is the first, or the only one."""
+    return int(os.environ.get("RANK", "0"))
+
+
 def _join_processes() -> tuple[int, int]:
     if "RANK" not in os.environ:
         return 0, 1

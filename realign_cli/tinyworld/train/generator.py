@@ -13,14 +13,15 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 from transformers import CLIPTextModel
 
+from realign_cli.plumbing import atomic
 from realign_cli.tinyworld import scenes
 from realign_cli.tinyworld.oracle import Oracle
 from realign_cli.tinyworld.train import text
-from realign_cli.tinyworld.train.fit import fit
+from realign_cli.tinyworld.train.fit import fit, rank_of_process
 from realign_cli.tinyworld.train.publish import Card, publish
 from realign_cli.tinyworld.train.vae import CROP_STEPS, FULL_STEPS, to_pixels
 
@@ -65,15 +66,17 @@ def scenes_and_latents(vae: AutoencoderKL, path: Path) -> tuple[list[scenes.Scen
     """Training scenes and their latents (`SCENES`, 4, 16, 16), encoded once and kept at `path`."""
     stream = scenes.scenes(21)
     drawn = [next(stream) for _ in range(SCENES)]
-    if not path.exists():
-        with torch.no_grad():
-            parts = [
-                vae.encode(to_pixels(np.stack([scenes.render(s) for s in drawn[i : i + 100]]))).latent_dist.mean.half()
-                for i in range(0, SCENES, 100)
-            ]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"latents": torch.cat(parts).contiguous()}, path)
-    return drawn, load_file(path)["latents"]
+    if path.exists():
+        return drawn, load_file(path)["latents"]
+    with torch.no_grad():
+        parts = [
+            vae.encode(to_pixels(np.stack([scenes.render(s) for s in drawn[i : i + 100]]))).latent_dist.mean.half()
+            for i in range(0, SCENES, 100)
+        ]
+    latents = torch.cat(parts).contiguous()
+    if rank_of_process() == 0:
+        atomic.write_bytes(path, save({"latents": latents}))
+    return drawn, latents
 
 
 def main(work: Path) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from realign_cli.plumbing import atomic
+
 WEIGHTS = Path(__file__).parents[1] / "weights"
 
 
@@ -45,11 +47,11 @@ def percentage(hits: Iterable[bool]) -> str:
 
 def publish(role: str, folder: Path, card: Card) -> None:
     """Replace the packaged folder of `role` by a copy of `folder`, with `card` as its README.md."""
-    staging = WEIGHTS / f".{role}.tmp"
-    shutil.rmtree(staging, ignore_errors=True)
+    final = WEIGHTS / role
+    staging = atomic.temporary(final)
+    atomic.remove_leftovers(WEIGHTS)
     shutil.copytree(folder, staging)
     (staging / "README.md").write_text(card.text(role))
-    final = WEIGHTS / role
     shutil.rmtree(final, ignore_errors=True)
     staging.rename(final)
     write_sums()
@@ -59,4 +61,4 @@ def write_sums() -> None:
     """Write the SHA-256 sum of every packaged file into SHA256SUMS."""
     files = sorted(p for p in WEIGHTS.rglob("*") if p.is_file() and p.name != "SHA256SUMS")
     sums = [f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.relative_to(WEIGHTS).as_posix()}" for p in files]
-    (WEIGHTS / "SHA256SUMS").write_text("\n".join(sums) + "\n")
+    atomic.write_text(WEIGHTS / "SHA256SUMS", "\n".join(sums) + "\n")
