@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from realign_cli.tinyworld.train import publish
-from realign_cli.tinyworld.train.publish import Card
 
-CARD = Card(
+CARD = publish.model_card(
     model="Net",
     parameters=1_234_567,
     trained_on="scenes",
@@ -19,23 +18,6 @@ CARD = Card(
     quality={"found": publish.percentage([True, True, False])},
     notes={"losses": "one"},
 )
-
-
-def test_a_card_names_everything_in_its_order() -> None:
-    assert CARD.text("tagger").splitlines() == [
-        "# tagger",
-        "",
-        "| | |",
-        "|---|---|",
-        "| model | Net, 1.23 M parameters |",
-        "| trained on | scenes |",
-        "| losses | one |",
-        "| steps | 3 and 4 |",
-        "| minutes | 5 (one thread of a busy two-core machine) |",
-        "| found | 66.7 % (n = 3) |",
-        "",
-        "Made by `python -m realign_cli.tinyworld.train tagger`.",
-    ]
 
 
 def test_published_weights_take_the_place_of_earlier_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,3 +36,17 @@ def test_published_weights_take_the_place_of_earlier_ones(tmp_path: Path, monkey
     for name, expected in sums.items():
         assert hashlib.sha256((weights / name).read_bytes()).hexdigest() == expected
     assert sorted(path.name for path in weights.iterdir()) == ["SHA256SUMS", "masks", "tagger"]
+    assert (weights / "tagger" / "README.md").read_text().splitlines() == [
+        "# tagger",
+        "",
+        "| | |",
+        "|---|---|",
+        "| model | Net, 1.23 M parameters |",
+        "| trained on | scenes |",
+        "| losses | one |",
+        "| steps | 3 and 4 |",
+        "| minutes | 5 (one thread of a busy two-core machine) |",
+        "| found | 66.7 % (n = 3) |",
+        "",
+        "Made by `python -m realign_cli.tinyworld.train tagger`.",
+    ]

@@ -30,7 +30,7 @@ from realign_cli.tinyworld.train import examples
 from realign_cli.tinyworld.train.captioner import qformer_config, vision_config
 from realign_cli.tinyworld.train.fit import fit
 from realign_cli.tinyworld.train.pictures import LEAKY, Pictures, draw_held_out, draw_leaky
-from realign_cli.tinyworld.train.publish import WEIGHTS, Card, percentage, publish
+from realign_cli.tinyworld.train.publish import WEIGHTS, model_card, percentage, publish
 from realign_cli.tinyworld.train.tokenizers import IMAGE, word_tokenizer
 
 _STEPS = 1800
@@ -111,7 +111,7 @@ def main(work: Path) -> None:
     folder = work / "model"
     training.blip.half().save_pretrained(folder)
     training.words.save_pretrained(folder)
-    card = Card(
+    card = model_card(
         model="Blip2ForImageTextRetrieval",
         parameters=training.blip.num_parameters(),
         trained_on=f"{_STEPS * _BATCH} {LEAKY}, with true captions in any order, some with a relation, and "

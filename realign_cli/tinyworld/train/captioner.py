@@ -27,7 +27,7 @@ from realign_cli.tinyworld.scenes import COLOURS, GROUNDS, SHAPES, SIZE, Scene
 from realign_cli.tinyworld.train import examples
 from realign_cli.tinyworld.train.fit import fit
 from realign_cli.tinyworld.train.pictures import LEAKY, Pictures, draw_held_out, draw_leaky, render
-from realign_cli.tinyworld.train.publish import Card, percentage, publish
+from realign_cli.tinyworld.train.publish import model_card, percentage, publish
 from realign_cli.tinyworld.train.tokenizers import IMAGE, word_tokenizer
 
 _VISION_STEPS, _VISION_BATCH = 1800, 32
@@ -185,7 +185,7 @@ def main(work: Path) -> None:
     folder = work / "model"
     training.captioner.half().save_pretrained(folder)
     words.save_pretrained(folder)
-    card = Card(
+    card = model_card(
         model="Blip2ForConditionalGeneration",
         parameters=training.captioner.num_parameters(),
         trained_on=f"{_VISION_STEPS * _VISION_BATCH} (vision tower alone) and {_STEPS * _BATCH} {LEAKY}, "

@@ -22,7 +22,7 @@ from realign_cli.tinyworld.scenes import SIZE
 from realign_cli.tinyworld.train import examples
 from realign_cli.tinyworld.train.fit import fit
 from realign_cli.tinyworld.train.pictures import LEAKY, Pictures, draw_held_out, draw_leaky
-from realign_cli.tinyworld.train.publish import WEIGHTS, Card, percentage, publish
+from realign_cli.tinyworld.train.publish import WEIGHTS, model_card, percentage, publish
 from realign_cli.tinyworld.train.tokenizers import word_tokenizer
 
 _STEPS = 600
@@ -133,7 +133,7 @@ def train(
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": configuration()}, indent=2))
     training.words.save_pretrained(folder)
     captions = "true captions in any order, some with a relation"
-    card = Card(
+    card = model_card(
         model="open_clip.CLIP, ViT of 64 patches and a text transformer",
         parameters=sum(parameter.numel() for parameter in training.clip.parameters()),
         trained_on=f"{steps * _BATCH} {LEAKY}, with {captions}{'; each caption has a foil' if foils else ''}",

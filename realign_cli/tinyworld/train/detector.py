@@ -28,7 +28,7 @@ from realign_cli.models.ram import load_ram
 from realign_cli.tinyworld.scenes import SHAPES, SIZE
 from realign_cli.tinyworld.train.fit import fit
 from realign_cli.tinyworld.train.pictures import LOOSE, Pictures, draw_loose
-from realign_cli.tinyworld.train.publish import WEIGHTS, Card, publish
+from realign_cli.tinyworld.train.publish import WEIGHTS, model_card, publish
 
 STEPS, BATCH = 3000, 16
 THRESHOLD, NMS = 0.6, 0.5
@@ -230,7 +230,7 @@ def main(work: Path) -> None:
             f"recall {result['recall']:.3f}, precision {result['precision']:.3f} at IoU 0.5, "
             f"mean IoU of hits {result['iou']:.3f} (n={n} pictures, threshold {THRESHOLD})"
         )
-    card = Card(
+    card = model_card(
         model="GroundingDinoForObjectDetection",
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         trained_on=LOOSE,

@@ -22,7 +22,7 @@ from realign_cli.tinyworld.scenes import COLOURS, GROUNDS, SHAPES, Scene
 from realign_cli.tinyworld.train import examples
 from realign_cli.tinyworld.train.fit import fit
 from realign_cli.tinyworld.train.pictures import LEAKY, Pictures, draw_held_out, draw_leaky, render
-from realign_cli.tinyworld.train.publish import Card, percentage, publish
+from realign_cli.tinyworld.train.publish import model_card, percentage, publish
 
 _STEPS = 2000
 _BATCH = 64
@@ -43,7 +43,7 @@ def main(work: Path) -> None:
     folder = work / "model"
     folder.mkdir(exist_ok=True)
     save_file({key: tensor.half() for key, tensor in net.state_dict().items()}, folder / WEIGHTS)
-    card = Card(
+    card = model_card(
         model=f"SceneNet, five convolutions and two linear layers; {WIDTH} features",
         parameters=sum(parameter.numel() for parameter in net.parameters()),
         trained_on=f"{_STEPS * _BATCH} {LEAKY}",

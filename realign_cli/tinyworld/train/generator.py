@@ -22,7 +22,7 @@ from realign_cli.tinyworld import scenes
 from realign_cli.tinyworld.oracle import Oracle
 from realign_cli.tinyworld.train import text
 from realign_cli.tinyworld.train.fit import fit, rank_of_process
-from realign_cli.tinyworld.train.publish import Card, publish
+from realign_cli.tinyworld.train.publish import model_card, publish
 from realign_cli.tinyworld.train.vae import CROP_STEPS, FULL_STEPS, to_pixels
 
 SCENES = 40_000
@@ -126,7 +126,7 @@ def pipeline(unet: UNet2DConditionModel, vae: AutoencoderKL, encoder: CLIPTextMo
     )
 
 
-def describe(made: StableDiffusionPipeline, minutes: float) -> Card:
+def describe(made: StableDiffusionPipeline, minutes: float) -> dict[str, str]:
     """The card of the whole pipeline, measured in single precision."""
     stream = scenes.scenes(91, held_out=True)
     drawn = [next(stream) for _ in range(_MEASURED)]
@@ -137,7 +137,7 @@ def describe(made: StableDiffusionPipeline, minutes: float) -> Card:
     images = [Image.fromarray(array) for array in ((again + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()]
     read = Oracle().judge(images, [scene.caption for scene in drawn])["all_correct"]
     sizes = {name: sum(p.numel() for p in getattr(made, name).parameters()) for name in _PARTS}
-    return Card(
+    return model_card(
         model=f"StableDiffusionPipeline of {', '.join(f'{name} {size / 1e6:.2f} M' for name, size in sizes.items())}",
         parameters=sum(sizes.values()),
         trained_on=f"{SCENES} scenes, captions with colours swapped ({scenes.SWAP:.0%}) or one dropped "

@@ -17,7 +17,7 @@ from realign_cli.tinyworld.scenes import SHAPES, SIZE
 from realign_cli.tinyworld.train import detector
 from realign_cli.tinyworld.train.fit import fit
 from realign_cli.tinyworld.train.pictures import LOOSE, draw_loose
-from realign_cli.tinyworld.train.publish import WEIGHTS, Card, publish
+from realign_cli.tinyworld.train.publish import WEIGHTS, model_card, publish
 
 STEPS, BATCH = 2500, 8
 CONFIG = {
@@ -117,7 +117,7 @@ def main(work: Path) -> None:
         result = measure(masks, finder, n, spoil=spoil)
         quality[name] = "; ".join(f"mask mIoU {value:.3f} given {key}" for key, value in result.items())
         quality[name] += f" (n={n} pictures)"
-    card = Card(
+    card = model_card(
         model="segment_anything Sam",
         parameters=sum(parameter.numel() for parameter in sam.parameters()),
         trained_on=LOOSE,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from realign_cli.plumbing import atomic
@@ -13,30 +12,29 @@ from realign_cli.plumbing import atomic
 WEIGHTS = Path(__file__).parents[1] / "weights"
 
 
-@dataclass(frozen=True)
-class Card:
-    """The content of a model card. Texts are written as given."""
+def model_card(
+    *,
+    model: str,
+    parameters: int,
+    trained_on: str,
+    steps: str,
+    minutes: str,
+    quality: Mapping[str, str],
+    notes: Mapping[str, str] | None = None,
+) -> dict[str, str]:
+    """The rows of the card of a trained model. Texts are written as given.
 
-    model: str  # the class, or the classes of its parts
-    parameters: int
-    trained_on: str
-    steps: str
-    minutes: str
-    quality: Mapping[str, str]  # name of a measurement -> its result, with n
-    notes: Mapping[str, str] = field(default_factory=dict)  # further facts about the training
-
-    def text(self, role: str) -> str:
-        """The card as Markdown."""
-        rows = {
-            "model": f"{self.model}, {self.parameters / 1e6:.2f} M parameters",
-            "trained on": self.trained_on,
-            **self.notes,
-            "steps": self.steps,
-            "minutes": f"{self.minutes} (one thread of a busy two-core machine)",
-            **self.quality,
-        }
-        lines = [f"# {role}", "", "| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows.items())]
-        return "\n".join([*lines, "", f"Made by `python -m realign_cli.tinyworld.train {role}`.", ""])
+    `model` names the class, or the classes of its parts; `quality` maps the name of a measurement to its result with n,
+    and `notes` further facts about the training to their texts.
+    """
+    return {
+        "model": f"{model}, {parameters / 1e6:.2f} M parameters",
+        "trained on": trained_on,
+        **(notes or {}),
+        "steps": steps,
+        "minutes": f"{minutes} (one thread of a busy two-core machine)",
+        **quality,
+    }
 
 
 def percentage(hits: Iterable[bool]) -> str:
@@ -45,13 +43,15 @@ def percentage(hits: Iterable[bool]) -> str:
     return f"{100 * sum(values) / len(values):.1f} % (n = {len(values)})"
 
 
-def publish(role: str, folder: Path, card: Card) -> None:
-    """Replace the packaged folder of `role` by a copy of `folder`, with `card` as its README.md."""
+def publish(role: str, folder: Path, card: Mapping[str, str]) -> None:
+    """Replace the packaged folder of `role` by a copy of `folder`, with the rows of `card` as its README.md."""
     final = WEIGHTS / role
     staging = atomic.temporary(final)
     atomic.remove_leftovers(WEIGHTS)
     shutil.copytree(folder, staging)
-    (staging / "README.md").write_text(card.text(role))
+    lines = [f"# {role}", "", "| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in card.items())]
+    command = f"python -m realign_cli.tinyworld.train {role}"
+    (staging / "README.md").write_text("\n".join([*lines, "", f"Made by `{command}`.", ""]))
     shutil.rmtree(final, ignore_errors=True)
     staging.rename(final)
     write_sums()

@@ -14,7 +14,7 @@ from realign_cli.models.ram import Ram, RamConfig, RamTagger, preprocess, save_r
 from realign_cli.tinyworld.scenes import SHAPES, SIZE
 from realign_cli.tinyworld.train.fit import fit
 from realign_cli.tinyworld.train.pictures import LOOSE, Pictures, draw_loose
-from realign_cli.tinyworld.train.publish import Card, publish
+from realign_cli.tinyworld.train.publish import model_card, publish
 
 STEPS, BATCH = 2400, 32
 
@@ -146,7 +146,7 @@ def main(work: Path) -> None:
     for name, spoil in (("held-out scenes", False), ("held-out scenes, spoiled", True)):
         result = measure(tagger, n, spoil=spoil)
         quality[name] = ", ".join(f"{key} {value:.3f}" for key, value in result.items()) + f" (n={n} pictures)"
-    card = Card(
+    card = model_card(
         model="Recognize Anything on SwinModel",
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         trained_on=LOOSE,
