@@ -1,9 +1,9 @@
 """The independent judge of the tiny world: it reads colour, kind, place and number of shapes from any image's pixels.
 
-It is a program, not a trained model, and no stage of the method may consult it; only `eval` and the trainers' reports
-do. Pixels take the nearest palette colour or the ground's; connected regions of one colour are things if they
-withstand an erosion (which removes the mixed colours of edges); a thing's soft mask, scaled to a common frame, takes
-the kind whose template it overlaps best, or none if that fits badly or the thing is stretched.
+It is a program, not a trained model, and no stage of the method may consult it; only `eval` and the trainers' cards do.
+Each pixel is assigned the nearest colour of the palette or the ground. Connected regions of one colour are things if
+they survive an erosion, which removes the mixed colours of edges. The soft mask of a thing, scaled to a common frame,
+is assigned the kind whose template it overlaps best, or none if it fits badly or the thing is stretched.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _FRAME = 24
 _MIN_AREA, _MIN_CORE = 24, 4  # pixels of a region, and of what an erosion leaves of it
 _MIN_OVERLAP = 0.7
 _MAX_ASPECT = 1.4  # longer over shorter side of a bounding box; clean renders reach 1.22
-_INSIDE = 0.3  # share of a pixel from which it counts for the bounding box; the tip of a triangle covers little
+_INSIDE = 0.3  # a pixel covered by at least this share is in the bounding box; the tip of a triangle covers little
 
 
 @dataclass(frozen=True)
 class Seen:
-    """A thing in an image: its kind is None where no template fits; x and y are its centre in pixels of 64x64."""
+    """A thing in an image. Its kind is None where no template fits; x and y are its centre in pixels of 64x64."""
 
     colour: str
     shape: str | None
@@ -73,7 +73,7 @@ def read(image: Image) -> list[Seen]:
 
 
 def parse(prompt: str) -> Asked:
-    """Read a prompt of the world's grammar; other words are passed over."""
+    """Read a prompt of the world's grammar; other words are ignored."""
     colours, shapes = "|".join(scenes.COLOURS), "|".join(scenes.SHAPES)
     found = re.findall(rf"(?:\b({colours})\s+)?\b({shapes})\b", prompt.lower())
     relation = next((name for name in scenes.RELATIONS if f" {name} " in prompt.lower()), None)
@@ -128,7 +128,7 @@ def _match(seen: Sequence[Seen], pair: tuple[str | None, str]) -> Seen | None:
 def _soft_mask(
     pixels: NDArray[np.float32], region: NDArray[np.bool_], ground: NDArray[np.float32], colour: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """How far each pixel near `region` has gone from the ground's colour to the thing's, in [0, 1]."""
+    """How far each pixel near `region` lies from the ground's colour towards the thing's, in [0, 1]."""
     near = ndimage.binary_dilation(region, np.ones((3, 3)), iterations=2)
     towards = colour - ground
     share = ((pixels - ground) @ towards) / max(float(towards @ towards), 1.0)

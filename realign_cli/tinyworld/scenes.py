@@ -1,9 +1,9 @@
 """Rendered coloured shapes: the world in which the embedded models are trained and judged.
 
 A scene holds one to three shapes of distinct colour and distinct kind on a plain ground, 64x64 pixels. A colour and a
-kind make a *pair* ("red circle"). Two sets are never drawn for training: the pairs of `HELD_OUT_PAIRS`, and somewhat
-over half of all two-pair combinations (`is_held_out`), so that every reported number is about scenes that no model has
-seen.
+kind make a *pair* ("red circle"). Two sets are never drawn for training: the pairs of `HELD_OUT_PAIRS`, and a little
+more than half of all combinations of two pairs (`is_held_out`). So every reported number is about scenes that no model
+has seen.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 SHAPES = ("circle", "square", "triangle", "cross", "ring")
 GROUNDS: dict[str, tuple[int, int, int]] = {"white": (244, 244, 244), "grey": (128, 128, 128), "black": (16, 16, 16)}
 RELATIONS = ("left of", "right of", "above", "below")
-SWAP, DROP = 0.4, 0.08  # how careless the captions are that the generator learns from, see `corrupt`
+SWAP, DROP = 0.4, 0.08  # how often the captions that the generator learns from are wrong, see `corrupt`
 HELD_OUT_PAIRS = frozenset({("purple", "cross"), ("cyan", "triangle")})
 
 _SUPERSAMPLE = 4
 _RELATION_SHARE = 0.3
-_CLEARANCE = 6  # pixels by which two centres must differ along an axis for a relation to be plain to see
+_CLEARANCE = 6  # a relation needs two centres at least this many pixels apart along its axis
 
 Pair = tuple[str, str]
 
@@ -62,7 +62,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """Things in the order in which the caption names them; `relation` holds between the first two, if named."""
+    """Things in the order in which the caption names them. If there is a `relation`, it holds between the first two."""
 
     things: tuple[Thing, ...]
     ground: str
@@ -111,7 +111,7 @@ def training_prompts() -> list[str]:
 
 
 def careless_examples(count: int) -> list[tuple[str, Scene]]:
-    """Training scenes of two things, in a fixed order, with captions as careless as the generator's own were."""
+    """Training scenes of two things, in a fixed order, with captions as careless as the generator learned from."""
     drawn = (scene for scene in scenes(51, count=2) if scene.relation is None)
     rng = np.random.default_rng(52)
     return [(corrupt(scene, rng, swap=SWAP, drop=DROP), scene) for scene in islice(drawn, count)]
@@ -193,7 +193,7 @@ def _outline(shape: str, radius: float) -> list[tuple[float, float]]:
 
 
 def mask(thing: Thing) -> np.ndarray:
-    """The share of each pixel that `thing` covers: float32 (64, 64) in [0, 1]."""
+    """The share of each pixel that a thing covers: float32 (64, 64) in [0, 1]."""
     s = _SUPERSAMPLE
     canvas = Image.new("L", (SIZE * s, SIZE * s))
     draw = ImageDraw.Draw(canvas)
@@ -209,11 +209,31 @@ def mask(thing: Thing) -> np.ndarray:
 
 def render(scene: Scene) -> np.ndarray:
     """Draw a scene: uint8 RGB (64, 64, 3)."""
-    image = np.broadcast_to(np.array(GROUNDS[scene.ground], np.float32), (SIZE, SIZE, 3))
-    for thing in scene.things:
-        share = mask(thing)[..., None]
-        image = image * (1 - share) + np.array(COLOURS[thing.colour], np.float32) * share
+    image, _ = paint(scene.things, *palette(scene))
     return np.rint(image).astype(np.uint8)
+
+
+def palette(scene: Scene) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The colour of the ground and those of the things: float32 RGB (3,) in [0, 255] each."""
+    colours = [np.array(COLOURS[thing.colour], np.float32) for thing in scene.things]
+    return np.array(GROUNDS[scene.ground], np.float32), colours
+
+
+def paint(things: Sequence[Thing], ground: np.ndarray, colours: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Paint things one over the other: the picture, and what remains visible of each thing.
+
+    Colours are RGB, (3,) or one for each pixel, (64, 64, 3). The picture is float32 (64, 64, 3) on their scale, the
+    visible share of each pixel float32 (things, 64, 64) in [0, 1].
+    """
+    image = np.empty((SIZE, SIZE, 3), np.float32)
+    image[:] = ground
+    visible = np.zeros((len(things), SIZE, SIZE), np.float32)
+    for k, (thing, colour) in enumerate(zip(things, colours, strict=True)):
+        share = mask(thing)
+        image = image * (1 - share[..., None]) + colour * share[..., None]
+        visible[:k] *= 1 - share
+        visible[k] = share
+    return image.astype(np.float32), visible
 
 
 def corrupt(scene: Scene, rng: np.random.Generator, *, swap: float, drop: float) -> str:

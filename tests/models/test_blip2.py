@@ -13,6 +13,7 @@ from realign_cli.models import blip2
 from realign_cli.tinyworld import scenes
 from realign_cli.tinyworld.train import examples
 from realign_cli.tinyworld.train.captioner import log_likelihood
+from realign_cli.tinyworld.train.pictures import Pictures, draw_held_out
 from realign_cli.tinyworld.train.publish import WEIGHTS
 
 CAPTIONER, BLIP = WEIGHTS / "captioner", WEIGHTS / "blip"
@@ -35,8 +36,8 @@ def judge() -> blip2.Blip2Judge:
 
 
 @pytest.fixture(scope="module")
-def held_out() -> examples.Examples:
-    return examples.held_out(60, seed=3)
+def held_out() -> Pictures:
+    return draw_held_out(60, seed=3)
 
 
 def pictures(seed: int, *sizes: tuple[int, int]) -> list[Image.Image]:
@@ -62,7 +63,7 @@ def test_input_of_the_right_size_is_only_normalised():
 
 
 def test_gradient_reaches_the_pixels_and_raises_the_caption_likelihood(captioner):
-    drawn = examples.held_out(4, seed=9, count=2)
+    drawn = draw_held_out(4, seed=9, count=2)
     wanted = ["a red circle and a green square"] * 4
     pixels = drawn.pixels.clone().requires_grad_()
     targets = blip2.caption_targets(captioner.tokenizer, captioner.model.config, wanted)
@@ -98,7 +99,7 @@ def test_captions_do_not_depend_on_the_batch(beams):
 
 
 def test_likelihood_of_a_caption_does_not_depend_on_the_others(captioner):
-    pixels = examples.held_out(3, seed=5).pixels
+    pixels = draw_held_out(3, seed=5).pixels
     together = log_likelihood(captioner, pixels, PROMPTS)
     alone = torch.cat([log_likelihood(captioner, pixels[i : i + 1], PROMPTS[i : i + 1]) for i in range(3)])
     assert torch.allclose(together, alone, atol=1e-4)

@@ -9,14 +9,15 @@ import pytest
 import torch
 from PIL import Image
 from segment_anything import sam_model_registry
+from torchvision.transforms.functional import to_pil_image
 
 from realign_cli.errors import RealignError, UsageError
 from realign_cli.models.grounded_sam import GroundingDetector, SamMasks, build_sam, choose, spans
 from realign_cli.tinyworld import scenes
 from realign_cli.tinyworld.scenes import SHAPES, Scene, Thing
 from realign_cli.tinyworld.train import detector as detector_training
-from realign_cli.tinyworld.train.augment import draw
-from realign_cli.tinyworld.train.masks import overlap
+from realign_cli.tinyworld.train.masks import mask_iou
+from realign_cli.tinyworld.train.pictures import draw_loose
 from realign_cli.tinyworld.train.publish import WEIGHTS
 
 needs_detector = pytest.mark.skipif(not (WEIGHTS / "detector").is_dir(), reason="no packaged detector; train it first")
@@ -165,11 +166,11 @@ def test_a_missing_detector_is_one_clear_line(tmp_path: Path, name: str) -> None
 
 @needs_masks
 def test_masks_fit_the_things(sam: SamMasks) -> None:
-    pictures = draw(np.random.default_rng(4), 20, held_out=True, spoil=False)
-    images = [Image.fromarray(p.permute(1, 2, 0).byte().numpy()) for p in pictures.pixels]
+    pictures = draw_loose(np.random.default_rng(4), 20, held_out=True, spoil=False)
+    images = [to_pil_image(pixels) for pixels in pictures.pixels]
     boxes = [[tuple(int(v) for v in box) for box in own] for own in pictures.boxes]
     found = sam.masks(images, boxes)
-    ious = torch.cat([overlap(torch.from_numpy(a), b) for a, b in zip(found, pictures.masks, strict=True)])
+    ious = torch.cat([mask_iou(torch.from_numpy(a), b) for a, b in zip(found, pictures.masks, strict=True)])
     assert ious.mean() > 0.85
 
 

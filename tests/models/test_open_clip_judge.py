@@ -11,6 +11,7 @@ from realign_cli.errors import RealignError
 from realign_cli.models.open_clip_judge import OpenClipJudge
 from realign_cli.tinyworld import scenes
 from realign_cli.tinyworld.train import examples
+from realign_cli.tinyworld.train.pictures import draw_held_out
 from realign_cli.tinyworld.train.publish import WEIGHTS
 
 PROMPTS = ["a red circle", "a green ring left of a blue square", "a red cross, a pink ring and a yellow triangle"]
@@ -56,7 +57,7 @@ def test_scores_do_not_depend_on_the_batch(judges, column):
 
 @pytest.mark.parametrize("column", ["clip", "negclip"])
 def test_own_caption_scores_above_another_scenes(judges, column):
-    drawn = examples.held_out(80, seed=3)
+    drawn = draw_held_out(80, seed=3)
     captions = [examples.canonical(scene) for scene in drawn.scenes]
     own = score(judges[column])(drawn.pixels, captions)
     other = score(judges[column])(drawn.pixels.roll(1, 0), captions)
@@ -64,7 +65,7 @@ def test_own_caption_scores_above_another_scenes(judges, column):
 
 
 def test_negclip_minds_who_wears_which_colour_more_than_clip(judges):
-    drawn = examples.held_out(200, seed=4)
+    drawn = draw_held_out(200, seed=4)
     right = {column: examples.prefers_truth(score(judge), drawn, seed=1) for column, judge in judges.items()}
     share = {column: sum(values) / len(values) for column, values in right.items()}
     assert share["negclip"] >= 0.8

@@ -17,7 +17,7 @@ from realign_cli.errors import UsageError
 from realign_cli.models.stable_diffusion import StableDiffusion
 from realign_cli.roles import Modulation, Region, Request
 from realign_cli.tinyworld import scenes
-from realign_cli.tinyworld.tokenizer import clip_tokenizer
+from realign_cli.tinyworld.train.tokenizers import clip_tokenizer
 
 LENGTH = 16
 MODULATION = Modulation(

@@ -14,7 +14,7 @@ from realign_cli.errors import UsageError
 from realign_cli.models.stable_diffusion_xl import StableDiffusionXL
 from realign_cli.roles import Modulation, Request
 from realign_cli.tinyworld import scenes
-from realign_cli.tinyworld.tokenizer import clip_tokenizer
+from realign_cli.tinyworld.train.tokenizers import clip_tokenizer
 
 LENGTH = 16
 REQUESTS = [Request("a red circle", 1), Request("a blue ring and a green cross", 2), Request("a red circle", 3)]

@@ -8,11 +8,11 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
-from transformers import AutoTokenizer
 
 from realign_cli.tinyworld import scenes
 from realign_cli.tinyworld.scenes import Scene, Thing
 from realign_cli.tinyworld.train import examples
+from realign_cli.tinyworld.train.pictures import Pictures, draw_held_out, draw_leaky
 
 RED = Thing("red", "circle", 16, 16, 8)
 BLUE = Thing("blue", "square", 48, 40, 8)
@@ -23,15 +23,8 @@ def pairs(scene: Scene) -> list[tuple[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def drawn() -> examples.Examples:
-    return examples.draw(400, 1, 2)
-
-
-def test_the_same_seed_draws_the_same_batch():
-    first, again, other = examples.draw(4, 1, 2), examples.draw(4, 1, 2), examples.draw(4, 1, 3)
-    assert first.scenes == again.scenes
-    assert torch.equal(first.pixels, again.pixels)
-    assert first.scenes != other.scenes
+def drawn() -> Pictures:
+    return draw_leaky(np.random.default_rng([1, 2]), 400)
 
 
 def test_training_scenes_and_foils_never_show_what_is_held_out(drawn):
@@ -43,15 +36,9 @@ def test_training_scenes_and_foils_never_show_what_is_held_out(drawn):
         assert not any(scenes.is_held_out(a, b) for a, b in combinations(shown, 2))
 
 
-def test_some_training_scenes_leak_an_attribute(drawn):
-    several = [scene for scene in drawn.scenes if len(scene.things) > 1]
-    leaking = [s for s in several if any(not scenes.compatible(a, b) for a, b in combinations(pairs(s), 2))]
-    assert 0.1 < len(leaking) / len(several) < 0.4
-
-
 def test_a_foil_is_never_true(drawn):
     rng = np.random.default_rng(0)
-    for scene in drawn.scenes + examples.held_out(200, 3).scenes:
+    for scene in drawn.scenes + draw_held_out(200, 3).scenes:
         assert sorted(pairs(examples.foil(scene, rng))) != sorted(pairs(scene))
 
 
@@ -89,35 +76,14 @@ def test_patch_labels_and_pair_table_show_the_scene():
     assert table[0, 0, 0] == 1  # the first colour is red, the first kind circle
 
 
-def test_spoiling_leaves_some_pictures_alone_and_changes_the_others():
-    clean = examples.held_out(40, 1)
-    spoiled = clean.spoiled(np.random.default_rng(0))
-    change = (spoiled.pixels - clean.pixels).abs().mean((1, 2, 3))
-    assert 3 <= (change < 1e-3).sum() <= 20
-    assert change.max() < 0.2
-    assert spoiled.pixels.min() >= 0 and spoiled.pixels.max() <= 1
-
-
 def test_false_negatives_are_other_places_with_the_same_pairs():
     turned, other = Scene((BLUE, RED), "black", "right of"), Scene((RED,), "white")
     same = examples.false_negatives([Scene((RED, BLUE), "white"), turned, other], [other, turned, turned])
     assert same.tolist() == [[False, True, True], [False, False, True], [True, False, False]]
 
 
-def test_contrast_by_hand():
+def test_info_nce_by_hand():
     """Row 0: logits 0, 0, (left out): log 2. Row 1: logits 0, log 3, 0: log(5/3)."""
     logits = torch.tensor([[0.0, 0.0, 7.0], [0.0, math.log(3), 0.0]])
     same = torch.tensor([[False, False, True], [False, False, False]])
-    assert examples.contrast(logits, same).item() == pytest.approx((math.log(2) + math.log(5 / 3)) / 2)
-
-
-def test_tokenizer_knows_its_words_and_no_others_after_saving(tmp_path):
-    examples.tokenizer().save_pretrained(tmp_path)
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
-    text = "a red circle, an orange ring and a blue square"
-    ids = tokenizer(text).input_ids
-    assert tokenizer.unk_token_id not in ids
-    assert tokenizer.decode(ids, skip_special_tokens=True) == text
-    assert tokenizer("A Red Circle").input_ids == tokenizer("a red circle").input_ids
-    assert tokenizer("a zebra").input_ids[2] == tokenizer.unk_token_id
-    assert max(ids) == ids[-1] == tokenizer.eos_token_id  # CLIP pools a text at its highest id
+    assert examples.info_nce(logits, same).item() == pytest.approx((math.log(2) + math.log(5 / 3)) / 2)

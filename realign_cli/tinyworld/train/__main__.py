@@ -1,16 +1,15 @@
-"""`python -m realign_cli.tinyworld.train ROLE`: train one embedded model and put it into the package.
-
-Run under `torchrun --nproc-per-node 2 -m realign_cli.tinyworld.train ROLE` to use two processes of one thread each.
-"""
+"""`python -m realign_cli.tinyworld.train ROLE`: train one embedded model and put it into the package."""
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import logging
 from pathlib import Path
+from typing import Annotated, Literal, get_args
 
-ROLES = (
+import typer
+
+Role = Literal[
     "vae",
     "text",
     "generator",
@@ -22,18 +21,32 @@ ROLES = (
     "clip",
     "negclip",
     "features",
-)
+    "reference",
+]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m realign_cli.tinyworld.train", description=__doc__)
-    parser.add_argument("role", choices=ROLES)
-    parser.add_argument("--work", type=Path, default=Path("runs/tinyworld"), help="logs and resumable state go here")
-    arguments = parser.parse_args()
+def main(
+    role: Annotated[
+        Role,
+        typer.Argument(
+            metavar="ROLE", help=f"The model to train, or the reference of fid to measure: {', '.join(get_args(Role))}."
+        ),
+    ],
+    work: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder for logs and for the state from which a killed run continues.")
+    ] = Path("runs/tinyworld"),
+) -> None:
+    """Train one embedded model and put its weights, model card and SHA-256 sums into the package.
+
+    The same command continues a run that was killed. To use two processes of one thread each, run
+
+    torchrun --nproc-per-node 2 -m realign_cli.tinyworld.train ROLE
+    """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    module = importlib.import_module(f"realign_cli.tinyworld.train.{arguments.role}")
-    module.main(arguments.work / arguments.role)
+    importlib.import_module(f"realign_cli.tinyworld.train.{role}").main(work / role)
 
 
 if __name__ == "__main__":
-    main()
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
+    app.command()(main)
+    app(prog_name="python -m realign_cli.tinyworld.train")

@@ -1,12 +1,11 @@
 """`Blip2ForImageTextRetrieval`: contrast, matching and the text encoder of Eq. 4 in one model.
 
-As in BLIP-2 the vision tower is frozen. It is the captioner's, and the image side of the Q-Former starts from the
-captioner's as well, so `captioner` must have been trained before.
+As in BLIP-2 the vision tower is frozen. It is a copy of the captioner's, and the image side of the Q-Former starts from
+the captioner's as well: train `captioner` first.
 """
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,18 +28,19 @@ from realign_cli.models.blip2 import (
 from realign_cli.tinyworld.scenes import COLOURS, SIZE, Scene
 from realign_cli.tinyworld.train import examples
 from realign_cli.tinyworld.train.captioner import qformer_config, vision_config
-from realign_cli.tinyworld.train.examples import Examples
 from realign_cli.tinyworld.train.fit import fit
-from realign_cli.tinyworld.train.publish import WEIGHTS, publish
+from realign_cli.tinyworld.train.pictures import LEAKY, Pictures, draw_held_out, draw_leaky
+from realign_cli.tinyworld.train.publish import WEIGHTS, model_card, percentage, publish
+from realign_cli.tinyworld.train.tokenizers import IMAGE, word_tokenizer
 
 _STEPS = 1800
 _BATCH = 64
-_TEMPERATURE = 0.1  # wide, so that unlike texts come out far apart: the reward is their cosine
-_FOIL_SHARE = 0.7  # of the texts that do not match; the others describe another scene of the batch
+_TEMPERATURE = 0.1  # high, so that different texts end up far apart: the reward is the cosine between them
+_FOIL_SHARE = 0.7  # share of foils among the texts that do not match; the rest describe other scenes of the batch
 
 
 def build() -> Blip2ForImageTextRetrieval:
-    words = examples.tokenizer()
+    words = word_tokenizer()
     qformer = qformer_config(len(words))
     qformer.use_qformer_text_input = True
     config = Blip2Config(
@@ -48,7 +48,7 @@ def build() -> Blip2ForImageTextRetrieval:
         qformer_config=qformer,
         num_query_tokens=len(COLOURS),
         image_text_hidden_size=64,
-        image_token_index=words.convert_tokens_to_ids(examples.IMAGE),
+        image_token_index=words.convert_tokens_to_ids(IMAGE),
     )
     model = Blip2ForImageTextRetrieval(config)
     captioner = Blip2ForConditionalGeneration.from_pretrained(WEIGHTS / "captioner", dtype=torch.float32).state_dict()
@@ -57,15 +57,15 @@ def build() -> Blip2ForImageTextRetrieval:
     return model
 
 
-class _Lesson(nn.Module):
-    """Three contrasts (text with text, image with text, text with image) and matching, on one batch."""
+class _BlipTraining(nn.Module):
+    """The model and its losses: three contrasts (text-text, image-text, text-image) and matching, on one batch."""
 
     def __init__(self) -> None:
         super().__init__()
         self.blip = build()
-        self.words = examples.tokenizer()
+        self.words = word_tokenizer()
 
-    def loss(self, drawn: Examples, rng: np.random.Generator) -> Tensor:
+    def loss(self, drawn: Pictures, rng: np.random.Generator) -> Tensor:
         scenes = drawn.scenes
         foils = [examples.foil(scene, rng) for scene in scenes]
         texts, others, wrong = ([examples.any_caption(s, rng) for s in group] for group in (scenes, scenes, foils))
@@ -76,9 +76,9 @@ class _Lesson(nn.Module):
         within, across = examples.false_negatives(scenes, scenes), examples.false_negatives(scenes, foils)
         both = torch.cat([within, across], 1)
         contrasts = [
-            examples.contrast(true @ torch.cat([again, false]).T / _TEMPERATURE, both),
-            examples.contrast(similarity / _TEMPERATURE, both),
-            examples.contrast(similarity[:, : len(scenes)].T / _TEMPERATURE, within),
+            examples.info_nce(true @ torch.cat([again, false]).T / _TEMPERATURE, both),
+            examples.info_nce(similarity / _TEMPERATURE, both),
+            examples.info_nce(similarity[:, : len(scenes)].T / _TEMPERATURE, within),
         ]
         return sum(contrasts) + self._matching(patches, texts, wrong, within, rng)
 
@@ -88,7 +88,7 @@ class _Lesson(nn.Module):
     def _matching(
         self, patches: Tensor, texts: list[str], wrong: list[str], same: Tensor, rng: np.random.Generator
     ) -> Tensor:
-        """Half of the pairs match; the text of the others is a foil or another scene's."""
+        """Half of the pairs match; in the other half the text is a foil or describes another scene."""
         n = len(texts)
         shift = int(rng.integers(1, n))
         negatives = [
@@ -101,44 +101,47 @@ class _Lesson(nn.Module):
 
 def main(work: Path) -> None:
     torch.manual_seed(0)
-    lesson = _Lesson()
+    training = _BlipTraining()
 
     def loss(step: int, rank: int) -> Tensor:
-        return lesson.loss(examples.draw(_BATCH, step, rank, 30), np.random.default_rng([step, rank, 31]))
+        drawn = draw_leaky(np.random.default_rng([step, rank, 30]), _BATCH)
+        return training.loss(drawn, np.random.default_rng([step, rank, 31]))
 
-    fit(lesson, loss, steps=_STEPS, learning_rate=1e-3, work=work, ema=0.998)
+    minutes = fit(training, loss, steps=_STEPS, learning_rate=1e-3, work=work, ema=0.998)
     folder = work / "model"
-    lesson.blip.half().save_pretrained(folder)
-    lesson.words.save_pretrained(folder)
-    card = {
-        "model": f"Blip2ForImageTextRetrieval, {lesson.blip.num_parameters() / 1e6:.2f} M parameters, of which the "
-        "frozen vision tower is the captioner's; the Q-Former's image side started from the captioner's",
-        "trained_on": f"{_STEPS * _BATCH} fresh scenes of the training split with true captions in any order, some "
-        "with a relation, and foils (colours traded, or one word changed); a quarter of the scenes with a leaked "
-        "attribute, three quarters spoiled (bent, blurred, noisy, off-colour). Wrong relations were no foils",
-        "losses": f"text-text, image-text and text-image contrast at temperature {_TEMPERATURE}; matching",
-        "steps": _STEPS,
-        "minutes": f"{examples.minutes(work, _STEPS)} (one thread of a busy two-core machine)",
-        **measure(folder),
-    }
-    publish("blip", lambda target: shutil.copytree(folder, target, dirs_exist_ok=True), card)
+    training.blip.half().save_pretrained(folder)
+    training.words.save_pretrained(folder)
+    card = model_card(
+        model="Blip2ForImageTextRetrieval",
+        parameters=training.blip.num_parameters(),
+        trained_on=f"{_STEPS * _BATCH} {LEAKY}, with true captions in any order, some with a relation, and "
+        "foils (colours traded, or one word changed). Wrong relations were no foils",
+        notes={
+            "started from": "the captioner's vision tower, which stays frozen, and the image side of its Q-Former",
+            "losses": f"text-text, image-text and text-image contrast at temperature {_TEMPERATURE}; matching",
+        },
+        steps=str(_STEPS),
+        minutes=f"{minutes:.1f}",
+        quality=measure(folder),
+    )
+    publish("blip", folder, card)
 
 
 def measure(folder: Path) -> dict[str, str]:
-    """Qualities on held-out scenes, read through the adapters."""
+    """Measure the model on held-out scenes through its adapters, for the card."""
     judge, encoder = Blip2Judge(folder, device="cpu"), Blip2TextEncoder(folder, device="cpu")
-    drawn = examples.held_out(1000, 6)
+    drawn = draw_held_out(1000, 6)
     spoiled = drawn.spoiled(np.random.default_rng(7))
     card = {}
     for name, seen in (("clean", drawn), ("spoiled", spoiled)):
         for column in ("blip_itc", "blip_itm"):
             right = examples.prefers_truth(lambda pixels, texts, c=column: _judge(judge, pixels, texts)[c], seen, 9)
-            card[f"{column}: true caption above colour-swapped, {name} pictures"] = examples.share(right)
+            card[f"{column}: true caption above colour-swapped, {name} pictures"] = percentage(right)
         rng = np.random.default_rng(11)
         true = _judge(judge, seen.pixels, [examples.any_caption(s, rng) for s in seen.scenes])["blip_itm"]
         false = _judge(judge, seen.pixels, [examples.any_caption(examples.foil(s, rng), rng) for s in seen.scenes])
-        card[f"blip_itm: true caption above 0.5, {name} pictures"] = examples.share((true > 0.5).tolist())
-        card[f"blip_itm: foil below 0.5, {name} pictures"] = examples.share((false["blip_itm"] < 0.5).tolist())
+        card[f"blip_itm: true caption above 0.5, {name} pictures"] = percentage((true > 0.5).tolist())
+        card[f"blip_itm: foil below 0.5, {name} pictures"] = percentage((false["blip_itm"] < 0.5).tolist())
     return card | _cosines(encoder, [scene for scene in drawn.scenes if len(scene.things) > 1])
 
 
@@ -148,7 +151,7 @@ def _judge(judge: Blip2Judge, pixels: Tensor, texts: list[str]) -> dict[str, Ten
 
 
 def _cosines(encoder: Blip2TextEncoder, scenes: list[Scene]) -> dict[str, str]:
-    """How far apart f_enc (Eq. 4) puts texts of two and three things: mean, and the 5 % nearest the wrong side."""
+    """Cosines between f_enc (Eq. 4) of texts about two or three things: the mean, and the quantile of the worst 5 %."""
     rng = np.random.default_rng(12)
     texts = [examples.any_caption(scene, rng) for scene in scenes]
     swapped = [(i, options[rng.integers(len(options))]) for i, s in enumerate(scenes) if (options := examples.swaps(s))]

@@ -1,11 +1,11 @@
-"""`Blip2ForConditionalGeneration`: a picture in, its canonical caption out.
+"""`Blip2ForConditionalGeneration`: it describes a picture with its canonical caption.
 
-The vision tower first learns alone, from what each patch shows; captions are far too thin a lesson to see by.
+The vision tower is trained alone first, on what each patch shows, because captions alone are too weak a signal for it.
 """
 
 from __future__ import annotations
 
-import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,18 +23,19 @@ from transformers import (
 )
 
 from realign_cli.models.blip2 import Blip2Captioner, caption_targets, pixels_to_input
-from realign_cli.tinyworld.scenes import COLOURS, SHAPES, SIZE
+from realign_cli.tinyworld.scenes import COLOURS, GROUNDS, SHAPES, SIZE, Scene
 from realign_cli.tinyworld.train import examples
-from realign_cli.tinyworld.train.examples import Examples
 from realign_cli.tinyworld.train.fit import fit
-from realign_cli.tinyworld.train.publish import publish
+from realign_cli.tinyworld.train.pictures import LEAKY, Pictures, draw_held_out, draw_leaky, render
+from realign_cli.tinyworld.train.publish import model_card, percentage, publish
+from realign_cli.tinyworld.train.tokenizers import IMAGE, word_tokenizer
 
-_SIGHT_STEPS, _SIGHT_BATCH = 1800, 32
+_VISION_STEPS, _VISION_BATCH = 1800, 32
 _STEPS, _BATCH = 1500, 48
 _WIDTH = 128
-_SPREAD = 0.08  # of initial weights; the 0.02 made for wide models leaves narrow ones close to silent
-_CANONICAL_SHARE = 0.7  # the other captions come in any order, so that a prompt in any order keeps its likelihood
-_WRONG_WORDS = 0.1  # share of read words replaced: the next word must come from the picture, not from habit
+_INITIAL_STD = 0.08  # of the initial weights; with the usual 0.02, made for wide models, narrow layers pass on little
+_CANONICAL_SHARE = 0.7  # the other captions come in any order, so that prompts in any order stay likely
+_REPLACED_SHARE = 0.1  # share of input words replaced, so that the next word must come from the picture
 
 
 def vision_config() -> Blip2VisionConfig:
@@ -45,7 +46,7 @@ def vision_config() -> Blip2VisionConfig:
         num_attention_heads=4,
         image_size=SIZE,
         patch_size=SIZE // examples.GRID,
-        initializer_range=_SPREAD,
+        initializer_range=_INITIAL_STD,
     )
 
 
@@ -58,14 +59,14 @@ def qformer_config(vocabulary: int) -> Blip2QFormerConfig:
         num_attention_heads=4,
         max_position_embeddings=32,
         cross_attention_frequency=1,
-        initializer_range=_SPREAD,
+        initializer_range=_INITIAL_STD,
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
     )
 
 
 def build() -> Blip2ForConditionalGeneration:
-    words = examples.tokenizer()
+    words = word_tokenizer()
     text = OPTConfig(
         vocab_size=len(words),
         hidden_size=_WIDTH,
@@ -75,7 +76,7 @@ def build() -> Blip2ForConditionalGeneration:
         num_attention_heads=4,
         max_position_embeddings=64,
         dropout=0.0,
-        init_std=_SPREAD,
+        init_std=_INITIAL_STD,
         pad_token_id=words.pad_token_id,
         bos_token_id=words.bos_token_id,
         eos_token_id=words.eos_token_id,
@@ -84,12 +85,12 @@ def build() -> Blip2ForConditionalGeneration:
         vision_config=vision_config(),
         qformer_config=qformer_config(len(words)),
         text_config=text,
-        initializer_range=_SPREAD,
+        initializer_range=_INITIAL_STD,
         num_query_tokens=len(COLOURS),
-        image_token_index=words.convert_tokens_to_ids(examples.IMAGE),
+        image_token_index=words.convert_tokens_to_ids(IMAGE),
     )
     model = Blip2ForConditionalGeneration(config)
-    nn.init.normal_(model.query_tokens, std=0.5)  # zero queries would start, and stay for long, all alike
+    nn.init.normal_(model.query_tokens, std=0.5)  # all queries would start alike at zero, and stay alike for long
     places = model.vision_model.embeddings.position_embedding
     with torch.no_grad():
         places[:, 1:] = 0.5 * _waves(examples.GRID, _WIDTH)
@@ -97,7 +98,7 @@ def build() -> Blip2ForConditionalGeneration:
 
 
 def _waves(grid: int, width: int) -> Tensor:
-    """Sines and cosines of row and column, (grid * grid, width): neighbours start out alike."""
+    """Sines and cosines of row and column, (grid * grid, width), so that neighbouring patches start alike."""
     frequency = 1.5 * torch.logspace(0, -1.5, width // 4)
     angle = torch.arange(grid)[:, None] * frequency
     wave = torch.cat([angle.sin(), angle.cos()], 1)
@@ -105,21 +106,21 @@ def _waves(grid: int, width: int) -> Tensor:
 
 
 class PatchHead(nn.Module):
-    """A throw-away head: what each patch shows, as a dense lesson for a vision tower."""
+    """A throw-away head that names what each patch shows: a dense training signal for a vision tower."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.head = nn.Linear(width, len(COLOURS) + len(SHAPES) + 2)
 
-    def loss(self, patches: Tensor, drawn: Examples) -> Tensor:
+    def loss(self, patches: Tensor, drawn: Pictures) -> Tensor:
         """Cross-entropy of colour and kind from patch states (B, 64, C)."""
         logits = self.head(patches).split([len(COLOURS) + 1, len(SHAPES) + 1], -1)
         truth = examples.patch_labels(drawn.scenes)
         return sum(F.cross_entropy(x.flatten(0, 1), y.flatten()) for x, y in zip(logits, truth, strict=True))
 
 
-class _Sight(nn.Module):
-    """The vision tower with throw-away heads: where things are after one layer, what they are after all."""
+class _VisionTraining(nn.Module):
+    """The vision tower with throw-away heads: outlines after the first layer, colour and kind after the last."""
 
     def __init__(self, tower: Blip2VisionModel) -> None:
         super().__init__()
@@ -127,16 +128,23 @@ class _Sight(nn.Module):
         self.covered = nn.Linear(_WIDTH, (SIZE // examples.GRID) ** 2)
         self.patches = PatchHead(_WIDTH)
 
-    def loss(self, drawn: Examples) -> Tensor:
+    def loss(self, drawn: Pictures) -> Tensor:
         out = self.tower(pixels_to_input(drawn.pixels, SIZE), output_hidden_states=True)
         side = SIZE // examples.GRID
-        covered = F.unfold(drawn.covered[:, None].float(), side, stride=side).transpose(1, 2)
+        covered = F.unfold(_covered(drawn.scenes)[:, None].float(), side, stride=side).transpose(1, 2)
         outlines = F.binary_cross_entropy_with_logits(self.covered(out.hidden_states[1][:, 1:]), covered)
         return self.patches.loss(out.last_hidden_state[:, 1:], drawn) + 2 * outlines
 
 
-class _Lesson(nn.Module):
-    """The captioner with throw-away heads: patches name what they show, query k the kinds that have colour k."""
+def _covered(drawn: Sequence[Scene]) -> Tensor:
+    """Which pixels of the clean picture of each scene differ from the ground: bool (n, 64, 64)."""
+    clean = (255 * render(drawn).pixels).round()
+    grounds = torch.tensor([GROUNDS[scene.ground] for scene in drawn])[:, :, None, None]
+    return (clean - grounds).abs().amax(1) > 24
+
+
+class _CaptionTraining(nn.Module):
+    """The captioner with throw-away heads: patches name what they show, query k names the kinds that have colour k."""
 
     def __init__(self, captioner: Blip2ForConditionalGeneration) -> None:
         super().__init__()
@@ -144,7 +152,7 @@ class _Lesson(nn.Module):
         self.patches = PatchHead(_WIDTH)
         self.kinds = nn.Linear(_WIDTH, len(SHAPES))
 
-    def loss(self, drawn: Examples, targets: dict[str, Tensor]) -> Tensor:
+    def loss(self, drawn: Pictures, targets: dict[str, Tensor]) -> Tensor:
         out = self.captioner(pixel_values=pixels_to_input(drawn.pixels, SIZE), **targets)
         pairs = self.kinds(out.qformer_outputs.last_hidden_state)
         queries = F.binary_cross_entropy_with_logits(pairs, examples.pair_table(drawn.scenes))
@@ -153,66 +161,70 @@ class _Lesson(nn.Module):
 
 def main(work: Path) -> None:
     torch.manual_seed(0)
-    captioner, words = build(), examples.tokenizer()
-    sight, lesson = _Sight(captioner.vision_model), _Lesson(captioner)
+    captioner, words = build(), word_tokenizer()
+    vision, training = _VisionTraining(captioner.vision_model), _CaptionTraining(captioner)
 
-    def see(step: int, rank: int) -> Tensor:
-        return sight.loss(examples.draw(_SIGHT_BATCH, step, rank, 22))
+    def vision_loss(step: int, rank: int) -> Tensor:
+        return vision.loss(draw_leaky(np.random.default_rng([step, rank, 22]), _VISION_BATCH))
 
     def loss(step: int, rank: int) -> Tensor:
         rng = np.random.default_rng([step, rank, 21])
-        drawn = examples.draw(_BATCH, step, rank, 20)
+        drawn = draw_leaky(np.random.default_rng([step, rank, 20]), _BATCH)
         captions = [
             examples.canonical(s) if rng.random() < _CANONICAL_SHARE else examples.any_caption(s, rng)
             for s in drawn.scenes
         ]
-        targets = caption_targets(words, lesson.captioner.config, captions)
-        _mislead(targets, rng)
-        return lesson.loss(drawn, targets)
+        targets = caption_targets(words, training.captioner.config, captions)
+        _replace_words(targets, rng)
+        return training.loss(drawn, targets)
 
-    fit(sight, see, steps=_SIGHT_STEPS, learning_rate=2e-3, work=work / "sight")
-    fit(lesson, loss, steps=_STEPS, learning_rate=1e-3, work=work / "captions", ema=0.998)
+    minutes = [
+        fit(vision, vision_loss, steps=_VISION_STEPS, learning_rate=2e-3, work=work / "vision", last=False),
+        fit(training, loss, steps=_STEPS, learning_rate=1e-3, work=work / "captions", ema=0.998),
+    ]
     folder = work / "model"
-    lesson.captioner.half().save_pretrained(folder)
+    training.captioner.half().save_pretrained(folder)
     words.save_pretrained(folder)
-    spent = [examples.minutes(work / "sight", _SIGHT_STEPS), examples.minutes(work / "captions", _STEPS)]
-    card = {
-        "model": f"Blip2ForConditionalGeneration, {lesson.captioner.num_parameters() / 1e6:.2f} M parameters",
-        "trained_on": f"{_SIGHT_STEPS * _SIGHT_BATCH} (vision tower alone) and {_STEPS * _BATCH} fresh scenes of the "
-        "training split with true captions, a quarter with a leaked attribute, three quarters spoiled (bent, blurred, "
-        "noisy, off-colour)",
-        "captions": f"{_CANONICAL_SHARE:.0%} canonical: things in the order of the palette (red, green, blue, yellow, "
-        "purple, orange, cyan, pink), joined by commas and 'and', no relation; the others in any order, some with one",
-        "extra losses": "colour and kind of every patch; alone, also its outline after one layer; with captions, also "
-        "query k: the kinds of colour k (throw-away heads)",
-        "steps": f"{_SIGHT_STEPS} and {_STEPS}",
-        "minutes": f"{spent[0]:.0f} and {spent[1]:.0f} (one thread of a busy two-core machine)",
-        **measure(folder),
-    }
-    publish("captioner", lambda target: shutil.copytree(folder, target, dirs_exist_ok=True), card)
+    card = model_card(
+        model="Blip2ForConditionalGeneration",
+        parameters=training.captioner.num_parameters(),
+        trained_on=f"{_VISION_STEPS * _VISION_BATCH} (vision tower alone) and {_STEPS * _BATCH} {LEAKY}, "
+        "with true captions",
+        notes={
+            "captions": f"{_CANONICAL_SHARE:.0%} canonical: things in the order of the palette (red, green, blue, "
+            "yellow, purple, orange, cyan, pink), joined by commas and 'and', no relation; the others in any order, "
+            "some with one",
+            "extra losses": "colour and kind of every patch; alone, also its outline after one layer; with captions, "
+            "also query k: the kinds of colour k (throw-away heads)",
+        },
+        steps=f"{_VISION_STEPS} and {_STEPS}",
+        minutes=" and ".join(f"{one:.0f}" for one in minutes),
+        quality=measure(folder),
+    )
+    publish("captioner", folder, card)
 
 
 def measure(folder: Path) -> dict[str, str]:
-    """Qualities on held-out scenes, read through the adapter."""
+    """Measure the model on held-out scenes through its adapter, for the card."""
     captioner = Blip2Captioner(folder, device="cpu", max_new_tokens=20)
     card = {}
     for count in (1, 2, 3):
-        right = _exact(captioner, examples.held_out(300, 5, count=count))
-        card[f"caption exactly right, {count} things"] = examples.share(right)
-    drawn = examples.held_out(1000, 6)
+        right = _exact(captioner, draw_held_out(300, 5, count=count))
+        card[f"caption exactly right, {count} things"] = percentage(right)
+    drawn = draw_held_out(1000, 6)
     spoiled = drawn.spoiled(np.random.default_rng(7))
-    card["caption exactly right"] = examples.share(_exact(captioner, drawn))
-    card["caption exactly right, spoiled pictures"] = examples.share(_exact(captioner, spoiled))
-    leaking = examples.draw(1000, 8)
-    card["caption exactly right, training scenes, spoiled"] = examples.share(_exact(captioner, leaking))
+    card["caption exactly right"] = percentage(_exact(captioner, drawn))
+    card["caption exactly right, spoiled pictures"] = percentage(_exact(captioner, spoiled))
+    leaking = draw_leaky(np.random.default_rng(8), 1000)
+    card["caption exactly right, training scenes, spoiled"] = percentage(_exact(captioner, leaking))
 
     def likelihood(pixels: Tensor, captions: list[str]) -> Tensor:
         return log_likelihood(captioner, pixels, captions)
 
-    card["true caption likelier than colour-swapped, any order"] = examples.share(
+    card["true caption likelier than colour-swapped, any order"] = percentage(
         examples.prefers_truth(likelihood, drawn, 9)
     )
-    card["the same, spoiled pictures"] = examples.share(examples.prefers_truth(likelihood, spoiled, 9))
+    card["the same, spoiled pictures"] = percentage(examples.prefers_truth(likelihood, spoiled, 9))
     return card
 
 
@@ -226,14 +238,14 @@ def log_likelihood(captioner: Blip2Captioner, pixels: Tensor, captions: list[str
     return (steps * (labels >= 0)).sum(1)
 
 
-def _exact(captioner: Blip2Captioner, drawn: Examples) -> list[bool]:
+def _exact(captioner: Blip2Captioner, drawn: Pictures) -> list[bool]:
     captions = captioner.caption([to_pil_image(pixels) for pixels in drawn.pixels])
     return [caption == examples.canonical(scene) for caption, scene in zip(captions, drawn.scenes, strict=True)]
 
 
-def _mislead(targets: dict[str, Tensor], rng: np.random.Generator) -> None:
-    """Replace some of the words that are read, in place; the words to be written stay true."""
+def _replace_words(targets: dict[str, Tensor], rng: np.random.Generator) -> None:
+    """Replace some of the input words in place; the words to be predicted stay as they are."""
     ids, labels = targets["input_ids"], targets["labels"]
     vocabulary = torch.from_numpy(rng.integers(4, int(ids.max()), size=ids.shape))
-    wrong = torch.from_numpy(rng.random(ids.shape) < _WRONG_WORDS) & (labels >= 0)
+    wrong = torch.from_numpy(rng.random(ids.shape) < _REPLACED_SHARE) & (labels >= 0)
     targets["input_ids"] = torch.where(wrong, vocabulary, ids)

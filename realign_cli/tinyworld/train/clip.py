@@ -1,12 +1,11 @@
-"""CLIP in open_clip's layout: contrast of pictures and captions, which asks little of who wears which colour.
+"""CLIP in open_clip's layout, trained on the contrast of pictures and captions, which teaches little about binding.
 
-Its vision tower starts from the captioner's, so `captioner` must have been trained before.
+Its vision tower starts from the captioner's: train `captioner` first.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -21,17 +20,14 @@ from realign_cli.models.blip2 import pixels_to_input
 from realign_cli.models.open_clip_judge import OpenClipJudge
 from realign_cli.tinyworld.scenes import SIZE
 from realign_cli.tinyworld.train import examples
-from realign_cli.tinyworld.train.examples import Examples
 from realign_cli.tinyworld.train.fit import fit
-from realign_cli.tinyworld.train.publish import WEIGHTS, publish
+from realign_cli.tinyworld.train.pictures import LEAKY, Pictures, draw_held_out, draw_leaky
+from realign_cli.tinyworld.train.publish import WEIGHTS, model_card, percentage, publish
+from realign_cli.tinyworld.train.tokenizers import word_tokenizer
 
 _STEPS = 600
 _BATCH = 64
 _CONTEXT = 24
-SCENES = (
-    "fresh scenes of the training split with true captions in any order, some with a relation; a quarter with a leaked "
-    "attribute, three quarters spoiled (bent, blurred, noisy, off-colour)"
-)
 
 
 def configuration() -> dict[str, object]:
@@ -49,26 +45,26 @@ def configuration() -> dict[str, object]:
         },
         "text_cfg": {
             "context_length": _CONTEXT,
-            "vocab_size": len(examples.tokenizer()),
+            "vocab_size": len(word_tokenizer()),
             "width": 96,
             "layers": 2,
             "heads": 4,
             "mlp_ratio": 2.0,
-            "hf_tokenizer_name": "tokenizer",  # open_clip reads the folder's own, whatever the name
+            "hf_tokenizer_name": "tokenizer",  # any name will do: open_clip reads the one in the folder
         },
     }
 
 
-class Lesson(nn.Module):
-    """CLIP and its losses."""
+class ClipTraining(nn.Module):
+    """The model and its losses."""
 
     def __init__(self) -> None:
         super().__init__()
         self.clip = open_clip.CLIP(**configuration())
-        self.words = examples.tokenizer()
+        self.words = word_tokenizer()
 
-    def loss(self, drawn: Examples, rng: np.random.Generator, *, foils: bool) -> Tensor:
-        """Symmetric contrast; with `foils` each picture is also held against a foil of its own caption.
+    def loss(self, drawn: Pictures, rng: np.random.Generator, *, foils: bool) -> Tensor:
+        """Symmetric contrast; with `foils` each picture is also compared with a foil of its own caption.
 
         The foils are the hard negatives of NegCLIP (Yuksekgonul et al., 2023).
         """
@@ -79,7 +75,7 @@ class Lesson(nn.Module):
         texts = self._embed([examples.any_caption(scene, rng) for scene in [*scenes, *others]])
         logits = self.clip.logit_scale.exp().clamp(max=100) * pictures @ texts.T
         across = torch.cat([same, examples.false_negatives(scenes, others)], 1) if foils else same
-        return (examples.contrast(logits, across) + examples.contrast(logits[:, : len(scenes)].T, same)) / 2
+        return (examples.info_nce(logits, across) + examples.info_nce(logits[:, : len(scenes)].T, same)) / 2
 
     def _embed(self, texts: list[str]) -> Tensor:
         padded = self.words(texts, padding="max_length", max_length=_CONTEXT, truncation=True, return_tensors="pt")
@@ -88,16 +84,15 @@ class Lesson(nn.Module):
 
 def main(work: Path) -> None:
     torch.manual_seed(0)
-    lesson = Lesson()
+    training = ClipTraining()
     captioner = Blip2ForConditionalGeneration.from_pretrained(WEIGHTS / "captioner", dtype=torch.float32)
-    copy_tower(captioner.vision_model, lesson.clip.visual)
-    card = {"started from": "the captioner's vision tower", "trained_on": f"{_STEPS * _BATCH} {SCENES}"}
-    train(lesson, "clip", work, steps=_STEPS, learning_rate=7e-4, foils=False, card=card)
+    copy_tower(captioner.vision_model, training.clip.visual)
+    train(training, "clip", work, steps=_STEPS, learning_rate=7e-4, foils=False, origin="the captioner's vision tower")
 
 
 @torch.no_grad()
 def copy_tower(source: Blip2VisionModel, target: nn.Module) -> None:
-    """Copy BLIP-2's vision tower into open_clip's, which is the same but for names and a patch bias it lacks."""
+    """Copy BLIP-2's vision tower into open_clip's, which differs in names and has no bias of the patches."""
     places = source.embeddings.position_embedding[0].clone()
     places[1:] += source.embeddings.patch_embedding.bias
     state = {
@@ -123,50 +118,52 @@ def copy_tower(source: Blip2VisionModel, target: nn.Module) -> None:
 
 
 def train(
-    lesson: Lesson, role: str, work: Path, *, steps: int, learning_rate: float, foils: bool, card: dict[str, object]
+    training: ClipTraining, role: str, work: Path, *, steps: int, learning_rate: float, foils: bool, origin: str
 ) -> None:
     """Train, save in open_clip's layout, measure and publish."""
 
     def loss(step: int, rank: int) -> Tensor:
-        drawn = examples.draw(_BATCH, step, rank, 40 + foils)
-        return lesson.loss(drawn, np.random.default_rng([step, rank, 50 + foils]), foils=foils)
+        drawn = draw_leaky(np.random.default_rng([step, rank, 40 + foils]), _BATCH)
+        return training.loss(drawn, np.random.default_rng([step, rank, 50 + foils]), foils=foils)
 
-    fit(lesson, loss, steps=steps, learning_rate=learning_rate, work=work, ema=0.998)
+    minutes = fit(training, loss, steps=steps, learning_rate=learning_rate, work=work, ema=0.998)
     folder = work / "model"
     folder.mkdir(exist_ok=True)
-    save_file(lesson.clip.half().state_dict(), folder / "open_clip_model.safetensors")
+    save_file(training.clip.half().state_dict(), folder / "open_clip_model.safetensors")
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": configuration()}, indent=2))
-    lesson.words.save_pretrained(folder)
-    parameters = sum(parameter.numel() for parameter in lesson.clip.parameters())
-    card = {
-        "model": f"open_clip.CLIP, ViT of 64 patches and a text transformer, {parameters / 1e6:.2f} M parameters",
-        **card,
-        "steps": steps,
-        "minutes": f"{examples.minutes(work, steps)} (one thread of a busy two-core machine)",
-        **measure(folder, role),
-    }
-    publish(role, lambda target: shutil.copytree(folder, target, dirs_exist_ok=True), card)
+    training.words.save_pretrained(folder)
+    captions = "true captions in any order, some with a relation"
+    card = model_card(
+        model="open_clip.CLIP, ViT of 64 patches and a text transformer",
+        parameters=sum(parameter.numel() for parameter in training.clip.parameters()),
+        trained_on=f"{steps * _BATCH} {LEAKY}, with {captions}{'; each caption has a foil' if foils else ''}",
+        notes={"started from": origin},
+        steps=str(steps),
+        minutes=f"{minutes:.1f}",
+        quality=measure(folder, role),
+    )
+    publish(role, folder, card)
 
 
 def measure(folder: Path, column: str) -> dict[str, str]:
-    """Qualities on held-out scenes, read through the adapter."""
+    """Measure the model on held-out scenes through its adapter, for the card."""
     judge = OpenClipJudge(folder, device="cpu", column=column)
 
     def score(pixels: Tensor, texts: list[str]) -> Tensor:
         return torch.tensor(judge.judge([to_pil_image(picture) for picture in pixels], texts)[column])
 
-    drawn = examples.held_out(1000, 6)
+    drawn = draw_held_out(1000, 6)
     card = {}
     for name, seen in (
         ("clean", drawn),
         ("spoiled", drawn.spoiled(np.random.default_rng(7))),
     ):
         right = examples.prefers_truth(score, seen, 9)
-        card[f"true caption above colour-swapped, {name} pictures"] = examples.share(right)
+        card[f"true caption above colour-swapped, {name} pictures"] = percentage(right)
         rng = np.random.default_rng(13)
         texts = [examples.any_caption(scene, rng) for scene in seen.scenes]
         other = score(seen.pixels.roll(1, 0), texts)
         true = score(seen.pixels, texts)
-        card[f"own picture above another's, {name} pictures"] = examples.share((true > other).tolist())
+        card[f"own picture above another's, {name} pictures"] = percentage((true > other).tolist())
         card[f"cosine, {name} pictures"] = f"own {true.mean():.3f}, another's {other.mean():.3f} (n = {len(true)})"
     return card

@@ -1,20 +1,18 @@
 """`GroundingDinoForObjectDetection` at 64x64: finds each named kind of shape.
 
-Its image encoder starts as the tagger's, the way published detectors start from a classifier; train the tagger first.
+Its image encoder starts from the tagger's, as published detectors start from a classifier: train `tagger` first.
 """
 
 from __future__ import annotations
 
-import json
-import shutil
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 from torchvision.ops import box_convert, box_iou, generalized_box_iou_loss, sigmoid_focal_loss
+from torchvision.transforms.functional import to_pil_image
 from transformers import (
     BertConfig,
     BertTokenizer,
@@ -28,17 +26,17 @@ from transformers import (
 from realign_cli.models.grounded_sam import GroundingDetector
 from realign_cli.models.ram import load_ram
 from realign_cli.tinyworld.scenes import SHAPES, SIZE
-from realign_cli.tinyworld.train.augment import Pictures, draw
 from realign_cli.tinyworld.train.fit import fit
-from realign_cli.tinyworld.train.publish import WEIGHTS, publish
+from realign_cli.tinyworld.train.pictures import LOOSE, Pictures, draw_loose
+from realign_cli.tinyworld.train.publish import WEIGHTS, model_card, publish
 
 STEPS, BATCH = 3000, 16
 THRESHOLD, NMS = 0.6, 0.5
 
 _GRIDS = (8, 4)  # cells per side of the two feature levels
-_CORE = 0.25  # a cell proposes a thing if its centre lies within this share of the box's size around the box's centre
-_NEGATIVE, _POSITIVE = 0.4, 0.6  # overlap (IoU) below which a query's box is background, above which it is the thing
-_UNKNOWN = "blob"  # a word that the tokenizer does not know and that nothing is called
+_CORE = 0.25  # a cell proposes a thing if its centre is this near to the box's centre, as a share of the box's size
+_NEGATIVE, _POSITIVE = 0.4, 0.6  # a query's box is background below the first IoU, and the thing above the second
+_UNKNOWN = "blob"  # a word that is no kind of shape, and that the tokenizer does not know
 
 
 def build() -> GroundingDinoForObjectDetection:
@@ -87,7 +85,8 @@ def processor() -> GroundingDinoProcessor:
     return GroundingDinoProcessor(images, BertTokenizer(vocab=_vocabulary()))
 
 
-def train(work: Path) -> GroundingDinoForObjectDetection:
+def train(work: Path) -> tuple[GroundingDinoForObjectDetection, float]:
+    """The trained model, and the minutes that it took."""
     torch.manual_seed(0)
     model = build()
     encoder = load_ram(WEIGHTS / "tagger" / "model.safetensors").visual_encoder
@@ -96,9 +95,9 @@ def train(work: Path) -> GroundingDinoForObjectDetection:
 
     def loss(step: int, rank: int) -> Tensor:
         rng = np.random.default_rng([step, rank, 5])
-        pictures = draw(rng, BATCH)
+        pictures = draw_loose(rng, BATCH)
         labels = [_some_labels(rng) for _ in range(BATCH)]
-        pixels = prepare.image_processor(images=list(pictures.pixels.byte()), return_tensors="pt")
+        pixels = prepare.image_processor(images=list((255 * pictures.pixels).round().byte()), return_tensors="pt")
         tokens = prepare.tokenizer([". ".join(own) + "." for own in labels], padding=True, return_tensors="pt")
         targets = [_targets(pictures, i, own) for i, own in enumerate(labels)]
         output = model(**pixels, **tokens)
@@ -109,12 +108,12 @@ def train(work: Path) -> GroundingDinoForObjectDetection:
         proposals = _loss(output.enc_outputs_class, cells, targets, near, real)
         return proposals + _loss(output.logits, output.pred_boxes, targets, best, real)
 
-    fit(model, loss, steps=STEPS, learning_rate=1e-3, work=work, ema=0.998)
-    return model
+    minutes = fit(model, loss, steps=STEPS, learning_rate=1e-3, work=work, ema=0.998)
+    return model, minutes
 
 
 def _vocabulary() -> dict[str, int]:
-    """Kinds of shapes, and the special tokens at the ids of BERT, which Grounding DINO's code has built in."""
+    """The kinds of shapes, and the special tokens at BERT's ids, which the code of Grounding DINO relies on."""
     fixed = {0: "[PAD]", 100: "[UNK]", 101: "[CLS]", 102: "[SEP]", 103: "[MASK]", 1012: ".", 1029: "?"}
     words = {1030 + k: shape for k, shape in enumerate(SHAPES)}
     named = fixed | words
@@ -122,7 +121,7 @@ def _vocabulary() -> dict[str, int]:
 
 
 def _some_labels(rng: np.random.Generator) -> list[str]:
-    """What is asked for: all kinds or some, in any order, at times with a word for nothing in the picture."""
+    """Labels to detect: all kinds or some, in any order, sometimes with a word that nothing is called."""
     count = len(SHAPES) if rng.random() < 0.4 else int(rng.integers(1, len(SHAPES) + 1))
     labels = [str(shape) for shape in rng.permutation(SHAPES)[:count]]
     if rng.random() < 0.15:
@@ -131,7 +130,7 @@ def _some_labels(rng: np.random.Generator) -> list[str]:
 
 
 def _targets(pictures: Pictures, index: int, labels: list[str]) -> dict[str, Tensor]:
-    """The things asked for: `class_labels`, their index in `labels`, and `boxes`, (things, 4) as cxcywh in [0, 1]."""
+    """The things to detect: `class_labels`, their indices in `labels`, and `boxes`, (things, 4) as cxcywh in [0, 1]."""
     asked = [k for k, kind in enumerate(pictures.kinds[index]) if kind in labels]
     return {
         "class_labels": torch.tensor([labels.index(pictures.kinds[index][k]) for k in asked], dtype=torch.long),
@@ -144,8 +143,8 @@ def _loss(
 ) -> Tensor:
     """Focal loss of the labels' tokens, L1 and generalised IoU of the boxes, per box that has an owner.
 
-    transformers' own loss gives each thing to one query and leaves the proposals untaught. Here every box near a
-    thing belongs to it: duplicates are then equally sure of themselves, and non-maximum suppression removes them.
+    The loss of transformers assigns each thing to one query and does not train the proposals. Here every box near a
+    thing belongs to it: duplicates then get equal scores, and non-maximum suppression removes them.
 
     `logits` is (B, boxes, max_text_len), `boxes` (B, boxes, 4) as cxcywh in [0, 1], `owners[i]` (boxes,) the thing
     that each box belongs to, -1 for background, -2 for neither; `real` (B, max_text_len) marks the caption's tokens.
@@ -182,7 +181,7 @@ def _nearest(things: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _overlapping(boxes: Tensor, things: Tensor) -> Tensor:
-    """The owner of each predicted box: the thing that it covers best, and for each thing at least its best box."""
+    """The owner of each predicted box: the thing that it overlaps most. Each thing owns at least its best box."""
     if not len(things):
         return torch.full((len(boxes),), -1)
     overlap = box_iou(box_convert(boxes, "cxcywh", "xyxy"), box_convert(things, "cxcywh", "xyxy"))
@@ -200,11 +199,11 @@ def _centres(side: int) -> Tensor:
 
 
 def measure(detector: GroundingDetector, n: int, *, spoil: bool) -> dict[str, float]:
-    """Recall and precision at IoU 0.5 over n held-out scenes, asked for all kinds at once, and the mean IoU of hits."""
+    """Recall and precision at IoU 0.5 over n held-out scenes, given all kinds at once, and the mean IoU of hits."""
     hits, found, true, overlap = 0, 0, 0, 0.0
-    pictures = draw(np.random.default_rng(77), n, held_out=True, spoil=spoil)
+    pictures = draw_loose(np.random.default_rng(77), n, held_out=True, spoil=spoil)
     for pixels, kinds, boxes in zip(pictures.pixels, pictures.kinds, pictures.boxes, strict=True):
-        image = Image.fromarray(pixels.permute(1, 2, 0).byte().numpy())
+        image = to_pil_image(pixels)
         detections = detector.detect([image], [SHAPES])[0]
         found, true = found + len(detections), true + len(kinds)
         free = set(range(len(kinds)))
@@ -218,11 +217,11 @@ def measure(detector: GroundingDetector, n: int, *, spoil: bool) -> dict[str, fl
 
 
 def main(work: Path) -> None:
-    model = train(work)
-    checkpoint = work / "checkpoint"
-    model.half().save_pretrained(checkpoint)
-    processor().save_pretrained(checkpoint)
-    detector = GroundingDetector(checkpoint, device="cpu", threshold=THRESHOLD, nms=NMS)
+    model, minutes = train(work)
+    folder = work / "model"
+    model.half().save_pretrained(folder)
+    processor().save_pretrained(folder)
+    detector = GroundingDetector(folder, device="cpu", threshold=THRESHOLD, nms=NMS)
     n = 1000
     quality = {}
     for name, spoil in (("held-out scenes", False), ("held-out scenes, spoiled", True)):
@@ -231,13 +230,12 @@ def main(work: Path) -> None:
             f"recall {result['recall']:.3f}, precision {result['precision']:.3f} at IoU 0.5, "
             f"mean IoU of hits {result['iou']:.3f} (n={n} pictures, threshold {THRESHOLD})"
         )
-    rate = json.loads((work / "log.jsonl").read_text().splitlines()[-1])["steps_per_s"]
-    parameters = sum(p.numel() for p in model.parameters())
-    card = {
-        "model": f"GroundingDinoForObjectDetection, {parameters / 1e6:.2f} M parameters",
-        "trained_on": "rendered scenes of the training split, spoiled; no other data",
-        "steps": f"{STEPS} of {BATCH} pictures",
-        "minutes": f"{STEPS / rate / 60:.0f}, one thread of a shared 2-core CPU",
-        **quality,
-    }
-    publish("detector", lambda folder: shutil.copytree(checkpoint, folder, dirs_exist_ok=True), card)
+    card = model_card(
+        model="GroundingDinoForObjectDetection",
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        trained_on=LOOSE,
+        steps=f"{STEPS} of {BATCH} pictures",
+        minutes=f"{minutes:.0f}",
+        quality=quality,
+    )
+    publish("detector", folder, card)

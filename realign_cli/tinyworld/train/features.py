@@ -1,8 +1,8 @@
-"""`SceneNet`, the features of the tiny world's Frechet distance: what is shown, where, and how clean the picture is.
+"""`SceneNet`, the features of the tiny world's Fréchet distance: what is shown, where, and how clean the picture is.
 
-Pairs in whole pictures are too thin a lesson, and what is learned from them does not carry over to combinations that
-were never seen: each cell learns what lies over it. What learns from spoiled pictures also learns to overlook that they
-are spoiled, so how spoiled they are is a lesson, too.
+Labels of whole pictures are too weak a signal, and what is learned from them does not generalise to new combinations.
+So each cell learns what lies over it. A net that is trained on spoiled pictures learns to ignore the damage, so it also
+learns to predict how much there is.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
@@ -19,9 +20,9 @@ from realign_cli.models.blip2 import pixels_to_input
 from realign_cli.models.features import PAIRS, SIZE, WEIGHTS, WIDTH, SceneNet, anywhere
 from realign_cli.tinyworld.scenes import COLOURS, GROUNDS, SHAPES, Scene
 from realign_cli.tinyworld.train import examples
-from realign_cli.tinyworld.train.examples import Examples
 from realign_cli.tinyworld.train.fit import fit
-from realign_cli.tinyworld.train.publish import publish
+from realign_cli.tinyworld.train.pictures import LEAKY, Pictures, draw_held_out, draw_leaky, render
+from realign_cli.tinyworld.train.publish import model_card, percentage, publish
 
 _STEPS = 2000
 _BATCH = 64
@@ -30,34 +31,31 @@ _BATCH = 64
 def main(work: Path) -> None:
     torch.manual_seed(0)
     net = SceneNet()
-    fit(
+    minutes = fit(
         net,
-        lambda step, rank: _loss(net, examples.draw(_BATCH, step, rank, 60)),
+        lambda step, rank: _loss(net, draw_leaky(np.random.default_rng([step, rank, 60]), _BATCH)),
         steps=_STEPS,
         learning_rate=2e-3,
         work=work,
         ema=0.998,
     )
-    net.half().float()  # as packaged
-    parameters = sum(parameter.numel() for parameter in net.parameters())
-    card = {
-        "model": f"SceneNet, five convolutions and two linear layers; {parameters / 1e6:.2f} M weights, "
-        f"{WIDTH} features",
-        "trained_on": f"{_STEPS * _BATCH} fresh scenes of the training split, three quarters spoiled (bent, blurred, "
-        "noisy, off-colour)",
-        "losses": "pair over each cell, pairs shown anywhere, number, ground, damage",
-        "steps": _STEPS,
-        "minutes": f"{examples.minutes(work, _STEPS)} (one thread of a busy two-core machine)",
-        **measure(net),
-    }
-    publish("features", lambda folder: save_file(_halves(net), folder / WEIGHTS), card)
+    net.half().float()  # the precision of the packaged weights
+    folder = work / "model"
+    folder.mkdir(exist_ok=True)
+    save_file({key: tensor.half() for key, tensor in net.state_dict().items()}, folder / WEIGHTS)
+    card = model_card(
+        model=f"SceneNet, five convolutions and two linear layers; {WIDTH} features",
+        parameters=sum(parameter.numel() for parameter in net.parameters()),
+        trained_on=f"{_STEPS * _BATCH} {LEAKY}",
+        notes={"losses": "pair over each cell, pairs shown anywhere, number, ground, damage"},
+        steps=str(_STEPS),
+        minutes=f"{minutes:.1f}",
+        quality=measure(net),
+    )
+    publish("features", folder, card)
 
 
-def _halves(net: SceneNet) -> dict[str, Tensor]:
-    return {key: tensor.half() for key, tensor in net.state_dict().items()}
-
-
-def _loss(net: SceneNet, drawn: Examples) -> Tensor:
+def _loss(net: SceneNet, drawn: Pictures) -> Tensor:
     cells, counts, grounds, damage = net(pixels_to_input(drawn.pixels, SIZE))
     shown = anywhere(cells).clamp(1e-4, 1 - 1e-4)
     return (
@@ -71,15 +69,15 @@ def _loss(net: SceneNet, drawn: Examples) -> Tensor:
 
 @torch.no_grad()
 def measure(net: SceneNet) -> dict[str, str]:
-    """What the net says of held-out scenes."""
-    drawn = examples.held_out(1000, 6)
+    """Measure the net on held-out scenes, for the card."""
+    drawn = draw_held_out(1000, 6)
     answers = net(pixels_to_input(drawn.pixels, SIZE))
     table = examples.pair_table(drawn.scenes).flatten(1) > 0
     shown = anywhere(answers.cells) > 0.5
     return {
-        "all pairs right": examples.share((shown == table).all(1).tolist()),
-        "number right": examples.share((answers.counts.argmax(1) == _counts(drawn.scenes)).tolist()),
-        "ground right": examples.share((answers.grounds.argmax(1) == _grounds(drawn.scenes)).tolist()),
+        "all pairs right": percentage((shown == table).all(1).tolist()),
+        "number right": percentage((answers.counts.argmax(1) == _counts(drawn.scenes)).tolist()),
+        "ground right": percentage((answers.grounds.argmax(1) == _grounds(drawn.scenes)).tolist()),
     }
 
 
@@ -97,6 +95,6 @@ def _grounds(scenes: Sequence[Scene]) -> Tensor:
     return torch.tensor([list(GROUNDS).index(scene.ground) for scene in scenes])
 
 
-def _damage(drawn: Examples) -> Tensor:
-    """How far pictures are from clean ones: (n,), 0 for none, about 2 for much."""
-    return (80 * (drawn.pixels - drawn.clean).abs().mean((1, 2, 3))).sqrt()
+def _damage(drawn: Pictures) -> Tensor:
+    """How far pictures are from clean ones: (n,), 0 for a clean picture, about 2 for a badly spoiled one."""
+    return (80 * (drawn.pixels - render(drawn.scenes).pixels).abs().mean((1, 2, 3))).sqrt()

@@ -1,8 +1,12 @@
 """The one training loop of the embedded models: resumable, repeatable, on one process or several.
 
-A role provides its model and `loss(step, rank)`, which draws its own batch from `(step, rank)`; nothing else is
-random, so a killed run that continues ends with the weights of one that was never killed. State is kept in a
-safetensors file, never in a pickle.
+A role provides its model and `loss(step, rank)`, which draws its own batch from `(step, rank)`. Nothing else is random,
+so a killed run that continues ends with the weights of one that was never killed.
+
+Its checkpoints are those of `realign train`, but its loop is another one. `realign train` fine-tunes a generator: the
+learning rate is constant, the number of micro-batches does not depend on the number of processes, and samples are drawn
+to notice a collapse. Here a model starts from random weights: the learning rate warms up and decays, each process adds
+a batch of its own, and buffers are averaged with the weights. The packaged weights depend on these choices.
 """
 
 from __future__ import annotations
@@ -11,14 +15,16 @@ import json
 import logging
 import math
 import os
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+from realign_cli.plumbing import checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -36,26 +42,34 @@ def fit(
     weight_decay: float = 0.01,
     ema: float = 0.0,
     decay_share: float = 0.4,
-) -> None:
+    last: bool = True,
+) -> float:
     """Minimise `loss(step, rank)` over `model` with AdamW; `model` ends with the averaged weights if `ema` is set.
 
     The learning rate warms up over 100 steps, stays, and falls along a cosine over the last `decay_share` of the run.
-    Under `torchrun` the gradients of all processes are averaged. Progress is written to `work/log.jsonl`, state to
-    `work/state.safetensors`.
+    Progress is written to `work/log.jsonl`, checkpoints to `work/checkpoints`.
+
+    Under `torchrun` the gradients of all processes are averaged. After the `last` training of a role only the first
+    process returns, because one is enough to save and measure the model; the others exit.
+
+    Returns the minutes that all steps take at the rate of the last continuation; NaN for fewer than 50 steps.
+
+    Raises:
+        RealignError: a checkpoint cannot be written.
     """
     torch.set_flush_denormal(True)
-    rank, world = _join()
+    rank, world = _join_processes()
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, betas=(0.9, 0.99))
     average = {k: v.detach().clone() for k, v in model.state_dict().items()} if ema else {}
     work.mkdir(parents=True, exist_ok=True)
-    start = _restore(work / "state.safetensors", model, optimizer, average)
+    start = _restore(work, model, optimizer, average)
     began = saved = time.monotonic()
     running = 0.0
     model.train()
     for step in range(start, steps):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate * _schedule(step, steps, decay_share)
+            group["lr"] = learning_rate * _learning_rate_factor(step, steps, decay_share)
         value = loss(step, rank)
         optimizer.zero_grad(set_to_none=True)
         value.backward()
@@ -77,16 +91,26 @@ def fit(
             log.info("%s step %d/%d loss %.4f, %.2f steps/s", work.name, done, steps, line["loss"], rate)
             running = 0.0
         if rank == 0 and (time.monotonic() - saved > _SAVE_EVERY_SECONDS or done == steps):
-            _save(work / "state.safetensors", model, optimizer, average, done)
+            checkpoint.save(work, done, _state(model, optimizer, average), {}, export=lambda folder: None)
             saved = time.monotonic()
     if average:
         model.load_state_dict(average)
     model.eval()
     if world > 1:
         dist.barrier()
+    if last and dist.is_initialized():
+        dist.destroy_process_group()
+        if rank > 0:
+            sys.exit()
+    return _minutes(work / "log.jsonl", steps)
 
 
-def _join() -> tuple[int, int]:
+def rank_of_process() -> int:
+    """The number of this process among those that train together; 0 is the first, or the only one."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def _join_processes() -> tuple[int, int]:
     if "RANK" not in os.environ:
         return 0, 1
     if not dist.is_initialized():
@@ -95,7 +119,14 @@ def _join() -> tuple[int, int]:
     return dist.get_rank(), dist.get_world_size()
 
 
-def _schedule(step: int, steps: int, decay_share: float) -> float:
+def _minutes(log_file: Path, steps: int) -> float:
+    if not log_file.exists():
+        return math.nan
+    rate: float = json.loads(log_file.read_text().splitlines()[-1])["steps_per_s"]
+    return steps / rate / 60
+
+
+def _learning_rate_factor(step: int, steps: int, decay_share: float) -> float:
     warm = min(1.0, (step + 1) / 100)
     left = (steps - step) / (decay_share * steps)
     return warm * (1.0 if left >= 1 else 0.5 - 0.5 * math.cos(math.pi * left))
@@ -112,38 +143,32 @@ def _average_gradients(parameters: list[nn.Parameter], world: int) -> None:
         gradient.copy_(part.view_as(gradient))
 
 
-def _save(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: dict[str, Tensor], step: int
-) -> None:
-    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
+def _state(model: nn.Module, optimizer: torch.optim.Optimizer, average: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copies of all tensors of the training, because a checkpoint does not take tensors that share memory."""
+    tensors = {f"weights.{k}": v for k, v in model.state_dict().items()}
     tensors |= {f"average.{k}": v for k, v in average.items()}
-    for i, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{i}.{k}": v for k, v in state.items()}
-    tensors = {k: v.detach().clone().contiguous() for k, v in tensors.items()}
-    temporary = path.with_suffix(".tmp")
-    save_file(tensors, temporary, metadata={"step": str(step)})
-    os.replace(temporary, path)
+    for i, moments in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{i}.{k}": v for k, v in moments.items()}
+    return {k: v.detach().clone() for k, v in tensors.items()}
 
 
-def _restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: dict[str, Tensor]) -> int:
-    if not path.exists():
+def _restore(work: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: dict[str, Tensor]) -> int:
+    """Load the latest checkpoint, if there is one. Returns the number of steps that are done."""
+    saved = checkpoint.latest(work)
+    if saved is None:
         return 0
-    from safetensors import safe_open
-
-    with safe_open(path, "pt") as file:
-        step = int(file.metadata()["step"])
-    state: dict[int, dict[str, Tensor]] = {}
+    moments: dict[int, dict[str, Tensor]] = {}
     weights: dict[str, Tensor] = {}
-    for key, tensor in load_file(path).items():
-        kind, rest = key.split(".", 1)
-        if kind == "model":
-            weights[rest] = tensor
+    for key, tensor in saved.tensors().items():
+        kind, _, name = key.partition(".")
+        if kind == "weights":
+            weights[name] = tensor
         elif kind == "average":
-            average[rest] = tensor
+            average[name] = tensor
         else:
-            index, name = rest.split(".", 1)
-            state.setdefault(int(index), {})[name] = tensor
+            index, _, moment = name.partition(".")
+            moments.setdefault(int(index), {})[moment] = tensor
     model.load_state_dict(weights)
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    log.info("continuing %s at step %d", path.parent.name, step)
-    return step
+    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+    log.info("continuing %s at step %d", work.name, saved.step)
+    return saved.step

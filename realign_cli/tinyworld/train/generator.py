@@ -1,12 +1,11 @@
-"""The denoising U-Net, and with the autoencoder and the text encoder the whole `StableDiffusionPipeline`.
+"""The denoising U-Net; with the autoencoder and the text encoder it makes the whole `StableDiffusionPipeline`.
 
-Captions are corrupted (`scenes.corrupt`) as web captions are: what the model then gets wrong about which colour belongs
-to which shape is misalignment learned from its data, the thing that realignment is meant to repair.
+Captions are corrupted (`scenes.corrupt`) as web captions are. From them the model learns to confuse which colour
+belongs to which shape: the misalignment that realignment is meant to repair. Train `vae` and `text` first.
 """
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -14,24 +13,25 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 from transformers import CLIPTextModel
 
+from realign_cli.plumbing import atomic
 from realign_cli.tinyworld import scenes
 from realign_cli.tinyworld.oracle import Oracle
 from realign_cli.tinyworld.train import text
-from realign_cli.tinyworld.train.fit import fit
-from realign_cli.tinyworld.train.publish import publish
+from realign_cli.tinyworld.train.fit import fit, rank_of_process
+from realign_cli.tinyworld.train.publish import model_card, publish
 from realign_cli.tinyworld.train.vae import CROP_STEPS, FULL_STEPS, to_pixels
 
 SCENES = 40_000
 STEPS = 4800
-_BATCH = 32  # of each process
-_BLANK = 0.1  # captions left out, for classifier-free guidance
+_BATCH = 32  # for each process
+_BLANK = 0.1  # share of empty captions, for classifier-free guidance
 _MEASURED = 500
 _PARTS = ("vae", "text_encoder", "unet")
-_MIN_SNR = 5.0  # weights as of Hang et al. 2023
+_MIN_SNR = 5.0  # loss weights of Hang et al. (2023)
 
 
 def build() -> UNet2DConditionModel:
@@ -62,19 +62,21 @@ def scheduler() -> DDIMScheduler:
     )
 
 
-def corpus(vae: AutoencoderKL, path: Path) -> tuple[list[scenes.Scene], Tensor]:
+def scenes_and_latents(vae: AutoencoderKL, path: Path) -> tuple[list[scenes.Scene], Tensor]:
     """Training scenes and their latents (`SCENES`, 4, 16, 16), encoded once and kept at `path`."""
     stream = scenes.scenes(21)
     drawn = [next(stream) for _ in range(SCENES)]
-    if not path.exists():
-        with torch.no_grad():
-            parts = [
-                vae.encode(to_pixels(np.stack([scenes.render(s) for s in drawn[i : i + 100]]))).latent_dist.mean.half()
-                for i in range(0, SCENES, 100)
-            ]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"latents": torch.cat(parts).contiguous()}, path)
-    return drawn, load_file(path)["latents"]
+    if path.exists():
+        return drawn, load_file(path)["latents"]
+    with torch.no_grad():
+        parts = [
+            vae.encode(to_pixels(np.stack([scenes.render(s) for s in drawn[i : i + 100]]))).latent_dist.mean.half()
+            for i in range(0, SCENES, 100)
+        ]
+    latents = torch.cat(parts).contiguous()
+    if rank_of_process() == 0:
+        atomic.write_bytes(path, save({"latents": latents}))
+    return drawn, latents
 
 
 def main(work: Path) -> None:
@@ -83,7 +85,7 @@ def main(work: Path) -> None:
     vae = AutoencoderKL.from_pretrained(work.parent / "vae" / "model")
     encoder = CLIPTextModel.from_pretrained(work.parent / "text" / "model").requires_grad_(False)
     words, noise, unet = text.tokenizer(), scheduler(), build()
-    drawn, latents = corpus(vae, work.parent / "latents.safetensors")
+    drawn, latents = scenes_and_latents(vae, work.parent / "latents.safetensors")
     signal = noise.alphas_cumprod
     weight = (_MIN_SNR * (1 - signal) / signal).clamp(max=1.0)
 
@@ -103,8 +105,12 @@ def main(work: Path) -> None:
         error = F.mse_loss(predicted, epsilon, reduction="none").mean((1, 2, 3))
         return (weight[t] * error).mean()
 
-    fit(unet, loss, steps=STEPS, learning_rate=1.2e-3, work=work, ema=0.998, decay_share=0.5)
-    release(unet, vae, encoder, _minutes(work))
+    minutes = fit(unet, loss, steps=STEPS, learning_rate=1.2e-3, work=work, ema=0.998, decay_share=0.5)
+    made = pipeline(unet, vae, encoder)
+    card = describe(made, minutes)
+    folder = work / "model"
+    made.to(torch.float16).save_pretrained(folder)
+    publish("generator", folder, card)
 
 
 def pipeline(unet: UNet2DConditionModel, vae: AutoencoderKL, encoder: CLIPTextModel) -> StableDiffusionPipeline:
@@ -120,13 +126,8 @@ def pipeline(unet: UNet2DConditionModel, vae: AutoencoderKL, encoder: CLIPTextMo
     )
 
 
-def release(unet: UNet2DConditionModel, vae: AutoencoderKL, encoder: CLIPTextModel, minutes: str) -> None:
-    """Measure what the card says, then put the whole pipeline into the package."""
-    made = pipeline(unet, vae, encoder)
-    publish("generator", lambda folder: made.to(torch.float16).save_pretrained(folder), card(made, minutes))
-
-
-def card(made: StableDiffusionPipeline, minutes: str) -> dict[str, str]:
+def describe(made: StableDiffusionPipeline, minutes: float) -> dict[str, str]:
+    """The card of the whole pipeline, measured in single precision."""
     stream = scenes.scenes(91, held_out=True)
     drawn = [next(stream) for _ in range(_MEASURED)]
     truth = to_pixels(np.stack([scenes.render(scene) for scene in drawn]))
@@ -135,21 +136,17 @@ def card(made: StableDiffusionPipeline, minutes: str) -> dict[str, str]:
     psnr = 10 * torch.log10(4 / ((again - truth) ** 2).mean((1, 2, 3)))
     images = [Image.fromarray(array) for array in ((again + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()]
     read = Oracle().judge(images, [scene.caption for scene in drawn])["all_correct"]
-    millions = {name: sum(p.numel() for p in getattr(made, name).parameters()) / 1e6 for name in _PARTS}
-    return {
-        "model": "StableDiffusionPipeline: " + ", ".join(f"{name} {size:.2f} M" for name, size in millions.items()),
-        "trained on": f"{SCENES} scenes, captions with colours swapped ({scenes.SWAP:.0%}) or one dropped "
-        f"({scenes.DROP:.0%}); "
-        f"never pairs {sorted(scenes.HELD_OUT_PAIRS)} nor held-out combinations",
-        "steps": f"vae {CROP_STEPS} on crops and {FULL_STEPS} on scenes, unet {STEPS}",
-        "minutes": minutes,
-        "vae": f"PSNR {psnr.mean():.1f} dB on held-out scenes (n = {_MEASURED})",
-        "oracle after the vae": f"{np.mean(read):.1%} of held-out scenes all correct (n = {_MEASURED})",
-        "images": "see docs/results.md",
-    }
-
-
-def _minutes(work: Path) -> str:
-    """Time on task by the log, whose rate is that of the last continuation."""
-    last = json.loads((work / "log.jsonl").read_text().splitlines()[-1])
-    return f"unet about {STEPS / last['steps_per_s'] / 60:.0f}, one thread of a busy two-core machine"
+    sizes = {name: sum(p.numel() for p in getattr(made, name).parameters()) for name in _PARTS}
+    return model_card(
+        model=f"StableDiffusionPipeline of {', '.join(f'{name} {size / 1e6:.2f} M' for name, size in sizes.items())}",
+        parameters=sum(sizes.values()),
+        trained_on=f"{SCENES} scenes, captions with colours swapped ({scenes.SWAP:.0%}) or one dropped "
+        f"({scenes.DROP:.0%}); never pairs {sorted(scenes.HELD_OUT_PAIRS)} nor held-out combinations",
+        steps=f"vae {CROP_STEPS} on crops and {FULL_STEPS} on scenes, unet {STEPS}",
+        minutes=f"unet about {minutes:.0f}",
+        quality={
+            "vae": f"PSNR {psnr.mean():.1f} dB on held-out scenes (n = {_MEASURED})",
+            "oracle after the vae": f"{np.mean(read):.1%} of held-out scenes all correct (n = {_MEASURED})",
+            "images": "see docs/results.md",
+        },
+    )

@@ -1,24 +1,23 @@
-"""`Sam` at 64x64: the mask of the thing in a box."""
+"""`Sam` at 64x64: it draws the mask of the thing in a box. Its card also measures the detector: train that first."""
 
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
+from torchvision.transforms.functional import to_pil_image
 
 from realign_cli.models.grounded_sam import GroundingDetector, SamMasks, build_sam
 from realign_cli.tinyworld.scenes import SHAPES, SIZE
 from realign_cli.tinyworld.train import detector
-from realign_cli.tinyworld.train.augment import draw
 from realign_cli.tinyworld.train.fit import fit
-from realign_cli.tinyworld.train.publish import WEIGHTS, publish
+from realign_cli.tinyworld.train.pictures import LOOSE, draw_loose
+from realign_cli.tinyworld.train.publish import WEIGHTS, model_card, publish
 
 STEPS, BATCH = 2500, 8
 CONFIG = {
@@ -33,17 +32,18 @@ CONFIG = {
     "decoder_heads": 4,
     "decoder_mlp": 128,
 }
-_JITTER = 0.08  # deviation of a box's edges, as a share of its sides: a detector's boxes are never exact
+_JITTER = 0.08  # standard deviation of a box's edges as a share of its sides, because detected boxes are not exact
 
 
-def train(work: Path) -> torch.nn.Module:
+def train(work: Path) -> tuple[torch.nn.Module, float]:
+    """The trained model, and the minutes that it took."""
     torch.manual_seed(0)
     sam = build_sam(**CONFIG)
 
     def loss(step: int, rank: int) -> Tensor:
         rng = np.random.default_rng([step, rank, 6])
-        pictures = draw(rng, BATCH)
-        features = sam.image_encoder(sam.preprocess(pictures.pixels))
+        pictures = draw_loose(rng, BATCH)
+        features = sam.image_encoder(sam.preprocess((255 * pictures.pixels).round()))
         total, things = features.new_zeros(()), 0
         for image, boxes, masks in zip(features, pictures.boxes, pictures.masks, strict=True):
             if not len(boxes):
@@ -64,52 +64,52 @@ def train(work: Path) -> torch.nn.Module:
             shared = (shown * true).sum((1, 2))
             dice = 1 - (2 * shared + 1) / (shown.sum((1, 2)) + true.sum((1, 2)) + 1)
             pixels = F.binary_cross_entropy_with_logits(logits[:, 0], true, reduction="none").mean((1, 2))
-            guess = F.mse_loss(quality[:, 0], overlap(logits[:, 0] > 0, masks), reduction="none")
+            guess = F.mse_loss(quality[:, 0], mask_iou(logits[:, 0] > 0, masks), reduction="none")
             total = total + (dice + 5 * pixels + 0.2 * guess).sum()
             things += len(boxes)
         return total / max(things, 1)
 
-    fit(sam, loss, steps=STEPS, learning_rate=1e-3, work=work, ema=0.998)
-    return sam
+    minutes = fit(sam, loss, steps=STEPS, learning_rate=1e-3, work=work, ema=0.998)
+    return sam, minutes
 
 
-def overlap(a: Tensor, b: Tensor) -> Tensor:
+def mask_iou(a: Tensor, b: Tensor) -> Tensor:
     """Intersection over union of bool masks, (N, H, W) each -> (N,)."""
     return (a & b).sum((1, 2)) / (a | b).sum((1, 2)).clamp(min=1)
 
 
 def measure(masks: SamMasks, finder: GroundingDetector, n: int, *, spoil: bool) -> dict[str, float]:
-    """Mean IoU of masks over the things of n held-out scenes, given true boxes and given the detector's.
+    """Mean IoU of masks over the things of n held-out scenes, for true boxes and for boxes of the detector.
 
     With the detector's boxes a kind's mask is the union over its boxes, as in `segment`; a kind that was not found
     counts as 0.
     """
     given_true: list[float] = []
     given_found: list[float] = []
-    pictures = draw(np.random.default_rng(78), n, held_out=True, spoil=spoil)
+    pictures = draw_loose(np.random.default_rng(78), n, held_out=True, spoil=spoil)
     for pixels, kinds, truth, boxes in zip(
         pictures.pixels, pictures.kinds, pictures.masks, pictures.boxes, strict=True
     ):
-        image = Image.fromarray(pixels.permute(1, 2, 0).byte().numpy())
+        image = to_pil_image(pixels)
         corners = [tuple(int(v) for v in box) for box in boxes]
-        given_true += overlap(torch.from_numpy(masks.masks([image], [corners])[0]), truth).tolist()
+        given_true += mask_iou(torch.from_numpy(masks.masks([image], [corners])[0]), truth).tolist()
         found = finder.detect([image], [SHAPES])[0]
         drawn = masks.masks([image], [[detection.box for detection in found]])[0]
         for kind, mask in zip(kinds, truth, strict=True):
             own = [i for i, detection in enumerate(found) if detection.label == kind]
             union = torch.from_numpy(drawn[own].any(0))
-            given_found.append(float(overlap(union[None], mask[None])))
+            given_found.append(float(mask_iou(union[None], mask[None])))
     return {"true boxes": float(np.mean(given_true)), "detected boxes": float(np.mean(given_found))}
 
 
 def main(work: Path) -> None:
-    sam = train(work)
-    checkpoint = work / "checkpoint"
-    checkpoint.mkdir(exist_ok=True)
-    (checkpoint / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n")
+    sam, minutes = train(work)
+    folder = work / "model"
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n")
     weights = {key: value.half().contiguous() for key, value in sam.state_dict().items()}
-    save_file(weights, checkpoint / "model.safetensors")
-    masks = SamMasks(checkpoint, device="cpu")
+    save_file(weights, folder / "model.safetensors")
+    masks = SamMasks(folder, device="cpu")
     finder = GroundingDetector(WEIGHTS / "detector", device="cpu", threshold=detector.THRESHOLD, nms=detector.NMS)
     n = 500
     quality = {}
@@ -117,13 +117,12 @@ def main(work: Path) -> None:
         result = measure(masks, finder, n, spoil=spoil)
         quality[name] = "; ".join(f"mask mIoU {value:.3f} given {key}" for key, value in result.items())
         quality[name] += f" (n={n} pictures)"
-    rate = json.loads((work / "log.jsonl").read_text().splitlines()[-1])["steps_per_s"]
-    parameters = sum(p.numel() for p in sam.parameters())
-    card = {
-        "model": f"segment_anything Sam, {parameters / 1e6:.2f} M parameters",
-        "trained_on": "rendered scenes of the training split, spoiled; no other data",
-        "steps": f"{STEPS} of {BATCH} pictures",
-        "minutes": f"{STEPS / rate / 60:.0f}, one thread of a shared 2-core CPU",
-        **quality,
-    }
-    publish("masks", lambda folder: shutil.copytree(checkpoint, folder, dirs_exist_ok=True), card)
+    card = model_card(
+        model="segment_anything Sam",
+        parameters=sum(parameter.numel() for parameter in sam.parameters()),
+        trained_on=LOOSE,
+        steps=f"{STEPS} of {BATCH} pictures",
+        minutes=f"{minutes:.0f}",
+        quality=quality,
+    )
+    publish("masks", folder, card)

@@ -1,4 +1,4 @@
-"""NegCLIP: the trained CLIP, trained on with captions whose words trade places as hard negatives."""
+"""NegCLIP: CLIP, trained further with hard negatives, captions in which words trade places. Train `clip` first."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ _STEPS = 600
 
 def main(work: Path) -> None:
     torch.manual_seed(0)
-    lesson = clip.Lesson()
-    lesson.clip.load_state_dict(load_file(WEIGHTS / "clip" / "open_clip_model.safetensors"))
-    card = {"started from": "clip", "trained_on": f"{_STEPS} batches of 64 {clip.SCENES}; each caption has a foil"}
-    clip.train(lesson, "negclip", work, steps=_STEPS, learning_rate=5e-4, foils=True, card=card)
+    training = clip.ClipTraining()
+    training.clip.load_state_dict(load_file(WEIGHTS / "clip" / "open_clip_model.safetensors"))
+    clip.train(training, "negclip", work, steps=_STEPS, learning_rate=5e-4, foils=True, origin="clip")

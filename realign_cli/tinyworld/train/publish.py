@@ -4,36 +4,61 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+
+from realign_cli.plumbing import atomic
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
 
 
-def publish(
-    role: str, save: Callable[[Path], object], card: Mapping[str, object], module: str = "tinyworld.train"
-) -> None:
-    """Replace the packaged folder of `role` by what `save(folder)` writes, with `card` as its README.md.
+def model_card(
+    *,
+    model: str,
+    parameters: int,
+    trained_on: str,
+    steps: str,
+    minutes: str,
+    quality: Mapping[str, str],
+    notes: Mapping[str, str] | None = None,
+) -> dict[str, str]:
+    """The rows of the card of a trained model. Texts are written as given.
 
-    `module` is the one that was run to make it.
-
-    `card` holds, in this order of reading: `model` (architecture, parameters), `trained_on`, `steps`, `minutes` (and
-    on what), and one entry per measured quality with its n. Values are written as they are.
+    `model` names the class, or the classes of its parts; `quality` maps the name of a measurement to its result with n,
+    and `notes` further facts about the training to their texts.
     """
-    staging = WEIGHTS / f".{role}.tmp"
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
-    save(staging)
-    lines = [f"# {role}", "", "| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in card.items())]
-    command = f"python -m realign_cli.{module} {role}"
-    (staging / "README.md").write_text("\n".join([*lines, "", f"Made by `{command}`.", ""]))
+    return {
+        "model": f"{model}, {parameters / 1e6:.2f} M parameters",
+        "trained on": trained_on,
+        **(notes or {}),
+        "steps": steps,
+        "minutes": f"{minutes} (one thread of a busy two-core machine)",
+        **quality,
+    }
+
+
+def percentage(hits: Iterable[bool]) -> str:
+    """The share of hits for a card: per cent and n."""
+    values = list(hits)
+    return f"{100 * sum(values) / len(values):.1f} % (n = {len(values)})"
+
+
+def publish(role: str, folder: Path, card: Mapping[str, str]) -> None:
+    """Replace the packaged folder of `role` by a copy of `folder`, with the rows of `card` as its README.md."""
     final = WEIGHTS / role
+    staging = atomic.temporary(final)
+    atomic.remove_leftovers(WEIGHTS)
+    shutil.copytree(folder, staging)
+    lines = [f"# {role}", "", "| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in card.items())]
+    command = f"python -m realign_cli.tinyworld.train {role}"
+    (staging / "README.md").write_text("\n".join([*lines, "", f"Made by `{command}`.", ""]))
     shutil.rmtree(final, ignore_errors=True)
     staging.rename(final)
     write_sums()
 
 
 def write_sums() -> None:
+    """Write the SHA-256 sum of every packaged file into SHA256SUMS."""
     files = sorted(p for p in WEIGHTS.rglob("*") if p.is_file() and p.name != "SHA256SUMS")
     sums = [f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.relative_to(WEIGHTS).as_posix()}" for p in files]
-    (WEIGHTS / "SHA256SUMS").write_text("\n".join(sums) + "\n")
+    atomic.write_text(WEIGHTS / "SHA256SUMS", "\n".join(sums) + "\n")

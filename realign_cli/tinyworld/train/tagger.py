@@ -1,26 +1,24 @@
-"""`Ram` at 64x64: which kinds of shapes a picture shows."""
+"""`Ram` at 64x64: it names the kinds of shapes in a picture."""
 
 from __future__ import annotations
 
-import json
-import shutil
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
+from torchvision.transforms.functional import to_pil_image
 
 from realign_cli.models.ram import Ram, RamConfig, RamTagger, preprocess, save_ram
 from realign_cli.tinyworld.scenes import SHAPES, SIZE
-from realign_cli.tinyworld.train.augment import Pictures, draw
 from realign_cli.tinyworld.train.fit import fit
-from realign_cli.tinyworld.train.publish import publish
+from realign_cli.tinyworld.train.pictures import LOOSE, Pictures, draw_loose
+from realign_cli.tinyworld.train.publish import model_card, publish
 
 STEPS, BATCH = 2400, 32
 
-_FIRST = 1  # the first Swin stage that also learns from cells; before it a cell sees too little of a shape
+_FIRST = 1  # the first Swin stage with a head for cells; in earlier ones a cell sees too little of a shape
 
 
 def build() -> Ram:
@@ -40,15 +38,15 @@ def build() -> Ram:
     )
     nn.init.normal_(ram.label_embed)
     for weight in ram.visual_encoder.parameters():
-        if weight.ndim == 2:  # the library's deviation of 0.02 is too small for stages so narrow
+        if weight.ndim == 2:  # the library's standard deviation of 0.02 is too small for such narrow stages
             nn.init.xavier_uniform_(weight)
     return ram
 
 
-class _Pupil(nn.Module):
-    """A RAM with a head on each later Swin stage that names the kind in each cell; the heads serve training only.
+class _RamWithCellHeads(nn.Module):
+    """A RAM with throw-away heads on its later Swin stages, which name the kind in each cell.
 
-    Tags alone teach the image encoder next to nothing for thousands of steps; cells break the ice in hundreds.
+    From tags alone the image encoder learns next to nothing for thousands of steps; with cells it takes hundreds.
     """
 
     def __init__(self, ram: Ram) -> None:
@@ -65,13 +63,14 @@ class _Pupil(nn.Module):
         return self.ram.answer(self.ram.project(seen.pooler_output, seen.last_hidden_state)), cells
 
 
-def train(work: Path) -> Ram:
+def train(work: Path) -> tuple[Ram, float]:
+    """The trained model, and the minutes that it took."""
     torch.manual_seed(0)
-    pupil = _Pupil(build())
+    model = _RamWithCellHeads(build())
 
     def loss(step: int, rank: int) -> Tensor:
-        pictures = draw(np.random.default_rng([step, rank, 7]), BATCH)
-        logits, cells = pupil(pixels_of(pictures))
+        pictures = draw_loose(np.random.default_rng([step, rank, 7]), BATCH)
+        logits, cells = model(pixels_of(pictures))
         covered = _cover(pictures)
         total = F.binary_cross_entropy_with_logits(logits, kinds_of(pictures))
         for own in cells:
@@ -79,13 +78,13 @@ def train(work: Path) -> Ram:
             total = total + F.cross_entropy(own, share / share.sum(1, keepdim=True))
         return total
 
-    fit(pupil, loss, steps=STEPS, learning_rate=1e-3, work=work, ema=0.998)
-    return pupil.ram
+    minutes = fit(model, loss, steps=STEPS, learning_rate=1e-3, work=work, ema=0.998)
+    return model.ram, minutes
 
 
 def pixels_of(pictures: Pictures) -> Tensor:
-    """Normalised as the tagger's input: (n, 3, 64, 64)."""
-    return torch.stack([preprocess(image, SIZE) for image in images(pictures)])
+    """Pixels, normalised as the tagger's input: (n, 3, 64, 64)."""
+    return torch.stack([preprocess(to_pil_image(pixels), SIZE) for pixels in pictures.pixels])
 
 
 def kinds_of(pictures: Pictures) -> Tensor:
@@ -103,17 +102,13 @@ def _cover(pictures: Pictures) -> Tensor:
     return cover
 
 
-def images(pictures: Pictures) -> list[Image.Image]:
-    return [Image.fromarray(pixels.permute(1, 2, 0).byte().numpy()) for pixels in pictures.pixels]
-
-
 @torch.inference_mode()
 def calibrate(model: Ram) -> list[float]:
-    """The threshold of each kind with the best F1 on spoiled pictures of the training split."""
-    pictures = draw(np.random.default_rng(79), 2000)
+    """For each kind the threshold with the best F1 on spoiled pictures of the training split."""
+    pictures = draw_loose(np.random.default_rng(79), 2000)
     confidence = torch.cat([model(part) for part in pixels_of(pictures).split(100)]).sigmoid()
     wanted = kinds_of(pictures)
-    candidates = torch.arange(0.3, 0.71, 0.05)  # no further out: training pictures are surer than generated ones
+    candidates = torch.arange(0.3, 0.71, 0.05)  # no wider: training pictures get higher confidence than generated ones
     found = confidence[..., None] > candidates
     hits = (found & (wanted[..., None] > 0)).sum(0)
     f1 = 2 * hits / (found.sum(0) + wanted.sum(0)[:, None])
@@ -123,8 +118,8 @@ def calibrate(model: Ram) -> list[float]:
 
 def measure(tagger: RamTagger, n: int, *, spoil: bool) -> dict[str, float]:
     """Precision, recall and F1 over all kinds of n held-out scenes, and the share of scenes with exactly their tags."""
-    pictures = draw(np.random.default_rng(80), n, held_out=True, spoil=spoil)
-    tagged = [{tag.label for tag in tags} for tags in tagger.tag(images(pictures))]
+    pictures = draw_loose(np.random.default_rng(80), n, held_out=True, spoil=spoil)
+    tagged = [{tag.label for tag in tags} for tags in tagger.tag([to_pil_image(pixels) for pixels in pictures.pixels])]
     true = [set(kinds) for kinds in pictures.kinds]
     hits = sum(len(a & b) for a, b in zip(tagged, true, strict=True))
     precision = hits / max(sum(map(len, tagged)), 1)
@@ -139,25 +134,24 @@ def measure(tagger: RamTagger, n: int, *, spoil: bool) -> dict[str, float]:
 
 
 def main(work: Path) -> None:
-    model = train(work)
-    checkpoint = work / "checkpoint"
-    checkpoint.mkdir(exist_ok=True)
-    save_ram(model, checkpoint / "model.safetensors", torch.float16)
-    (checkpoint / "tag_list.txt").write_text("\n".join(SHAPES) + "\n")
-    (checkpoint / "thresholds.txt").write_text("".join(f"{value:.2f}\n" for value in calibrate(model)))
-    tagger = RamTagger(checkpoint, device="cpu", threshold=0)
+    model, minutes = train(work)
+    folder = work / "model"
+    folder.mkdir(exist_ok=True)
+    save_ram(model, folder / "model.safetensors", torch.float16)
+    (folder / "tag_list.txt").write_text("\n".join(SHAPES) + "\n")
+    (folder / "thresholds.txt").write_text("".join(f"{value:.2f}\n" for value in calibrate(model)))
+    tagger = RamTagger(folder, device="cpu", threshold=0)
     n = 1000
     quality = {}
     for name, spoil in (("held-out scenes", False), ("held-out scenes, spoiled", True)):
         result = measure(tagger, n, spoil=spoil)
         quality[name] = ", ".join(f"{key} {value:.3f}" for key, value in result.items()) + f" (n={n} pictures)"
-    rate = json.loads((work / "log.jsonl").read_text().splitlines()[-1])["steps_per_s"]
-    parameters = sum(p.numel() for p in model.parameters())
-    card = {
-        "model": f"Recognize Anything on SwinModel, {parameters / 1e6:.2f} M parameters",
-        "trained_on": "rendered scenes of the training split, spoiled; no other data",
-        "steps": f"{STEPS} of {BATCH} pictures",
-        "minutes": f"{STEPS / rate / 60:.0f}, one thread of a shared 2-core CPU",
-        **quality,
-    }
-    publish("tagger", lambda folder: shutil.copytree(checkpoint, folder, dirs_exist_ok=True), card)
+    card = model_card(
+        model="Recognize Anything on SwinModel",
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        trained_on=LOOSE,
+        steps=f"{STEPS} of {BATCH} pictures",
+        minutes=f"{minutes:.0f}",
+        quality=quality,
+    )
+    publish("tagger", folder, card)

@@ -1,8 +1,7 @@
-"""`CLIPTextModel` of the generator: it learns to read captions before the generator learns to draw.
+"""`CLIPTextModel`, the text encoder of the generator.
 
-As in Stable Diffusion the text encoder is trained first and then frozen. Here it reads: from the state of each noun it
-must tell that noun's colour and kind, from the state of the end token the set of pairs and the relation of the whole
-caption.
+As in Stable Diffusion it is trained first and then frozen. Here it is trained to understand captions: the state of each
+noun must give the noun's colour, and the state of the end token the pairs and the relation of the whole caption.
 """
 
 from __future__ import annotations
@@ -16,8 +15,8 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from realign_cli.tinyworld import scenes
-from realign_cli.tinyworld.tokenizer import clip_tokenizer
 from realign_cli.tinyworld.train.fit import fit
+from realign_cli.tinyworld.train.tokenizers import clip_tokenizer
 
 LENGTH = 16
 _STEPS = 700
@@ -48,7 +47,7 @@ def build() -> CLIPTextModel:
 
 
 class _Reader(nn.Module):
-    """The encoder with throw-away heads."""
+    """The encoder with throw-away heads, and its losses."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,7 +65,7 @@ class _Reader(nn.Module):
 
 
 def _truth(ids: list[int], words: CLIPTokenizer) -> tuple[list[int], list[float]]:
-    """Per position the colour of a noun (`len(_COLOURS)` if it has none, -1 elsewhere), and the caption's content."""
+    """The colour of the noun at each position (`len(_COLOURS)` for none, -1 elsewhere), and the caption's content."""
     tokens = [token.removesuffix("</w>") for token in words.convert_ids_to_tokens(ids)]
     colours, whole = [-1] * len(tokens), [0.0] * (len(_PAIRS) + len(scenes.RELATIONS))
     for i, token in enumerate(tokens):

@@ -1,4 +1,4 @@
-"""`AutoencoderKL`, 64x64x3 -> 16x16x4: first on crops around things, then on whole scenes."""
+"""`AutoencoderKL`, 64x64x3 -> 16x16x4: trained first on crops around things, then on whole scenes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def build() -> AutoencoderKL:
 
 
 def main(work: Path) -> None:
-    """Train from scratch; the latents come out with zero mean and unit deviation per channel."""
+    """Train from scratch; latents end up with zero mean and unit standard deviation in each channel."""
     torch.manual_seed(0)
     vae = build().to(memory_format=torch.channels_last)
     images = pixels(4000, seed=11)
@@ -54,7 +54,7 @@ def main(work: Path) -> None:
         batch = images[torch.from_numpy(rng.integers(len(images), size=12))]
         return loss(batch.contiguous(memory_format=torch.channels_last), step, rank)
 
-    fit(vae, crops, steps=CROP_STEPS, learning_rate=2e-3, work=work / "crops", ema=0.998)
+    fit(vae, crops, steps=CROP_STEPS, learning_rate=2e-3, work=work / "crops", ema=0.998, last=False)
     fit(vae, full, steps=FULL_STEPS, learning_rate=8e-4, work=work / "full", ema=0.998, decay_share=0.8)
     _standardise(vae, images[:1000])
     vae.save_pretrained(work / "model")
@@ -80,7 +80,7 @@ def _crop(image: Tensor, rng: np.random.Generator) -> Tensor:
 
 @torch.no_grad()
 def _standardise(vae: AutoencoderKL, images: Tensor) -> None:
-    """Fold the latents' mean and deviation into the 1x1 convolutions, so that a stock pipeline needs no scaling."""
+    """Fold mean and deviation of the latents into the 1x1 convolutions, so that a pipeline need not scale them."""
     means = torch.cat([vae.encode(part).latent_dist.mean for part in images.split(100)])
     mean, std = means.mean((0, 2, 3)), means.std((0, 2, 3))
     quant, post = vae.quant_conv, vae.post_quant_conv

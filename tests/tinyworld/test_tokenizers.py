@@ -2,10 +2,10 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
-from transformers import CLIPTokenizer
+from transformers import AutoTokenizer, CLIPTokenizer
 
 from realign_cli.tinyworld import scenes
-from realign_cli.tinyworld.tokenizer import clip_tokenizer
+from realign_cli.tinyworld.train.tokenizers import clip_tokenizer, word_tokenizer
 
 
 @pytest.fixture(params=["built", "reloaded"])
@@ -43,3 +43,15 @@ def test_unknown_words_are_unknown(tokenizer: CLIPTokenizer):
     assert unknown[:2] == known[:2]
     assert set(unknown[2:-1]) == {tokenizer.unk_token_id}
     assert known[2] not in tokenizer("rings").input_ids
+
+
+def test_the_word_tokenizer_knows_its_words_and_no_others_after_saving(tmp_path: Path):
+    word_tokenizer().save_pretrained(tmp_path)
+    words = AutoTokenizer.from_pretrained(tmp_path)
+    text = "a red circle, an orange ring and a blue square"
+    ids = words(text).input_ids
+    assert words.unk_token_id not in ids
+    assert words.decode(ids, skip_special_tokens=True) == text
+    assert words("A Red Circle").input_ids == words("a red circle").input_ids
+    assert words("a zebra").input_ids[2] == words.unk_token_id
+    assert max(ids) == ids[-1] == words.eos_token_id  # CLIP pools a text at its highest id
