@@ -108,7 +108,7 @@ def test_the_tiny_world_stays_apart() -> None:
         *((path, "tinyworld.scenes.held_out_prompts") for path in borrowers),
         *(
             ("commands/train.py", f"tinyworld.scenes.{name}")
-            for name in ("Scene", "careless_examples", "render", "training_prompts")
+            for name in ("Scene", "careless_examples", "render", "training_prompts", "words")
         ),
     }
 
