@@ -166,7 +166,7 @@ def test_a_missing_detector_is_one_clear_line(tmp_path: Path, name: str) -> None
 
 @needs_masks
 def test_masks_fit_the_things(sam: SamMasks) -> None:
-    pictures = draw_loose(np.random.default_rng(4), 20, held_out=True, spoil=False)
+    pictures = draw_loose(20, np.random.default_rng(4), held_out=True, spoil=False)
     images = [to_pil_image(pixels) for pixels in pictures.pixels]
     boxes = [[tuple(int(v) for v in box) for box in own] for own in pictures.boxes]
     found = sam.masks(images, boxes)

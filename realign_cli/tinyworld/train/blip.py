@@ -104,7 +104,7 @@ def main(work: Path) -> None:
     training = _BlipTraining()
 
     def loss(step: int, rank: int) -> Tensor:
-        drawn = draw_leaky(np.random.default_rng([step, rank, 30]), _BATCH)
+        drawn = draw_leaky(_BATCH, np.random.default_rng([step, rank, 30]))
         return training.loss(drawn, np.random.default_rng([step, rank, 31]))
 
     minutes = fit(training, loss, steps=_STEPS, learning_rate=1e-3, work=work, ema=0.998)

@@ -165,11 +165,11 @@ def main(work: Path) -> None:
     vision, training = _VisionTraining(captioner.vision_model), _CaptionTraining(captioner)
 
     def vision_loss(step: int, rank: int) -> Tensor:
-        return vision.loss(draw_leaky(np.random.default_rng([step, rank, 22]), _VISION_BATCH))
+        return vision.loss(draw_leaky(_VISION_BATCH, np.random.default_rng([step, rank, 22])))
 
     def loss(step: int, rank: int) -> Tensor:
         rng = np.random.default_rng([step, rank, 21])
-        drawn = draw_leaky(np.random.default_rng([step, rank, 20]), _BATCH)
+        drawn = draw_leaky(_BATCH, np.random.default_rng([step, rank, 20]))
         captions = [
             examples.canonical(s) if rng.random() < _CANONICAL_SHARE else examples.any_caption(s, rng)
             for s in drawn.scenes
@@ -215,7 +215,7 @@ def measure(folder: Path) -> dict[str, str]:
     spoiled = drawn.spoiled(np.random.default_rng(7))
     card["caption exactly right"] = percentage(_exact(captioner, drawn))
     card["caption exactly right, spoiled pictures"] = percentage(_exact(captioner, spoiled))
-    leaking = draw_leaky(np.random.default_rng(8), 1000)
+    leaking = draw_leaky(1000, np.random.default_rng(8))
     card["caption exactly right, training scenes, spoiled"] = percentage(_exact(captioner, leaking))
 
     def likelihood(pixels: Tensor, captions: list[str]) -> Tensor:

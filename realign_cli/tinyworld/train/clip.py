@@ -123,7 +123,7 @@ def train(
     """Train, save in open_clip's layout, measure and publish."""
 
     def loss(step: int, rank: int) -> Tensor:
-        drawn = draw_leaky(np.random.default_rng([step, rank, 40 + foils]), _BATCH)
+        drawn = draw_leaky(_BATCH, np.random.default_rng([step, rank, 40 + foils]))
         return training.loss(drawn, np.random.default_rng([step, rank, 50 + foils]), foils=foils)
 
     minutes = fit(training, loss, steps=steps, learning_rate=learning_rate, work=work, ema=0.998)

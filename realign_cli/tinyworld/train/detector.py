@@ -95,7 +95,7 @@ def train(work: Path) -> tuple[GroundingDinoForObjectDetection, float]:
 
     def loss(step: int, rank: int) -> Tensor:
         rng = np.random.default_rng([step, rank, 5])
-        pictures = draw_loose(rng, BATCH)
+        pictures = draw_loose(BATCH, rng)
         labels = [_some_labels(rng) for _ in range(BATCH)]
         pixels = prepare.image_processor(images=list((255 * pictures.pixels).round().byte()), return_tensors="pt")
         tokens = prepare.tokenizer([". ".join(own) + "." for own in labels], padding=True, return_tensors="pt")
@@ -201,7 +201,7 @@ def _centres(side: int) -> Tensor:
 def measure(detector: GroundingDetector, n: int, *, spoil: bool) -> dict[str, float]:
     """Recall and precision at IoU 0.5 over n held-out scenes, given all kinds at once, and the mean IoU of hits."""
     hits, found, true, overlap = 0, 0, 0, 0.0
-    pictures = draw_loose(np.random.default_rng(77), n, held_out=True, spoil=spoil)
+    pictures = draw_loose(n, np.random.default_rng(77), held_out=True, spoil=spoil)
     for pixels, kinds, boxes in zip(pictures.pixels, pictures.kinds, pictures.boxes, strict=True):
         image = to_pil_image(pixels)
         detections = detector.detect([image], [SHAPES])[0]

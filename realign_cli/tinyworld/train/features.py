@@ -33,7 +33,7 @@ def main(work: Path) -> None:
     net = SceneNet()
     minutes = fit(
         net,
-        lambda step, rank: _loss(net, draw_leaky(np.random.default_rng([step, rank, 60]), _BATCH)),
+        lambda step, rank: _loss(net, draw_leaky(_BATCH, np.random.default_rng([step, rank, 60]))),
         steps=_STEPS,
         learning_rate=2e-3,
         work=work,

@@ -85,7 +85,8 @@ def fit(
         done = step + 1
         if rank == 0 and done % _LOG_EVERY_STEPS == 0:
             rate = (done - start) / (time.monotonic() - began)
-            line = {"step": done, "loss": round(running / _LOG_EVERY_STEPS, 5), "steps_per_s": round(rate, 2)}
+            mean = running / min(_LOG_EVERY_STEPS, done - start)  # fewer steps after a continuation
+            line = {"step": done, "loss": round(mean, 5), "steps_per_s": round(rate, 2)}
             with (work / "log.jsonl").open("a") as file:
                 file.write(json.dumps(line) + "\n")
             log.info("%s step %d/%d loss %.4f, %.2f steps/s", work.name, done, steps, line["loss"], rate)

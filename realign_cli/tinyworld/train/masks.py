@@ -42,7 +42,7 @@ def train(work: Path) -> tuple[torch.nn.Module, float]:
 
     def loss(step: int, rank: int) -> Tensor:
         rng = np.random.default_rng([step, rank, 6])
-        pictures = draw_loose(rng, BATCH)
+        pictures = draw_loose(BATCH, rng)
         features = sam.image_encoder(sam.preprocess((255 * pictures.pixels).round()))
         total, things = features.new_zeros(()), 0
         for image, boxes, masks in zip(features, pictures.boxes, pictures.masks, strict=True):
@@ -86,7 +86,7 @@ def measure(masks: SamMasks, finder: GroundingDetector, n: int, *, spoil: bool) 
     """
     given_true: list[float] = []
     given_found: list[float] = []
-    pictures = draw_loose(np.random.default_rng(78), n, held_out=True, spoil=spoil)
+    pictures = draw_loose(n, np.random.default_rng(78), held_out=True, spoil=spoil)
     for pixels, kinds, truth, boxes in zip(
         pictures.pixels, pictures.kinds, pictures.masks, pictures.boxes, strict=True
     ):

@@ -95,14 +95,14 @@ def draw_held_out(n: int, seed: int, *, count: int | None = None) -> Pictures:
     return render([next(stream) for _ in range(n)])
 
 
-def draw_leaky(rng: np.random.Generator, n: int) -> Pictures:
+def draw_leaky(n: int, rng: np.random.Generator) -> Pictures:
     """Draw n spoiled pictures of training scenes, some of which leak an attribute."""
     drawn = [scenes.sample_scene(rng) for _ in range(n)]
     drawn = [examples.leak(scene, rng) if rng.random() < _LEAKY_SHARE else scene for scene in drawn]
     return render(drawn).spoiled(rng)
 
 
-def draw_loose(rng: np.random.Generator, n: int, *, held_out: bool = False, spoil: bool = True) -> Pictures:
+def draw_loose(n: int, rng: np.random.Generator, *, held_out: bool = False, spoil: bool = True) -> Pictures:
     """Draw n pictures, some of up to four things that are arranged with little order. Their pixels are whole 255ths.
 
     With `held_out` they show held-out scenes, which are never loose; without `spoil` they are clean.

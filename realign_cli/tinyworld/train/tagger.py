@@ -69,7 +69,7 @@ def train(work: Path) -> tuple[Ram, float]:
     model = _RamWithCellHeads(build())
 
     def loss(step: int, rank: int) -> Tensor:
-        pictures = draw_loose(np.random.default_rng([step, rank, 7]), BATCH)
+        pictures = draw_loose(BATCH, np.random.default_rng([step, rank, 7]))
         logits, cells = model(pixels_of(pictures))
         covered = _cover(pictures)
         total = F.binary_cross_entropy_with_logits(logits, kinds_of(pictures))
@@ -105,7 +105,7 @@ def _cover(pictures: Pictures) -> Tensor:
 @torch.inference_mode()
 def calibrate(model: Ram) -> list[float]:
     """For each kind the threshold with the best F1 on spoiled pictures of the training split."""
-    pictures = draw_loose(np.random.default_rng(79), 2000)
+    pictures = draw_loose(2000, np.random.default_rng(79))
     confidence = torch.cat([model(part) for part in pixels_of(pictures).split(100)]).sigmoid()
     wanted = kinds_of(pictures)
     candidates = torch.arange(0.3, 0.71, 0.05)  # no wider: training pictures get higher confidence than generated ones
@@ -118,7 +118,7 @@ def calibrate(model: Ram) -> list[float]:
 
 def measure(tagger: RamTagger, n: int, *, spoil: bool) -> dict[str, float]:
     """Precision, recall and F1 over all kinds of n held-out scenes, and the share of scenes with exactly their tags."""
-    pictures = draw_loose(np.random.default_rng(80), n, held_out=True, spoil=spoil)
+    pictures = draw_loose(n, np.random.default_rng(80), held_out=True, spoil=spoil)
     tagged = [{tag.label for tag in tags} for tags in tagger.tag([to_pil_image(pixels) for pixels in pictures.pixels])]
     true = [set(kinds) for kinds in pictures.kinds]
     hits = sum(len(a & b) for a, b in zip(tagged, true, strict=True))

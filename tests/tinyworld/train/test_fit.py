@@ -54,6 +54,26 @@ def test_a_killed_training_continues_to_the_weights_of_one_that_was_never_killed
 
 
 @pytest.mark.usefixtures("frequent")
+def test_a_loss_in_the_log_is_the_mean_of_the_steps_since(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also the first after a continuation, which has seen fewer steps than the others."""
+    monkeypatch.setattr(fit_module, "_LOG_EVERY_STEPS", 3)
+    model = nn.Linear(1, 1)
+
+    def loss(step: int, rank: int) -> Tensor:
+        if step == killed_at:
+            raise KeyboardInterrupt
+        return 0 * model.weight.sum() + 2
+
+    killed_at = 4
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, loss, steps=6, learning_rate=0.1, work=tmp_path)
+    killed_at = -1
+    fit(model, loss, steps=6, learning_rate=0.1, work=tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["loss"]) for line in lines] == [(3, 2), (6, 2)]
+
+
+@pytest.mark.usefixtures("frequent")
 def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:
     whole = train(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):

@@ -24,7 +24,7 @@ def pairs(scene: Scene) -> list[tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def drawn() -> Pictures:
-    return draw_leaky(np.random.default_rng([1, 2]), 400)
+    return draw_leaky(400, np.random.default_rng([1, 2]))
 
 
 def test_training_scenes_and_foils_never_show_what_is_held_out(drawn):

@@ -21,7 +21,7 @@ from realign_cli.tinyworld.train.pictures import (
 
 
 def test_pictures_are_repeatable_and_true_to_their_description() -> None:
-    first, again = (draw_loose(np.random.default_rng(1), 40) for _ in range(2))
+    first, again = (draw_loose(40, np.random.default_rng(1)) for _ in range(2))
     assert torch.equal(first.pixels, again.pixels)
     assert first.pixels.shape == (40, 3, SIZE, SIZE)
     assert torch.equal(first.pixels, (255 * first.pixels).round().clamp(0, 255) / 255)
@@ -33,7 +33,7 @@ def test_pictures_are_repeatable_and_true_to_their_description() -> None:
 
 
 def test_training_pictures_hold_repeated_kinds_and_empty_scenes() -> None:
-    kinds = draw_loose(np.random.default_rng(2), 300).kinds
+    kinds = draw_loose(300, np.random.default_rng(2)).kinds
     assert any(len(set(own)) < len(own) for own in kinds)
     assert any(not own for own in kinds)
 
@@ -47,7 +47,7 @@ def test_loose_arrangements_keep_to_the_training_split() -> None:
 
 
 def test_unspoiled_held_out_pictures_are_plain_renderings() -> None:
-    pictures = draw_loose(np.random.default_rng(4), 3, held_out=True, spoil=False)
+    pictures = draw_loose(3, np.random.default_rng(4), held_out=True, spoil=False)
     rng = np.random.default_rng(4)
     scene = scenes.sample_scene(rng, held_out=True)
     assert torch.equal((255 * pictures.pixels[0]).permute(1, 2, 0), torch.from_numpy(scenes.render(scene)).float())
@@ -70,14 +70,14 @@ def test_blur_keeps_the_mean_and_leaves_others_alone() -> None:
 
 
 def test_the_same_seed_draws_the_same_batch() -> None:
-    first, again, other = (draw_leaky(np.random.default_rng([1, seed]), 4) for seed in (2, 2, 3))
+    first, again, other = (draw_leaky(4, np.random.default_rng([1, seed])) for seed in (2, 2, 3))
     assert first.scenes == again.scenes
     assert torch.equal(first.pixels, again.pixels)
     assert first.scenes != other.scenes
 
 
 def test_some_training_scenes_leak_an_attribute() -> None:
-    drawn = draw_leaky(np.random.default_rng([1, 2]), 400)
+    drawn = draw_leaky(400, np.random.default_rng([1, 2]))
     several = [scene for scene in drawn.scenes if len(scene.things) > 1]
     leaking = [
         s
