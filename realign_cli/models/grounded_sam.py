@@ -35,8 +35,8 @@ from realign_cli.roles import Detection
 if TYPE_CHECKING:
     from realign_cli.records import Box
 
-# Times the shorter side. Grounding DINO makes the longer one 1333 pixels; from 42 on its strides leave fewer places than
-# it has queries, 900.
+# Times the shorter side. Grounding DINO makes the longer one 1333 pixels; from 42 on its strides leave fewer places
+# than it has queries, 900.
 _LONGEST = 20
 _WHOLE_IMAGE = 0.95  # boxes above this share of the image are scenery ("sky", "standing"), not an object
 
