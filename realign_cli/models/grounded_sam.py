@@ -29,11 +29,15 @@ from transformers.utils import logging as transformers_logging
 from realign_cli.errors import UsageError
 from realign_cli.models.batches import in_full_batches
 from realign_cli.models.blip2 import cannot_load
+from realign_cli.models.thin import squashed
 from realign_cli.roles import Detection
 
 if TYPE_CHECKING:
     from realign_cli.records import Box
 
+# Times the shorter side. Grounding DINO makes the longer one 1333 pixels; from 42 on its strides leave fewer places
+# than it has queries, 900.
+_LONGEST = 20
 _WHOLE_IMAGE = 0.95  # boxes above this share of the image are scenery ("sky", "standing"), not an object
 
 
@@ -112,7 +116,8 @@ class GroundingDetector:
         # One question is read as it is; among others, all are padded alike, whatever their lengths.
         tokens = self._read(labels, return_offsets_mapping=True, padding=len(questions) > 1 and "max_length")
         offsets = tokens.pop("offset_mapping")
-        pixels = self._processor.image_processor(images=[one.convert("RGB") for one in images], return_tensors="pt")
+        seen = [squashed(one.convert("RGB"), _LONGEST) for one in images]
+        pixels = self._processor.image_processor(images=seen, return_tensors="pt")
         output = self._model(**pixels.to(self._model.device), **tokens.to(self._model.device))
         probabilities = output.logits[..., : offsets.shape[1]].sigmoid().cpu()
         for image, own, at, boxes, chances in zip(
@@ -158,6 +163,15 @@ def spans(texts: Sequence[str], offsets: Tensor) -> list[Tensor]:
     return found
 
 
+class _Transform(ResizeLongestSide):  # type: ignore[misc]  # untyped
+    """SAM's own, but that no side of a thin image comes to nothing."""
+
+    @staticmethod
+    def get_preprocess_shape(oldh: int, oldw: int, long_side_length: int) -> tuple[int, int]:
+        height, width = ResizeLongestSide.get_preprocess_shape(oldh, oldw, long_side_length)
+        return max(height, 1), max(width, 1)
+
+
 class SamMasks:
     """The mask of the thing in each box, by SAM.
 
@@ -172,7 +186,7 @@ class SamMasks:
     def __init__(self, checkpoint: str | Path, *, device: str, model: str = "", batch_size: int = 1) -> None:
         sam = _published_sam(Path(checkpoint), model) if model else _own_sam(Path(checkpoint))
         self._model = sam.to(device).eval()
-        self._transform = ResizeLongestSide(sam.image_encoder.img_size)
+        self._transform = _Transform(sam.image_encoder.img_size)
         self._batch_size = batch_size
 
     def masks(self, images: Sequence[Image], boxes: Sequence[Sequence[Box]]) -> list[NDArray[np.bool_]]:

@@ -15,9 +15,12 @@ from torch import Tensor, no_grad, stack
 from realign_cli.errors import RealignError
 from realign_cli.models.blip2 import Checkpoint, cannot_load, pixels_to_input
 from realign_cli.models.fingerprint import fingerprint
+from realign_cli.models.thin import squashed
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+_LONGEST = 100  # times the shorter side; what is resized by that side before it is cropped grows with it
 
 
 class OpenClipJudge:
@@ -72,7 +75,8 @@ class OpenClipJudge:
     def judge(self, images: Sequence[Image], prompts: Sequence[str]) -> dict[str, list[float | None]]:
         if not images:
             return {self.column: []}
-        return {self.column: self._cosine(stack([self.preprocess(image) for image in images]), prompts).tolist()}
+        inputs = stack([self.preprocess(squashed(image, _LONGEST)) for image in images])
+        return {self.column: self._cosine(inputs, prompts).tolist()}
 
     def similarity(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         """The cosine (B,) of float pixels (B, 3, H, W) in [0, 1] and prompts, differentiable in the pixels."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,8 +107,7 @@ class StableDiffusion:
 
     def _generate(self, batch: Sequence[Request], modulation: Modulation | None) -> list[Image]:
         pipeline = self.pipeline
-        for request in batch:
-            self._warn_of_unknown_words(request.prompt)
+        self._warn(request.prompt for request in batch)
         embeddings = self.embed([request.prompt for request in batch])
         layouts: list[Layout | None] = []
         if modulation is not None:
@@ -175,7 +174,8 @@ class StableDiffusion:
 
     def _encode(self, texts: list[str]) -> Tensor:
         device = self.pipeline.device
-        with torch.no_grad(), torch.autocast(device.type, enabled=False):  # what is remembered is of full precision
+        # What is remembered is of full precision.
+        with hushed(), torch.no_grad(), torch.autocast(device.type, enabled=False):
             return self.pipeline.encode_prompt(texts, device, 1, False)[0]
 
     def _ids(self, text: str) -> list[int]:
@@ -211,13 +211,27 @@ class StableDiffusion:
                 for place in places:
                     embedding[place] = alone[region.phrase][1 : 1 + place.stop - place.start]
 
-    def _warn_of_unknown_words(self, prompt: str) -> None:
-        if not self._known_words:
-            return
-        for word in re.findall(r"\w+|[^\w\s]", prompt.lower()):
-            if word not in self._warned and self.pipeline.tokenizer.unk_token_id in self._ids(word):
-                self._warned.add(word)
-                log.warning("the generator does not know '%s'; it knows: %s", word, " ".join(self._known_words))
+    def _warn(self, prompts: Iterable[str]) -> None:
+        """Say once of each prompt what the model does not see of it, and of each word that it does not know it."""
+        for prompt in prompts:
+            if unseen := self._unseen(prompt):
+                self._warn_once(prompt, "of '%s' the generator does not see the end, '%s'", prompt, unseen)
+            for word in re.findall(r"\w+|[^\w\s]", prompt.lower()) if self._known_words else []:
+                if self.pipeline.tokenizer.unk_token_id in self._ids(word):
+                    known = " ".join(self._known_words)
+                    self._warn_once(word, "the generator does not know '%s'; it knows: %s", word, known)
+
+    def _warn_once(self, of: str, *message: str) -> None:
+        if of not in self._warned:
+            self._warned.add(of)
+            log.warning(*message)
+
+    def _unseen(self, prompt: str) -> str:
+        """The end of a prompt that has more tokens than the model reads."""
+        tokenizer = self.pipeline.tokenizer
+        ends = tokenizer(prompt, return_offsets_mapping=True, verbose=False).offset_mapping
+        last = tokenizer.model_max_length - 2  # the first and the last place are those of the start and end tokens
+        return prompt[ends[last][1] :].strip() if len(ends) > last + 2 else ""
 
 
 def _layout(found: Sequence[tuple[Region, list[slice]]], length: int) -> Layout | None:
@@ -234,14 +248,24 @@ def _layout(found: Sequence[tuple[Region, list[slice]]], length: int) -> Layout 
     )
 
 
+@contextmanager
+def hushed() -> Iterator[None]:
+    """Inside, diffusers and transformers say nothing but errors, whether or not -q was given."""
+    libraries = (diffusers.utils.logging, transformers.utils.logging)
+    before = [library.get_verbosity() for library in libraries]
+    for library in libraries:
+        library.set_verbosity_error()
+    try:
+        yield
+    finally:
+        for library, verbosity in zip(libraries, before, strict=True):
+            library.set_verbosity(verbosity)
+
+
 def load_lora(pipeline: Any, folder: str | Path, adapter: str | None = None) -> None:
     """Load a LoRA of the U-Net; that there is none of the text encoder is no news."""
-    verbosity = diffusers.utils.logging.get_verbosity()
-    diffusers.utils.logging.set_verbosity_error()
-    try:
+    with hushed():
         pipeline.load_lora_weights(folder, adapter_name=adapter)
-    finally:
-        diffusers.utils.logging.set_verbosity(verbosity)
 
 
 def _first_line(error: Exception) -> str:

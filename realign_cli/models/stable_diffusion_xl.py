@@ -10,7 +10,7 @@ from diffusers import StableDiffusionXLPipeline
 from PIL.Image import Image
 
 from realign_cli.errors import UsageError
-from realign_cli.models.stable_diffusion import StableDiffusion
+from realign_cli.models.stable_diffusion import StableDiffusion, hushed
 
 if TYPE_CHECKING:
     from realign_cli.roles import Modulation, Request
@@ -36,6 +36,7 @@ class StableDiffusionXL(StableDiffusion):
             raise UsageError(
                 "Stable Diffusion XL is here for 'realign generate' alone; refine with a preset of Stable Diffusion 1.x"
             )
+        self._warn(request.prompt for request in batch)
         read = [self._read(request.prompt) for request in batch]
         prompt, negative, pooled, negative_pooled = (torch.cat(each) for each in zip(*read, strict=True))
         return self.pipeline(
@@ -52,5 +53,5 @@ class StableDiffusionXL(StableDiffusion):
 
     def _read(self, text: str) -> tuple[torch.Tensor, ...]:
         """Token embeddings of a prompt and of none, (1, T, D), and their pooled ones, (1, P); each encoded alone."""
-        with torch.no_grad():
+        with hushed(), torch.no_grad():
             return self.pipeline.encode_prompt(text, device=self.pipeline.device)

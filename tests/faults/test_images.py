@@ -188,6 +188,25 @@ def test_commands_name_what_they_cannot_read_and_go_on(warm: Warm, tmp_path: Pat
     assert kept == [i for i in ids if i not in bad]
 
 
+def test_thin_images_are_segmented_and_refined(warm: Warm, tmp_path: Path) -> None:
+    """Spacers and rules, as scraped sets have them, with objects that somebody else named."""
+    sizes = {"rule": (300, 1), "spacer": (1, 300), "dot": (1, 1), "long": (5000, 2), "plain": (64, 64)}
+    ring = {"label": "ring", "phrase": "a red ring", "likelihood": 2.0}
+    (tmp_path / "thin").mkdir()
+    for name, size in sizes.items():
+        Image.new("RGB", size, RED).save(tmp_path / "thin" / f"{name}.png")
+    lines = [{"file_name": f"{name}.png", "text": "a red ring", "id": name, "objects": [ring]} for name in sizes]
+    (tmp_path / "thin" / METADATA).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    lowest = ("--set", "detector.threshold=0.0")  # so that masks are cut from whatever it sees
+    segmented = warm("segment", "--in", "thin", "--out", "segmented", *lowest, *QUICK, cwd=tmp_path)
+    assert segmented.code == 0, segmented.stderr
+    records = [json.loads(line) for line in (tmp_path / "segmented" / METADATA).read_text().splitlines()]
+    assert [record["id"] for record in records] == list(sizes)
+    assert any(record["objects"][0]["boxes"] for record in records if record["id"] != "plain")
+    refined = warm("refine", "--in", "segmented", "--out", "refined", *QUICK, cwd=tmp_path)
+    assert refined.code == 0, refined.stderr
+
+
 GOOD = [saved(plain(), kind) for kind in ("PNG", "JPEG", "GIF", "TIFF", "WEBP", "BMP", "PPM")] + [turned(), alpha()]
 
 

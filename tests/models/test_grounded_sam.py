@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from itertools import chain
 from pathlib import Path
 
@@ -218,3 +219,27 @@ def test_an_incomplete_sam_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({}))
     with pytest.raises(UsageError, match=r"no model\.safetensors"):
         SamMasks(tmp_path, device="cpu")
+
+
+THIN = [(300, 1), (1, 300), (5000, 2), (1, 1)]
+
+
+@needs_detector
+def test_thin_images_to_a_detector_that_keeps_the_aspect_ratio(tmp_path: Path) -> None:
+    """As published Grounding DINO does."""
+    folder = shutil.copytree(WEIGHTS / "detector", tmp_path / "detector")
+    config = json.loads((folder / "processor_config.json").read_text())
+    config["image_processor"]["size"] = {"shortest_edge": 800, "longest_edge": 1333}
+    (folder / "processor_config.json").write_text(json.dumps(config))
+    detector = GroundingDetector(folder, device="cpu", threshold=0.0, nms=1.0)
+    found = detector.detect([Image.new("RGB", size) for size in THIN], [["ring"]] * len(THIN))
+    for (width, height), own in zip(THIN, found, strict=True):
+        for x0, y0, x1, y1 in (one.box for one in own):
+            assert 0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height
+
+
+@needs_masks
+def test_masks_of_thin_images(sam: SamMasks) -> None:
+    boxes = [[(0, 0, width, height), (width // 2, 0, width, height)] for width, height in THIN]
+    masks = sam.masks([Image.new("RGB", size, "red") for size in THIN], boxes)
+    assert [mask.shape for mask in masks] == [(2, height, width) for width, height in THIN]

@@ -55,6 +55,16 @@ def test_scores_do_not_depend_on_the_batch(judges, column):
     assert together == pytest.approx(alone, abs=1e-5)
 
 
+def test_a_thin_image_is_not_blown_up(judges: dict[str, OpenClipJudge], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Resized by its shorter side, an image of 65,000 x 1 would take gigabytes; what the model sees are 100 x 1."""
+    seen = []
+    preprocess = judges["clip"].preprocess
+    monkeypatch.setattr(judges["clip"], "preprocess", lambda image: seen.append(image.size) or preprocess(image))
+    images = [Image.new("RGB", size, "red") for size in ((65_000, 1), (3, 40_000), (64, 48))]
+    thin, other, plain = judges["clip"].judge(images, PROMPTS)["clip"]
+    assert seen == [(100, 1), (3, 300), (64, 48)] and all(-1 <= one <= 1 for one in (thin, other, plain))
+
+
 @pytest.mark.parametrize("column", ["clip", "negclip"])
 def test_own_caption_scores_above_another_scenes(judges, column):
     drawn = draw_held_out(80, seed=3)

@@ -246,6 +246,18 @@ def test_each_unknown_word_is_named_once(generator: StableDiffusion, caplog: pyt
     assert "<" not in messages[0]
 
 
+def test_the_end_of_a_long_prompt_is_named_once(
+    generator: StableDiffusion, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+):
+    """By this program, once for each prompt; the libraries warn of the padding beside it, whatever -q says."""
+    limit = generator.pipeline.tokenizer.model_max_length
+    fitting = " ".join(["ring"] * (limit - 2))
+    generator.generate([Request("a red ring", 1), Request(f"{fitting} blue square", 2), Request(fitting, 3)])
+    generator.generate([Request(f"{fitting} blue square", 4)])
+    assert caplog.messages == [f"of '{fitting} blue square' the generator does not see the end, 'blue square'"]
+    assert "truncated" not in (said := capfd.readouterr().err) and "longer than" not in said
+
+
 def test_latents_are_not_clipped(generator: StableDiffusion):
     assert type(generator.pipeline.scheduler).__name__ == "DDIMScheduler"
     assert not generator.pipeline.scheduler.config.clip_sample
