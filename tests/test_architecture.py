@@ -83,7 +83,7 @@ def test_arrows_point_down() -> None:
 
 
 def test_the_tiny_world_stays_apart() -> None:
-    """Only its prompts and pictures are borrowed."""
+    """Only its prompts, pictures and words are borrowed."""
     importers = {
         (str(path), name)
         for path, names in ours()
@@ -96,7 +96,7 @@ def test_the_tiny_world_stays_apart() -> None:
         *((path, "tinyworld.scenes.held_out_prompts") for path in borrowers),
         *(
             ("commands/train.py", f"tinyworld.scenes.{name}")
-            for name in ("Scene", "careless_examples", "render", "training_prompts")
+            for name in ("Scene", "careless_examples", "render", "training_prompts", "words")
         ),
     }
 
