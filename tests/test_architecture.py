@@ -95,7 +95,7 @@ def test_arrows_point_down() -> None:
 
 
 def test_the_tiny_world_stays_apart() -> None:
-    """Only its prompts and pictures are borrowed."""
+    """Only its prompts, pictures and words are borrowed."""
     importers = {
         (str(path), name)
         for path, names in ours()

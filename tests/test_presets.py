@@ -58,7 +58,10 @@ def test_what_sd15_loads_is_listed_with_a_pin() -> None:
     """Each checkpoint that a section names; but for one, whose commit no public text states, at a commit or by sums."""
     preset = presets.load("sd15")
     named = {
-        section[key] for section in preset.sections.values() for key in ("checkpoint", "tokenizer") if key in section
+        section[key]
+        for section in preset.sections.values()
+        for key in ("checkpoint", "tokenizer", "reference")
+        if key in section
     }
     listed = {checkpoint.name for checkpoint in preset.checkpoints}
     assert named - listed == {preset.section("scorer")["checkpoint"]} and listed <= named

@@ -218,3 +218,44 @@ def test_images_that_cannot_be_read_are_left_out(tmp_path: Path, monkeypatch: py
         (tmp_path / "data" / name).write_bytes(whole[:100])
     none = train(1, "none")
     assert none.exit_code == 2 and "4 of 4 training images cannot be used" in none.stderr, none.stderr
+
+
+KNOWS = "the embedded generator knows only the words of coloured shapes"
+
+
+@pytest.mark.parametrize(
+    ("data", "complaint"),
+    [
+        ("coco", f"--data coco: {KNOWS}; give --data shapes, or another --preset"),  # nothing was asked of the hub
+        (
+            "captions.json",
+            f"--data captions.json: {KNOWS}, and not 'man' of 'A man on a red square.'; give --data shapes",
+        ),
+        ("mine.txt", f"--data mine.txt: {KNOWS}, and not 'dog' of 'a blue dog'; give --data shapes"),
+    ],
+)
+def test_the_embedded_generator_is_not_trained_on_words_that_it_does_not_know(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: str, complaint: str
+):
+    monkeypatch.chdir(tmp_path)
+    captions = [{"caption": "a red circle"}, {"caption": "A man on a red square."}]
+    (tmp_path / "captions.json").write_text(json.dumps({"annotations": captions}))
+    (tmp_path / "mine.txt").write_text("A red circle, and an orange ring.\na blue dog\n")
+    done = CliRunner().invoke(app, ["train", "--data", data])
+    assert (
+        done.exit_code == 2 and done.stderr.startswith(f"realign train: {complaint}") and done.stderr.count("\n") == 1
+    )
+    assert not (tmp_path / "runs").exists()
+
+
+def test_coco_without_a_network_names_three_ways_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["train", "--data", "coco", "--preset", "sd15"])
+    assert done.exit_code == 2 and done.stderr.count("\n") == 1
+    for way in (
+        "a file of captions, such as COCO's captions_train2014.json",
+        "HF_ENDPOINT",
+        "--data shapes --preset tiny",
+    ):
+        assert way in done.stderr
+    assert not (tmp_path / "runs").exists()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from realign_cli.errors import UsageError
-from realign_cli.stages.prompt_sets import abc6k, cc500, coco
+from realign_cli.stages.prompt_sets import abc6k, cc500, coco, coco_images
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "prompts"
 published = pytest.mark.skipif(not DATA.is_dir(), reason="the published prompt files are not here")
@@ -55,6 +55,8 @@ def test_coco() -> None:
     records = coco(text)
     assert len(records) == len({record.id for record in records}) == 5000
     assert records == coco(json.dumps({"annotations": annotations[::-1]}))  # not the order of the file decides
+    numbers = coco_images(range(6000))
+    assert [f"coco-{number:012d}" for number in numbers] == [record.id for record in records]
     for record in records[:100]:
         assert record.text.split()[-1] == str(int(record.id.removeprefix("coco-")))
     assert len({record.text.split()[1] for record in records}) == 3
