@@ -12,9 +12,10 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from realign_cli import __version__
 from realign_cli.commands import (
@@ -38,9 +39,32 @@ from realign_cli.commands import (
 )
 from realign_cli.errors import NoInput, RealignError
 from realign_cli.options import spread
+from realign_cli.safe_path import shun_working_directory
+
+
+class _Program(TyperGroup):
+    """Whatever is printed, help pages too, may find a closed stream or a full disk."""
+
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        shun_working_directory()
+        _open_streams()
+        try:
+            try:
+                return super().main(*arguments, **options)
+            finally:
+                sys.stdout.flush()  # else Python does it at exit, where nobody can catch what goes wrong
+        except BrokenPipeError:  # the reader has what it wanted
+            _close_stdout()
+            sys.exit(141)
+        except OSError as error:
+            _say(f"realign: cannot write to the standard output: {error.strerror}")
+            _close_stdout()
+            sys.exit(1)
+
 
 app = typer.Typer(
     name="realign",
+    cls=_Program,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -79,7 +103,6 @@ def _guarded(function: Callable[..., None], name: str) -> Callable[..., None]:
 
     @functools.wraps(function)
     def command(**options: object) -> None:
-        _open_streams()
         try:
             with _interruptible():
                 function(**options)
