@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -39,6 +39,7 @@ from realign_cli.commands import (
 )
 from realign_cli.errors import NoInput, RealignError
 from realign_cli.options import spread
+from realign_cli.safe_path import shun_working_directory
 
 
 def _version(wanted: bool) -> None:
@@ -75,7 +76,6 @@ def _guarded(function: Callable[..., None], name: str) -> Callable[..., None]:
 
     @functools.wraps(function)
     def command(**options: object) -> None:
-        _open_streams()
         try:
             with _interruptible():
                 function(**options)
@@ -183,16 +183,32 @@ _PANELS: dict[str, dict[str, Callable[..., None]]] = {
 _SUBCOMMANDS = {"eval": {"stats": eval.stats}}
 
 
-class _InOrder(TyperGroup):
-    """Lists commands as `_PANELS` does, where Typer puts those with subcommands last."""
+class _Program(TyperGroup):
+    """Lists commands in the order of use; what is printed, help pages too, may find a closed stream or a full disk."""
 
     def list_commands(self, context: typer.Context) -> list[str]:
-        return [name for commands in _PANELS.values() for name in commands]
+        return [name for commands in _PANELS.values() for name in commands]  # Typer puts those with subcommands last
+
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        shun_working_directory()
+        _open_streams()
+        try:
+            try:
+                return super().main(*arguments, **options)
+            finally:
+                sys.stdout.flush()  # else Python does it at exit, where nobody can catch what goes wrong
+        except BrokenPipeError:  # the reader has what it wanted
+            _close_stdout()
+            sys.exit(141)
+        except OSError as error:
+            _say(f"realign: cannot write to the standard output: {error.strerror}")
+            _close_stdout()
+            sys.exit(1)
 
 
 app = typer.Typer(
     name="realign",
-    cls=_InOrder,
+    cls=_Program,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",

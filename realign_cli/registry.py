@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
+import logging
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
 
 _WEIGHTS = Path(__file__).parent / "tinyworld" / "weights"
 PACKAGE = "package:"
+_OURS = "realign_cli."
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 _REWARD = "reward-"
 _CONVERTERS = {"ram": "realign_cli.models.ram:convert"}
 
@@ -129,10 +132,15 @@ class Models:
         return self._judges[name]
 
     def describe(self, sections: Iterable[str]) -> dict[str, Any]:
-        """Everything in the preset that decides the result of a run that uses `sections`, with weight hashes."""
+        """Everything in the preset that decides the result of a run that uses `sections`, with weight hashes.
+
+        An adapter of this package is told by its class, for where that lies here decides nothing.
+        """
         described = {}
         for name in sections:
             section = dict(self.preset.section(name))
+            if section.get("adapter", "").startswith(_OURS):
+                section["adapter"] = section["adapter"].partition(":")[2]
             if str(section.get("checkpoint", "")).startswith(PACKAGE):
                 section["sha256"] = _digest(section["checkpoint"].removeprefix(PACKAGE))
             if published := self.preset.checkpoint(section.get("checkpoint", "")):
@@ -148,8 +156,9 @@ class Models:
         try:
             return kind(**self.preset.section(section))
         except ValidationError as error:
-            wrong = "; ".join(f"{section}.{one['loc'][0]}: {one['msg']}" for one in error.errors())
-            raise UsageError(f"preset '{self.preset.name}': {wrong}; presets/tiny.toml shows the keys") from None
+            raise UsageError(
+                f"preset '{self.preset.name}': {presets.complaints(error, section)}; presets/tiny.toml shows the keys"
+            ) from None
 
     def _load(self, role: str, *, on_device: bool = True, apart: Sequence[str] = (), **more: Any) -> Any:
         """The model of a role; the settings named `apart` are not the model's."""
@@ -159,9 +168,20 @@ class Models:
         factory = _import(adapter, place)
         try:
             inspect.signature(factory).bind(checkpoint, device="", **options)
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise UsageError(f"{place}: {error}") from None
-        return factory(checkpoint, device=self.device if on_device else None, **options)
+        device = self.device if on_device else None
+        try:
+            return factory(checkpoint, device=device, **options)
+        except RealignError:
+            raise
+        except Exception as error:  # of a damaged checkpoint, libraries raise what they come upon first
+            log.debug("%s", place, exc_info=True)
+            reason = (str(error).strip().splitlines() or [""])[0]
+            raise UsageError(
+                f"{place}: cannot load {checkpoint or 'it'} ({type(error).__name__}: {reason}); check that the "
+                "checkpoint is whole and that it is one of this adapter; -v shows where it failed"
+            ) from None
 
     def _located(self, section: str) -> dict[str, Any]:
         """The settings of a section, with its checkpoint as a folder or as a hub id and its revision."""

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from realign_cli.records import Box, Likelihood, Object, Tag
 
 
+SamplerSteps = Annotated[int, Field(ge=1, le=999)]  # of the 1000 that a generator is trained with
+Guidance = Annotated[float, Field(ge=0, le=1000)]  # beyond it float16 overflows
+
+
 @dataclass(frozen=True)
 class Region:
     """Where an object is and what the prompt says of it: a bool (H, W) mask, a span of the prompt, Eq. 6."""
@@ -38,11 +42,15 @@ class Region:
 
 @dataclass(frozen=True)
 class Request:
-    """One image to generate. With `regions` the attention is modulated (Eq. 7-9); without, it is left alone."""
+    """One image to generate. With `regions` the attention is modulated (Eq. 7-9); without, it is left alone.
+
+    `record` is the id under which a message speaks of it.
+    """
 
     prompt: str
     noise_seed: int
     regions: tuple[Region, ...] = ()
+    record: str = ""
 
 
 @checked(frozen=True, config=ConfigDict(strict=True, extra="forbid", allow_inf_nan=False))
@@ -54,8 +62,8 @@ class Modulation:
 
     cross: float  # w of cross-attention
     self_: float  # w of self-attention
-    power: float
-    share: float  # of the steps, from the first on, that are modulated
+    power: Annotated[float, Field(ge=0)]
+    share: Annotated[float, Field(ge=0, le=1)]  # of the steps, from the first on, that are modulated
     clamp: bool  # hold lambda_t * S * (1 - B) at or below 1
     splice: bool  # in the prompt's embedding, put that of each phrase encoded alone over the phrase's tokens
     score: bool  # S is the likelihood of Eq. 6; else 1
@@ -70,11 +78,11 @@ class Training:
     estimator: Literal["reinforce", "likelihood", "weighted"]
     scale: float  # lambda
     temperature: Annotated[float, Field(gt=0)]  # of reward-weighted denoising, in standard deviations
-    steps: Annotated[int, Field(ge=1)]  # T, of the sampler
-    first_step: int  # of the sampler, at which a reward term may be taken, counted from 0
-    last_step: int
+    steps: SamplerSteps  # T
+    first_step: Annotated[int, Field(ge=0)]  # of the sampler, at which a reward term may be taken, counted from 0
+    last_step: Annotated[int, Field(ge=0)]
     terms_per_rollout: Annotated[int, Field(ge=1)]
-    guidance: float  # during training
+    guidance: Guidance  # during training
     combine: Literal["sum", "alternate"]
     pretraining_images: Annotated[int, Field(ge=0)]  # of L_pre, or of reward-weighted denoising; 0: none
     batch_size: Annotated[int, Field(ge=1)]  # of a micro-batch
@@ -112,8 +120,8 @@ class Scored:
 
 
 class Generator(Protocol):
-    def generate(self, requests: Sequence[Request], modulation: Modulation | None = None) -> list[Image]:
-        """One image per request; the same request gives the same image in any batch."""
+    def generate(self, requests: Sequence[Request], modulation: Modulation | None = None) -> list[Image | RecordError]:
+        """One image per request, or why there is none; the same request gives the same image in any batch."""
         ...
 
 
@@ -148,7 +156,7 @@ class Trainee(Protocol):
         """The loss of diffusion training (B,) at times and noises that `seed` decides, for clean latents."""
         ...
 
-    def generate(self, requests: Sequence[Request]) -> list[Image]:
+    def generate(self, requests: Sequence[Request]) -> list[Image | RecordError]:
         """Images by the weights as they are now, as `Generator.generate`."""
         ...
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
 from pathlib import Path
 
@@ -85,7 +86,9 @@ def test_the_numbers_of_the_paper() -> None:
 def test_a_mistyped_checkpoint_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     file.write_text('[[checkpoints]]\nname = "a/b"\ngigabyte = 1.0\nloaded = 1.0\nlicence = "MIT"\n')
-    with pytest.raises(UsageError, match=r"checkpoints\.0\.gigabytes: Field required; 0\.gigabyte: Unexpected"):
+    with pytest.raises(
+        UsageError, match=r"checkpoints\.0\.gigabytes: Field required; checkpoints\.0\.gigabyte: Extra inputs"
+    ):
         presets.load(str(file))
 
 
@@ -118,3 +121,104 @@ def test_every_adapter_exists(name: str) -> None:
         if role not in ("refine", "train"):
             module, _, adapter = section["adapter"].partition(":")
             assert callable(getattr(importlib.import_module(module), adapter)), role
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        *("generator.steps=0", "generator.steps=-1", "generator.steps=1000", "generator.steps=1001"),
+        *("generator.guidance=nan", "generator.guidance=inf", "generator.guidance=1e38", "generator.guidance=-1.0"),
+        *("generator.size=0", "generator.size=-8", "generator.size=100", "generator.batch_size=0"),
+        *("tagger.batch_size=-1", "tagger.threshold=1.5", "tagger.threshold=nan", "detector.nms=-0.1"),
+        *("reward-caption.samples=0", "train.batch_size=0"),
+    ],
+)
+def test_a_number_out_of_range_is_refused_where_it_is_read(override: str) -> None:
+    key, _, value = override.partition("=")
+    with pytest.raises(UsageError, match=rf"^--preset tiny: {re.escape(key)}: Input should be .*, not {value[:2]}"):
+        presets.load("tiny", [override])
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("batch_size = 0", "batch_size: Input should be greater than or equal to 1, not 0"),
+        ("batch_size = true", "batch_size: Input should be a valid integer, not True"),
+        ("needs_gpu = 'yes'", "needs_gpu: Input should be a valid boolean, not 'yes'"),
+        ("need_gpu = true", "need_gpu: Input should be a valid dictionary or instance of Section, not True"),
+        ("generator = []", "generator: Input should be a valid dictionary"),
+        ("checkpoints = 5", "checkpoints: Input should be a valid tuple, not 5"),
+        ("[generator]\nsteps = '20'", "generator.steps: Input should be a valid integer, not '20'"),
+        ("[generator]\ncheckpoint = ['a']", "generator.checkpoint: Input should be a valid string"),
+        ("[mine]\nadapter = '.a:b'", "mine.adapter: String should match pattern"),
+        ("[mine]\nweight = inf", "mine.weight.float: Input should be a finite number, not inf"),
+        ("[mine]\nwhen = 2026-01-01", "mine.when: input was not a valid JSON value"),
+    ],
+)
+def test_what_a_preset_file_may_hold(tmp_path: Path, text: str, complaint: str) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(text)
+    with pytest.raises(UsageError, match=re.escape(complaint)):
+        presets.load(str(file))
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        *(({"name": name}, "files.0.name") for name in ("../x", "/etc/x", "a/b", "..", ".bashrc", "a\\b", "", "a\nb")),
+        ({"instead": "../x"}, "files.0.instead"),
+        *(({"url": url}, "files.0.url") for url in ("file:///etc/passwd", "ftp://host/x", "https://", "x")),
+        ({"sha256": "0" * 63}, "files.0.sha256"),
+    ],
+)
+def test_a_file_to_fetch_stays_in_its_folder_and_comes_from_the_web(
+    tmp_path: Path, change: dict[str, str], key: str
+) -> None:
+    file = {"name": "x.pth", "url": "https://host/x", "sha256": "0" * 64}
+    with pytest.raises(UsageError, match=rf"checkpoints\.0\.{key}"):
+        presets.load(listing(tmp_path, "fetched:x", file | change))
+    assert presets.load(listing(tmp_path, "fetched:x", file)).checkpoints[0].files[0].name == "x.pth"
+
+
+@pytest.mark.parametrize("name", ["fetched:../x", "fetched:/etc", "fetched:a/b", "../x", "/etc", "a/../b", "a/b/c", ""])
+def test_the_folder_of_a_checkpoint_stays_in_its_own(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match=r"checkpoints\.0\.name"):
+        presets.load(listing(tmp_path, name, {"name": "x.pth", "url": "https://host/x", "sha256": "0" * 64}))
+
+
+def listing(folder: Path, name: str, file: dict[str, str]) -> str:
+    """A preset with one checkpoint of one file."""
+    keys = "\n".join(f"{key} = {json.dumps(value)}" for key, value in file.items())
+    entry = f"name = {json.dumps(name)}\ngigabytes = 0\nloaded = 0\nlicence = 'MIT'"
+    path = folder / "listing.toml"
+    path.write_text(f"[[checkpoints]]\n{entry}\n[[checkpoints.files]]\n{keys}\n")
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("max_tokens = 5", 'tokenizer = "a/b"', 'tokenizer_revision = "0123"', "only_phrase_tokens = true"),
+        *(
+            'author = "me"',
+            'base_url = "https://host:8000/v1?version=2"',
+            'key = "red"',
+            'prompt = "a sketch of a mask"',
+        ),
+        *('api_key = ""', 'headers = { accept = "text/plain" }', 'monkeys = ["a", "b"]'),
+    ],
+)
+def test_what_is_no_secret(tmp_path: Path, line: str) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(f"[scorer]\n{line}\n")
+    assert presets.load(str(file)).section("scorer")
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "{}", "5", "{", '{"config": []}', '{"config": {"settings": {"generator": 5}}}', "\udcff"]
+)
+def test_a_lora_whose_manifest_says_nothing(tmp_path: Path, text: str) -> None:
+    (tmp_path / "pytorch_lora_weights.safetensors").write_bytes(b"")
+    (tmp_path / "manifest.json").write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(UsageError, match=r"manifest\.json: not as 'realign train' writes it"):
+        presets.with_model(presets.load("tiny"), tmp_path)

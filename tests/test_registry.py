@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from realign_cli import presets, registry
 from realign_cli.errors import RealignError, UsageError
@@ -37,6 +38,8 @@ def test_the_numbers_of_the_method() -> None:
         (("share = 0.3\n", "shar = 0.3\n"), "refine.share: Field required; refine.shar: Unexpected"),
         (("cross = 1.0", "cross = 'strong'"), "refine.cross: Input should be a valid number"),
         (("clamp = true", "clamp = 1"), "refine.clamp: Input should be a valid boolean"),
+        (("share = 0.3", "share = 1.5"), "refine.share: Input should be less than or equal to 1, not 1.5"),
+        (("power = 5.0", "power = -1.0"), "refine.power: Input should be greater than or equal to 0, not -1.0"),
     ],
 )
 def test_what_a_preset_file_may_get_wrong_in_refine(tmp_path: Path, change: tuple[str, str], complaint: str) -> None:
@@ -44,6 +47,12 @@ def test_what_a_preset_file_may_get_wrong_in_refine(tmp_path: Path, change: tupl
     assert change[0] in packaged
     with pytest.raises(UsageError, match=re.escape(complaint)):
         _ = models(tmp_path, packaged.replace(*change)).modulation
+
+
+@pytest.mark.parametrize("change", ["steps=1000", "guidance=1e38", "first_step=-1", "last_step=-1"])
+def test_what_a_preset_may_get_wrong_in_train(change: str) -> None:
+    with pytest.raises(UsageError, match=f"train.{change.partition('=')[0]}: Input should be"):
+        _ = Models(presets.load("tiny", [f"train.{change}"])).training
 
 
 @pytest.mark.parametrize(
@@ -114,3 +123,20 @@ def test_without_a_gpu(tmp_path: Path) -> None:
     with pytest.raises(RealignError, match="preset 'big' wants a GPU and none is present; --preset tiny"):
         _ = Models(big).device
     assert Models(big, "cpu").device == "cpu"
+
+
+def test_our_own_adapters_are_told_by_their_class_and_others_whole(tmp_path: Path) -> None:
+    text = '[scorer]\nadapter = "realign_cli.models.rule_scorer:RuleScorer"\n[tagger]\nadapter = "mine.models:Tagger"\n'
+    settings = models(tmp_path, text).describe(["scorer", "tagger"])["settings"]
+    assert (settings["scorer"]["adapter"], settings["tagger"]["adapter"]) == ("RuleScorer", "mine.models:Tagger")
+
+
+def test_a_checkpoint_that_is_none_is_one_line(tmp_path: Path) -> None:
+    """Whatever a library raises of it: a list in place of a configuration, weights of another network."""
+    (tmp_path / "tag_list.txt").write_text("a\n")
+    (tmp_path / "thresholds.txt").write_text("0.5\n")
+    save_file({"x": torch.zeros(1)}, tmp_path / "model.safetensors", metadata={"config": "[]"})
+    text = f'[tagger]\nadapter = "realign_cli.models.ram:RamTagger"\ncheckpoint = "{tmp_path}"\nthreshold = 0.0\n'
+    with pytest.raises(UsageError, match=r"\[tagger\] adapter .*cannot load .*TypeError") as caught:
+        _ = models(tmp_path, text).tagger
+    assert "\n" not in str(caught.value)

@@ -79,7 +79,7 @@ def _together(options: Run, out: Path, works: Sequence[Work], prompts: int) -> l
             with held(folder):
                 clear(folder)
     shown = 0
-    with console.progress("run", len(folders) * prompts, quiet=options.quiet) as advance:
+    with console.progress("run", len(folders) * prompts, quiet=options.quiet or options.as_json) as advance:
 
         def watch() -> None:
             nonlocal shown

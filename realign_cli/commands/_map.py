@@ -86,7 +86,7 @@ def process(
             retry=options.retry_failed,
             read_ahead=sizes is not None,
             total=sizes[shard.index - 1] if sizes else None,
-            quiet=options.quiet,
+            quiet=options.quiet or options.as_json,
             echo=echo,
         )
     if not summary.complete:

@@ -67,7 +67,7 @@ class Report:
             return
         screen = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
         if self._rows:
-            screen.print(console.table(_COLUMNS, [_cells(row) for row in self._rows]))
+            screen.print(console.table(_COLUMNS, [_cells(row) for row in self._rows]), soft_wrap=True)
         lines = [_distance_line(name, one) for name, one in self._distances.items()]
         if not quiet:
             lines += [*self._notes(), *self._falls()]

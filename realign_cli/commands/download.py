@@ -123,7 +123,9 @@ def _fetch(checkpoint: Checkpoint, *, quiet: bool) -> str:
 
 
 def _line(preset: Preset, checkpoint: Checkpoint) -> str:
+    from realign_cli.plumbing.console import plain
+
     state = "here" if is_present(preset, checkpoint) else "missing"
     revision = checkpoint.revision[:12] or "SHA-256"
     place = f"{state:8}{checkpoint.gigabytes:5.1f} GB  {checkpoint.name} ({revision})"
-    return f"{place} for {', '.join(preset.users(checkpoint))}; licence: {checkpoint.licence}\n"
+    return plain(f"{place} for {', '.join(preset.users(checkpoint))}; licence: {checkpoint.licence}").plain + "\n"

@@ -64,7 +64,7 @@ def show(runs: list[Status], screen: Console, *, as_json: bool) -> None:
         for run in runs
         for part in run.parts
     ]
-    screen.print(table(("stage", "shard", "done", "failed", "left", "at work"), rows))
+    screen.print(table(("stage", "shard", "done", "failed", "left", "at work"), rows), soft_wrap=True)
     for run in runs:
         for (stage, kind, recovered), count in run.failures.most_common():
             screen.print(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,9 +14,10 @@ import torch
 import transformers
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from PIL.Image import Image
+from safetensors import safe_open
 from torch import Tensor
 
-from realign_cli.errors import UsageError
+from realign_cli.errors import RecordError, UsageError
 from realign_cli.models.attention_control import Layout, modulated
 from realign_cli.models.batches import in_full_batches
 from realign_cli.roles import Modulation, Region, Request
@@ -26,9 +27,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+LORA = "pytorch_lora_weights.safetensors"
+_LORA_WEIGHT = re.compile(r"lora[._](A|B|down|up)\.weight$")  # as diffusers, peft and kohya name them
 _SMALL_VOCABULARY = 1000
 _TEXTS_AT_ONCE = 8
 _TEXTS_REMEMBERED = 256  # 60 MB for Stable Diffusion 1.x in float32
+_PREDICTIONS = ("epsilon", "v_prediction", "sample")  # what DDIM can step by
 
 
 class StableDiffusion:
@@ -48,7 +52,7 @@ class StableDiffusion:
         cpu_offload: keep on the GPU only the part that is computing; not for training.
 
     Raises:
-        UsageError: the checkpoint cannot be loaded, or `size` is not a multiple of 8.
+        UsageError: the checkpoint or the LoRA cannot be loaded, or the network predicts what DDIM cannot step by.
     """
 
     _kind: Any = StableDiffusionPipeline
@@ -73,8 +77,6 @@ class StableDiffusion:
         attention_slicing: bool = False,
         cpu_offload: bool = False,
     ) -> None:
-        if size % 8:
-            raise UsageError(f"generator.size is {size}; it must be a multiple of 8")
         # Any: diffusers loads its classes lazily, untyped.
         self.pipeline: Any = self._load(checkpoint, device, revision, full_precision)
         if lora:
@@ -91,10 +93,13 @@ class StableDiffusion:
         self._batch_size = batch_size
         self._known_words = _small_vocabulary(self.pipeline)
         self._warned: set[str] = set()
+        self._cut: set[tuple[str, str]] = set()  # records and prompts that were said to be too long
         self._embeddings: dict[str, Tensor] = {}
 
-    def generate(self, requests: Sequence[Request], modulation: Modulation | None = None) -> list[Image]:
-        """One RGB image per request; regions count only with `modulation`. See `roles.Generator`."""
+    def generate(self, requests: Sequence[Request], modulation: Modulation | None = None) -> list[Image | RecordError]:
+        """One RGB image per request, or why there is none; regions count only with `modulation`."""
+        for request in requests:
+            self._warn_of_cut(request)
         return in_full_batches(
             requests, self._batch_size, lambda batch: self._generate(batch, modulation), Request("", 0)
         )
@@ -105,9 +110,10 @@ class StableDiffusion:
 
         return Trainee(self, steps=steps, guidance=guidance, rank=rank, checkpointing=checkpointing, seed=seed)
 
-    def _generate(self, batch: Sequence[Request], modulation: Modulation | None) -> list[Image]:
+    def _generate(self, batch: Sequence[Request], modulation: Modulation | None) -> list[Image | RecordError]:
         pipeline = self.pipeline
-        self._warn(request.prompt for request in batch)
+        for request in batch:
+            self._warn_of_unknown_words(request.prompt)
         embeddings = self.embed([request.prompt for request in batch])
         layouts: list[Layout | None] = []
         if modulation is not None:
@@ -118,15 +124,43 @@ class StableDiffusion:
         pipeline.scheduler.set_timesteps(self._steps)
         timesteps = pipeline.scheduler.timesteps
         with modulated(pipeline.unet, layouts, modulation, timesteps) if modulation is not None else nullcontext():
-            return pipeline(
+            return self._draw(
+                batch,
                 prompt_embeds=embeddings,
                 negative_prompt_embeds=self.embed([""]).expand(len(batch), -1, -1),
-                latents=torch.stack([self.noise(request.noise_seed) for request in batch]),
-                num_inference_steps=self._steps,
-                guidance_scale=self._guidance,
-                height=self._size,
-                width=self._size,
-            ).images
+            )
+
+    def _draw(self, batch: Sequence[Request], **conditioning: Tensor) -> list[Image | RecordError]:
+        """An image of each request, or an error where latents or pixels are no finite numbers."""
+        last: dict[str, Tensor] = {}
+
+        def remember(_pipeline: Any, _step: int, _time: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+            last.update(tensors)
+            return tensors
+
+        pixels = self.pipeline(
+            **conditioning,
+            latents=torch.stack([self.noise(request.noise_seed) for request in batch]),
+            num_inference_steps=self._steps,
+            guidance_scale=self._guidance,
+            height=self._size,
+            width=self._size,
+            output_type="pt",
+            callback_on_step_end=remember,
+        ).images
+        processor = self.pipeline.image_processor
+        drawn: list[Image | RecordError] = []
+        for latents, image in zip(last["latents"], pixels, strict=True):
+            if latents.isfinite().all() and image.isfinite().all():
+                drawn += processor.numpy_to_pil(processor.pt_to_numpy(image[None]))
+            else:
+                drawn.append(RecordError("not_finite", f"the generator gave no finite numbers; {self._remedy()}"))
+        return drawn
+
+    def _remedy(self) -> str:
+        if self.pipeline.dtype == torch.float16:
+            return "float16 overflowed: lower generator.guidance, or choose a checkpoint made for float16"
+        return "lower generator.guidance, or check its checkpoint and LoRA"
 
     def _load(self, checkpoint: str, device: str, revision: str | None, full_precision: bool) -> Any:
         diffusers.utils.logging.disable_progress_bar()
@@ -139,13 +173,24 @@ class StableDiffusion:
                 use_safetensors=True,
                 **self._without,
             )
-        except (OSError, ValueError) as error:
+            length, most = pipeline.tokenizer.model_max_length, pipeline.text_encoder.config.max_position_embeddings
+            if length > most:  # as where its files are missing, which the libraries do not mind
+                raise ValueError(f"its tokenizer goes up to {length} tokens and its text encoder to {most}")
+        except Exception as error:  # of a damaged folder, libraries raise what they come upon first
             if Path(checkpoint).is_dir():
-                raise UsageError(f"{checkpoint}: not a {self._kind.__name__} ({_first_line(error)})") from None
+                raise UsageError(f"{checkpoint}: not a {self._kind.__name__} ({_reason(error)})") from None
+            if not isinstance(error, OSError | ValueError):
+                raise
             raise UsageError(
                 f"generator {checkpoint}: no such folder, and not to be had from the hub; "
                 "check the name and the network, or use --preset tiny, which needs neither"
             ) from None
+        predicted = getattr(pipeline.scheduler.config, "prediction_type", None)
+        if predicted not in _PREDICTIONS:
+            raise UsageError(
+                f"generator {checkpoint}: its scheduler's prediction_type is {predicted}; "
+                f"this program knows {', '.join(_PREDICTIONS)}"
+            )
         # The sampler's habit of clipping x_0 to [-1, 1] is for pixels; latents go beyond.
         pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
         assert not pipeline.scheduler.config.clip_sample
@@ -175,8 +220,23 @@ class StableDiffusion:
     def _encode(self, texts: list[str]) -> Tensor:
         device = self.pipeline.device
         # What is remembered is of full precision.
-        with hushed(), torch.no_grad(), torch.autocast(device.type, enabled=False):
+        with silent(), torch.no_grad(), torch.autocast(device.type, enabled=False):
             return self.pipeline.encode_prompt(texts, device, 1, False)[0]
+
+    def _warn_of_cut(self, request: Request) -> None:
+        """Say once of each record what of its prompt is beyond the tokens that the generator reads."""
+        tokenizer = self.pipeline.tokenizer
+        length = tokenizer.model_max_length
+        ids = tokenizer(request.prompt, verbose=False).input_ids
+        if len(ids) > length and (request.record, request.prompt) not in self._cut:
+            self._cut.add((request.record, request.prompt))
+            log.warning(
+                "record %s: the generator reads %d tokens of the prompt's %d; it does not see '%s'",
+                request.record or f"'{request.prompt}'",
+                length,
+                len(ids),
+                tokenizer.decode(ids[length - 1 : -1]),
+            )
 
     def _ids(self, text: str) -> list[int]:
         return self.pipeline.tokenizer(text, truncation=True).input_ids
@@ -211,27 +271,13 @@ class StableDiffusion:
                 for place in places:
                     embedding[place] = alone[region.phrase][1 : 1 + place.stop - place.start]
 
-    def _warn(self, prompts: Iterable[str]) -> None:
-        """Say once of each prompt what the model does not see of it, and of each word that it does not know it."""
-        for prompt in prompts:
-            if unseen := self._unseen(prompt):
-                self._warn_once(prompt, "of '%s' the generator does not see the end, '%s'", prompt, unseen)
-            for word in re.findall(r"\w+|[^\w\s]", prompt.lower()) if self._known_words else []:
-                if self.pipeline.tokenizer.unk_token_id in self._ids(word):
-                    known = " ".join(self._known_words)
-                    self._warn_once(word, "the generator does not know '%s'; it knows: %s", word, known)
-
-    def _warn_once(self, of: str, *message: str) -> None:
-        if of not in self._warned:
-            self._warned.add(of)
-            log.warning(*message)
-
-    def _unseen(self, prompt: str) -> str:
-        """The end of a prompt that has more tokens than the model reads."""
-        tokenizer = self.pipeline.tokenizer
-        ends = tokenizer(prompt, return_offsets_mapping=True, verbose=False).offset_mapping
-        last = tokenizer.model_max_length - 2  # the first and the last place are those of the start and end tokens
-        return prompt[ends[last][1] :].strip() if len(ends) > last + 2 else ""
+    def _warn_of_unknown_words(self, prompt: str) -> None:
+        if not self._known_words:
+            return
+        for word in re.findall(r"\w+|[^\w\s]", prompt.lower()):
+            if word not in self._warned and self.pipeline.tokenizer.unk_token_id in self._ids(word):
+                self._warned.add(word)
+                log.warning("the generator does not know '%s'; it knows: %s", word, " ".join(self._known_words))
 
 
 def _layout(found: Sequence[tuple[Region, list[slice]]], length: int) -> Layout | None:
@@ -248,28 +294,49 @@ def _layout(found: Sequence[tuple[Region, list[slice]]], length: int) -> Layout 
     )
 
 
+def load_lora(pipeline: Any, folder: str | Path, adapter: str = "lora") -> None:
+    """Load a LoRA of the U-Net; that there is none of the text encoder is no news.
+
+    Raises:
+        UsageError: it cannot be read, is empty, or has weights that have no place in this network.
+    """
+    file = Path(folder) / LORA
+    try:
+        with safe_open(file, "pt") as opened:
+            wanted = sum(bool(_LORA_WEIGHT.search(key)) for key in opened.keys())  # noqa: SIM118  # not a mapping
+        with silent():
+            pipeline.load_lora_weights(folder, adapter_name=adapter, weight_name=LORA, use_safetensors=True)
+    except Exception as error:  # of a file that does not fit, libraries raise what they come upon first
+        raise UsageError(
+            f"{file}: no LoRA of this generator ({_reason(error)}); give one that was trained on it"
+        ) from None
+    parts = [part for name in ("unet", "text_encoder", "text_encoder_2") if (part := getattr(pipeline, name, None))]
+    loaded = sum("lora_" in name and f".{adapter}." in name for part in parts for name, _ in part.named_parameters())
+    if not wanted or loaded < wanted:
+        raise UsageError(
+            f"{file}: no LoRA of this generator ({loaded} of its {wanted} weights have a place in it); give one that "
+            "was trained on it"
+        )
+
+
 @contextmanager
-def hushed() -> Iterator[None]:
-    """Inside, diffusers and transformers say nothing but errors, whether or not -q was given."""
-    libraries = (diffusers.utils.logging, transformers.utils.logging)
-    before = [library.get_verbosity() for library in libraries]
-    for library in libraries:
-        library.set_verbosity_error()
+def silent() -> Iterator[None]:
+    """Inside, the libraries log nothing: what they raise says it too."""
+    loggers = [logging.getLogger(library) for library in ("diffusers", "transformers")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
     try:
         yield
     finally:
-        for library, verbosity in zip(libraries, before, strict=True):
-            library.set_verbosity(verbosity)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
-def load_lora(pipeline: Any, folder: str | Path, adapter: str | None = None) -> None:
-    """Load a LoRA of the U-Net; that there is none of the text encoder is no news."""
-    with hushed():
-        pipeline.load_lora_weights(folder, adapter_name=adapter)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]
+def _reason(error: Exception) -> str:
+    """What an error says, without the details that follow it; of a heading, the first detail."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines[: 1 + lines[0].endswith(":")])
 
 
 def _small_vocabulary(pipeline: Any) -> list[str]:

@@ -9,8 +9,8 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from PIL.Image import Image
 
-from realign_cli.errors import UsageError
-from realign_cli.models.stable_diffusion import StableDiffusion, hushed
+from realign_cli.errors import RecordError, UsageError
+from realign_cli.models.stable_diffusion import StableDiffusion, silent
 
 if TYPE_CHECKING:
     from realign_cli.roles import Modulation, Request
@@ -31,27 +31,22 @@ class StableDiffusionXL(StableDiffusion):
             "Stable Diffusion XL is here for 'realign generate' alone; train a preset of Stable Diffusion 1.x"
         )
 
-    def _generate(self, batch: Sequence[Request], modulation: Modulation | None) -> list[Image]:
+    def _generate(self, batch: Sequence[Request], modulation: Modulation | None) -> list[Image | RecordError]:
         if modulation is not None:
             raise UsageError(
                 "Stable Diffusion XL is here for 'realign generate' alone; refine with a preset of Stable Diffusion 1.x"
             )
-        self._warn(request.prompt for request in batch)
         read = [self._read(request.prompt) for request in batch]
         prompt, negative, pooled, negative_pooled = (torch.cat(each) for each in zip(*read, strict=True))
-        return self.pipeline(
+        return self._draw(
+            batch,
             prompt_embeds=prompt,
             negative_prompt_embeds=negative,
             pooled_prompt_embeds=pooled,
             negative_pooled_prompt_embeds=negative_pooled,
-            latents=torch.stack([self.noise(request.noise_seed) for request in batch]),
-            num_inference_steps=self._steps,
-            guidance_scale=self._guidance,
-            height=self._size,
-            width=self._size,
-        ).images
+        )
 
     def _read(self, text: str) -> tuple[torch.Tensor, ...]:
         """Token embeddings of a prompt and of none, (1, T, D), and their pooled ones, (1, P); each encoded alone."""
-        with hushed(), torch.no_grad():
+        with silent(), torch.no_grad():
             return self.pipeline.encode_prompt(text, device=self.pipeline.device)

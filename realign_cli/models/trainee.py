@@ -15,7 +15,7 @@ from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from torch import Tensor
 
-from realign_cli.errors import RealignError
+from realign_cli.errors import RealignError, RecordError
 from realign_cli.models.stable_diffusion import load_lora
 
 if TYPE_CHECKING:
@@ -104,9 +104,22 @@ class Trainee:
         t = torch.randint(0, length, (len(latents),), generator=generator).to(latents.device)
         noise = torch.randn(latents.shape, generator=generator).to(latents)
         predicted = self._conditional(self._scheduler.add_noise(latents, noise, t), embeddings, t)
-        return F.mse_loss(predicted.float(), noise.float(), reduction="none").mean((1, 2, 3))
+        target = self._target(latents, noise, t)
+        return F.mse_loss(predicted.float(), target.float(), reduction="none").mean((1, 2, 3))
 
-    def generate(self, requests: Sequence[Request]) -> list[Image]:
+    def _target(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """What the network was trained to predict of `latents` with `noise` added at times `t`, as its scheduler says.
+
+        With a = alphas_cumprod[t]: the noise ("epsilon"), sqrt(a) noise - sqrt(1 - a) latents ("v_prediction",
+        Salimans & Ho 2022), or the latents ("sample").
+        """
+        kind = self._scheduler.config.prediction_type
+        if kind == "v_prediction":
+            velocity: Tensor = self._scheduler.get_velocity(latents, noise, t)
+            return velocity
+        return latents if kind == "sample" else noise
+
+    def generate(self, requests: Sequence[Request]) -> list[Image | RecordError]:
         return self._generator.generate(requests)
 
     def saved_bytes(self) -> int:

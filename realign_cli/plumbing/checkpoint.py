@@ -15,9 +15,8 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from realign_cli.errors import RealignError, UsageError
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FOLDER, MANIFEST, STATE = "checkpoints", "manifest.json", "state.safetensors"
+_LONGEST = 200  # bytes of the name of a file
 KEPT = 2  # the last one, and one to fall back to
 
 
@@ -103,15 +103,47 @@ def read(path: Path) -> Checkpoint:
     Raises:
         UsageError: it is not complete, or a file is missing or damaged.
     """
-    try:
-        facts = json.loads((path / MANIFEST).read_text())
-        step, files = int(facts["step"]), dict(facts["files"])
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UsageError(f"{path}: not a complete checkpoint (no readable {MANIFEST})") from None
+    facts, files = _manifest(path)
     for name, expected in files.items():
         if not (path / name).is_file() or _digest(path / name) != expected:
             raise UsageError(f"{path}: {name} is missing or damaged")
-    return Checkpoint(path, step, facts)
+    return Checkpoint(path, facts["step"], facts)
+
+
+def _manifest(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """What the manifest of a checkpoint says, and its files with their sums; all of them lie in `folder`.
+
+    Raises:
+        UsageError: there is none, or it says anything else.
+    """
+    unusable = UsageError(f"{folder}: not a complete checkpoint (no readable {MANIFEST})")
+    try:
+        facts = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        step, files = facts["step"], facts["files"]
+    except (OSError, ValueError, RecursionError, LookupError, TypeError):
+        raise unusable from None
+    if type(step) is not int or not isinstance(files, dict):
+        raise unusable
+    for name, digest in files.items():
+        if not isinstance(digest, str) or not _inside(folder, name):
+            raise UsageError(
+                f"{folder}: its {MANIFEST} is not as realign writes it ({name!r} is no file of this folder)"
+            )
+    return facts, files
+
+
+def _inside(folder: Path, name: str) -> bool:
+    """Whether `name` leads to a place below `folder`, by no link and no detour."""
+    path = PurePosixPath(name)
+    if (
+        not name.isprintable()
+        or len(name.encode()) > _LONGEST
+        or path.is_absolute()
+        or ".." in path.parts
+        or name in ("", ".")
+    ):
+        return False
+    return (folder / path).parent.resolve().is_relative_to(folder.resolve())
 
 
 def publish(checkpoint: Path, run: Path) -> None:
@@ -125,12 +157,16 @@ def publish(checkpoint: Path, run: Path) -> None:
 
 
 def clear(run: Path) -> None:
-    """Delete the checkpoints of a run and the model that it published."""
+    """Delete the checkpoints of a run and the model that it published; nothing outside its folder.
+
+    Raises:
+        UsageError: the manifest of the model is not one that this program wrote; nothing is deleted then.
+    """
+    published = _manifest(run)[1] if (run / MANIFEST).exists() else {}
     for folder in list(_folders(run)):
         shutil.rmtree(folder)
-    with suppress(OSError, ValueError, KeyError):
-        for name in json.loads((run / MANIFEST).read_text())["files"]:
-            (run / name).unlink(missing_ok=True)
+    for name in published:
+        (run / name).unlink(missing_ok=True)
     (run / MANIFEST).unlink(missing_ok=True)
 
 

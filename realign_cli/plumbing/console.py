@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
+import sys
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderResult
 from rich.logging import RichHandler
 from rich.progress import (
     BarColumn,
@@ -28,20 +30,36 @@ from rich.table import Table
 from rich.text import Text
 
 console = Console(stderr=True, highlight=False)
+_LIBRARIES = ("diffusers", "transformers")  # they have handlers of their own, and their warnings name no record
 
 
 @dataclass
 class Verbosity:
-    """-q leaves only errors; -v adds debug lines."""
+    """-q leaves only errors; -v adds debug lines, and what libraries warn of."""
 
     quiet: bool = False
     verbose: bool = False
 
     def apply(self) -> None:
         level = logging.ERROR if self.quiet else logging.DEBUG if self.verbose else logging.WARNING
-        handler = RichHandler(console=console, show_time=False, show_path=False, markup=False, highlighter=None)
-        logging.basicConfig(level=logging.ERROR, handlers=[handler], format="%(message)s", force=True)
+        theirs = logging.WARNING if self.verbose else logging.ERROR
+        logging.basicConfig(level=theirs, handlers=[_Handler()], format="%(message)s", force=True)
+        logging.captureWarnings(True)
         logging.getLogger("realign_cli").setLevel(level)
+        for library in _LIBRARIES:
+            os.environ[f"{library.upper()}_VERBOSITY"] = logging.getLevelName(theirs).lower()  # read with its import
+            logging.getLogger(library).setLevel(theirs)
+
+
+class _Handler(RichHandler):
+    """Shows log lines, which may quote anything, so that none can steer the terminal."""
+
+    def __init__(self) -> None:
+        super().__init__(console=console, show_time=False, show_path=False)
+
+    def render_message(self, record: logging.LogRecord, message: str) -> ConsoleRenderable:
+        trace = (record.exc_text or "").splitlines()
+        return Text("\n").join(map(plain, [record.getMessage(), *trace]))
 
 
 class Advance(Protocol):
@@ -49,7 +67,8 @@ class Advance(Protocol):
 
 
 def _bar(*columns: ProgressColumn, quiet: bool) -> Progress:
-    return Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal)
+    # rich's own word on terminals can be overruled by FORCE_COLOR, which is about colours.
+    return Progress(*columns, console=console, transient=True, disable=quiet or not sys.stderr.isatty())
 
 
 @contextmanager
@@ -154,7 +173,7 @@ class Summary:
         if quiet:
             return
         cells = [self.command, str(self.records), str(self.kept), str(self.failed), f"{self.seconds:.1f} s"]
-        console.print(table(["command", "records", "done before", "failed", "time"], [cells]))
+        console.print(table(["command", "records", "done before", "failed", "time"], [cells]), soft_wrap=True)
         if self.out:
             console.print(plain(f"wrote {self.out}"), soft_wrap=True)
         if self.next_command:
@@ -162,12 +181,21 @@ class Summary:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    made = Table(box=None, pad_edge=False)
+    """A table that shows every cell whole; print it with `soft_wrap=True`."""
+    made = _Whole(box=None, pad_edge=False)
     for i, column in enumerate(columns):
         made.add_column(column, justify="left" if i == 0 else "right", no_wrap=True)
     for row in rows:
         made.add_row(*(plain(cell) for cell in row))
     return made
+
+
+class _Whole(Table):
+    """As wide as its cells want: a narrow terminal breaks its lines, where rich would cut numbers."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        wanted = self.__rich_measure__(console, options.update(width=sys.maxsize)).maximum
+        return super().__rich_console__(console, options.update(width=max(wanted, options.max_width)))
 
 
 def plain(text: str) -> Text:

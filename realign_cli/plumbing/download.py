@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import os
+import re
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -15,6 +16,8 @@ from realign_cli.plumbing import console
 _TIMEOUT = 60  # seconds without a byte
 _ATTEMPTS = 5
 _CHUNK = 1 << 16  # bytes that a kill may lose
+_USER = re.compile(r"(?<=://)[^/\s?#]*@")
+_QUERY = re.compile(r"(?<=[?&])([^=&\s]+)=[^&\s#)]+")
 
 
 def fetched(url: str, path: Path, sha256: str | None = None, *, remedy: str, quiet: bool = True) -> Path:
@@ -24,27 +27,37 @@ def fetched(url: str, path: Path, sha256: str | None = None, *, remedy: str, qui
     the next, from there on. `remedy` ends the message of every error.
 
     Raises:
-        RealignError: it cannot be fetched or written, or is not the file of that SHA-256.
+        RealignError: it cannot be fetched or written, or is not the file of that SHA-256, or `url` is no web address.
     """
     if path.exists():
         return path
+    if not url.startswith(("http://", "https://")):
+        raise RealignError(f"cannot fetch {without_secrets(url)} (not http:// or https://): {remedy}")
     part = path.with_name(f"{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not sha256:
             part.unlink(missing_ok=True)  # it may be of another file
         _complete(url, part, 1 + (_ATTEMPTS - 1) * bool(sha256), quiet=quiet)
-    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
+    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ValueError) as error:
         if not sha256:
             part.unlink(missing_ok=True)
-        raise RealignError(f"cannot fetch {url} ({getattr(error, 'reason', error)}): {remedy}") from None
+        reason = getattr(error, "reason", error)
+        if isinstance(error, http.client.InvalidURL | ValueError):
+            reason = "not a web address"  # their words quote parts of it
+        raise RealignError(f"cannot fetch {without_secrets(url)} ({reason}): {remedy}") from None
     except OSError as error:
         raise RealignError(f"cannot write {part}: {error.strerror}; make room, and the same command goes on") from None
     if sha256 and _digest(part) != sha256:
         part.unlink()
-        raise RealignError(f"{url}: not the file that was published (SHA-256); {remedy}")
+        raise RealignError(f"{without_secrets(url)}: not the file that was published (SHA-256); {remedy}")
     os.replace(part, path)
     return path
+
+
+def without_secrets(text: str) -> str:
+    """A text with URLs in it, less the users, passwords and values of parameters that these hold."""
+    return _QUERY.sub(r"\1=...", _USER.sub("...@", text))
 
 
 def _complete(url: str, part: Path, attempts: int, *, quiet: bool) -> None:

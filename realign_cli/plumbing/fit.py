@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ from torch import Tensor
 from realign_cli.errors import RealignError, UsageError
 from realign_cli.plumbing import atomic, checkpoint
 from realign_cli.plumbing.console import Training, progress, training
-from realign_cli.plumbing.folder import claim, require_same
+from realign_cli.plumbing.folder import RUN, claim, require_same
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -37,6 +38,8 @@ log = logging.getLogger(__name__)
 # What lies in the folder of a run beside its checkpoints and the trained model.
 LOG, SAMPLES, CARD, CURVES = "log.jsonl", "samples", "README.md", "curves.png"
 LATENTS, PENALTIES = "examples.safetensors", "penalties.safetensors"
+# By these a launcher tells a process its place among others.
+_LAUNCH = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 class Loss(Protocol):
@@ -85,7 +88,8 @@ def accelerate(out: Path, cpu: bool, mixed_precision: str, tracker: str) -> Acce
     """This process's place in the run, alone or under `accelerate launch`; `tracker` is "none" or one of accelerate's.
 
     Raises:
-        UsageError: the tracker's package is not installed, or the precision does not go with the device.
+        UsageError: the tracker's package is not installed, the precision does not go with the device, or the
+            environment says of other processes what does not hold.
     """
     if tracker != "none" and importlib.util.find_spec(tracker) is None:
         raise UsageError(f"--report-to {tracker}: pip install {tracker}")
@@ -96,8 +100,14 @@ def accelerate(out: Path, cpu: bool, mixed_precision: str, tracker: str) -> Acce
             log_with=None if tracker == "none" else tracker,
             project_dir=out,
         )
-    except ValueError as error:
-        raise UsageError(f"--mixed-precision {mixed_precision}: {error}") from None
+    except (ValueError, ImportError, RuntimeError) as error:
+        if f"{mixed_precision} mixed precision" in str(error):
+            raise UsageError(f"--mixed-precision {mixed_precision}: {error}") from None
+        found = sorted(name for name in os.environ if name in _LAUNCH or name.startswith("ACCELERATE_"))
+        raise UsageError(
+            f"cannot start as the environment says: {error}; unset {', '.join(found) or 'what asks for it'}, or start "
+            "with accelerate launch -m realign_cli train ..."
+        ) from None
 
 
 def start(
@@ -109,15 +119,19 @@ def start(
         UsageError: the folder or the checkpoint belongs to another configuration, or the one named is damaged.
     """
     if accelerator.is_main_process:
+        if overwrite and (out / RUN).exists():  # first, lest a kill leave old checkpoints to the new configuration
+            _clear(out)
         claim(out, config, overwrite=overwrite)
         atomic.remove_leftovers(out)
-        if overwrite:
-            _clear(out)
     accelerator.wait_for_everyone()
     accelerator.init_trackers("realign")
     if resume == "latest":
         return checkpoint.latest(out)
     found = checkpoint.read(Path(resume))
+    if not isinstance(found.facts.get("config"), dict):
+        raise UsageError(
+            f"{found.path}: its {checkpoint.MANIFEST} does not say how it was made; give another checkpoint"
+        )
     require_same(found.path, found.facts["config"], json.loads(json.dumps(config)))
     return found
 

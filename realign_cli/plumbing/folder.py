@@ -8,6 +8,7 @@ shard waits as a hidden file, and the worker that completes the last one joins t
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -29,6 +30,7 @@ _LIBRARIES = (
     *("open_clip_torch", "segment-anything", "openai", "numpy", "pillow", "salesforce-lavis"),
 )
 _PICTURES = "pictures"
+_OUR_MODULE = re.compile(r"realign_cli(\.\w+)+:")  # before the class of an adapter, in folders of earlier versions
 
 
 def image_name(record_id: str) -> str:
@@ -194,10 +196,13 @@ def _check_same(path: Path, config: Mapping[str, Any]) -> None:
 def require_same(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Refuse to continue what lies in `path` with other settings.
 
+    Where an adapter of this package was said with its module, as it once was, its class is what counts.
+
     Raises:
         UsageError: with the keys that differ.
     """
     old, new = _flatten(before), _flatten(now)
+    old |= {key: _OUR_MODULE.sub("", str(value)) for key, value in old.items() if key.endswith(".adapter")}
     differing = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
     if differing:
         named = ", ".join(f"{key} ({old.get(key)!r} before, {new.get(key)!r} now)" for key in differing[:4])

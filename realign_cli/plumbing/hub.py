@@ -16,6 +16,7 @@ from huggingface_hub.utils import disable_progress_bars, logging  # type: ignore
 
 from realign_cli.errors import RealignError
 from realign_cli.plumbing import atomic
+from realign_cli.plumbing.download import without_secrets
 
 Kind = Literal["model", "dataset"]
 _REMEDY = "the same command goes on from here; HF_ENDPOINT names another hub, HF_TOKEN is for models that want a login"
@@ -49,7 +50,7 @@ def fetch(name: str, revision: str, patterns: Sequence[str], kind: Kind = "model
         found = HfApi().verify_repo_checksums(name, repo_type=kind, revision=folder.name)
     except (HfHubHTTPError, OSError, ValueError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise RealignError(f"cannot fetch {name} at {revision}: {reason}; {_REMEDY}") from None
+        raise RealignError(f"cannot fetch {name} at {revision}: {without_secrets(reason)}; {_REMEDY}") from None
     damaged = [one["path"] for one in found.mismatches]
     for path in damaged:
         (folder / path).resolve().unlink()

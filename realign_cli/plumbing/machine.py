@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import importlib.metadata
 import json
 import os
@@ -81,13 +82,20 @@ def free_bytes(folder: Path) -> int:
 
 def reached(name: str, url: str, remedy: str) -> Finding:
     """Whether there is a server; what it answers does not matter."""
+    from realign_cli.plumbing.download import without_secrets
+
+    shown = without_secrets(url)
+    if not url.startswith(("http://", "https://")):
+        return Finding(name, f"{shown}: not http:// or https://", remedy)
     try:
         urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=_TIMEOUT).close()
     except urllib.error.HTTPError:
         pass
+    except http.client.InvalidURL:  # its words quote parts of it
+        return Finding(name, f"{shown}: not a web address", remedy)
     except (OSError, ValueError) as error:
-        return Finding(name, f"{url}: {getattr(error, 'reason', error)}", remedy)
-    return Finding(name, f"{url} answers")
+        return Finding(name, f"{shown}: {getattr(error, 'reason', error)}", remedy)
+    return Finding(name, f"{shown} answers")
 
 
 def language_model(model: str) -> Finding:

@@ -8,88 +8,26 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
-from pydantic.dataclasses import dataclass as checked
+from pydantic import ValidationError
 
 from realign_cli.errors import UsageError
+from realign_cli.presets.schema import FETCHED, Checkpoint, File, PresetFile, complaints
+from realign_cli.presets.secrets import find_secret
 
-FETCHED = "fetched:"
-_SECRET_KEY = re.compile(r"(^|_)(api_?key|access_?key|auth_?token|hf_token|api_?token|password|secret)$", re.I)
-_URL_WITH_PASSWORD = re.compile(r"\w+://[^/\s]*@")
+__all__ = ["FETCHED", "Checkpoint", "File", "Preset", "complaints", "load", "names", "trained_manifest", "with_model"]
+
 _PIPELINE, _LORA, _MANIFEST = "model_index.json", "pytorch_lora_weights.safetensors", "manifest.json"
 _MOVED = {"runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5"}
-_HUB = "https://huggingface.co"
 
 log = logging.getLogger(__name__)
-
-
-@checked(frozen=True, config=ConfigDict(extra="forbid"))
-class File:
-    """A published file: what it is called here, where it is, and the SHA-256 that makes sure that it is the one.
-
-    `instead` names a file that may lie in its place.
-    """
-
-    name: str
-    url: str
-    sha256: str
-    instead: str = ""
-
-    @property
-    def address(self) -> str:
-        """`url`, at the hub that HF_ENDPOINT names if it is of the hub."""
-        from huggingface_hub import constants
-
-        return self.url.replace(_HUB, constants.ENDPOINT, 1)
-
-
-@checked(frozen=True, config=ConfigDict(extra="forbid"))
-class Checkpoint:
-    """What sections of a preset load, and `realign download` fetches.
-
-    `name` is what the sections call it: a hub id, of which `revision` and the files that match `patterns` are meant, or
-    "fetched:NAME", the folder of `files`. `gigabytes` are on disk, `loaded` those of the weights as computed with. Of
-    the kind "dataset" are the images of COCO 2014 val, of which the reference of [fid] is made.
-    """
-
-    name: str
-    gigabytes: float
-    loaded: float
-    licence: str
-    revision: str = ""
-    patterns: tuple[str, ...] = ()
-    files: tuple[File, ...] = ()
-    home: Literal["hub", "torch"] = "hub"
-    kind: Literal["model", "dataset"] = "model"
-
-    @property
-    def folder(self) -> Path:
-        """Where `files` lie: in HF_HOME, beside what comes from the hub, or where torch's own hub looks."""
-        if self.home == "torch":
-            import torch
-
-            return Path(torch.hub.get_dir()) / "checkpoints"
-        from huggingface_hub import constants
-
-        return Path(constants.HF_HOME) / "realign" / self.name.removeprefix(FETCHED)
-
-    @property
-    def missing(self) -> list[File]:
-        """The `files` that are not there."""
-        return [
-            file
-            for file in self.files
-            if not (self.folder / file.name).is_file() and not (file.instead and (self.folder / file.instead).is_file())
-        ]
 
 
 @dataclass(frozen=True)
@@ -129,22 +67,31 @@ def load(name: str, overrides: Iterable[str] = (), backend: str | None = None) -
     A backend is a packaged file whose sections take the place of the preset's before the overrides.
 
     Raises:
-        UsageError: no such preset or key, with the nearest name, or a value of another type; or a secret, which every
-            folder that a run makes would tell on.
+        UsageError: no such preset or key, with the nearest name, or a value of another type or out of range; or a
+            secret, which every folder that a run makes would tell on.
     """
     data = _read(name)
     if backend:
         data |= tomllib.loads((_folder() / "backends" / f"{backend}.toml").read_text())
     for override in overrides:
         _apply(data, override, name)
-    _refuse_secrets(data, name)
+    if place := find_secret(data):
+        raise UsageError(
+            f"preset '{name}': {place} is a secret, and presets are copied into run.json; put it into the "
+            "environment, such as OPENAI_API_KEY"
+        )
+    try:
+        checked = PresetFile.model_validate(data)
+    except ValidationError as error:
+        raise UsageError(
+            f"--preset {name}: {complaints(error)}; presets/sd15.toml shows sections and checkpoints"
+        ) from None
     sections = {key: value for key, value in data.items() if isinstance(value, dict)}
     for section in sections.values():
         if (moved := section.get("checkpoint")) in _MOVED:
             section["checkpoint"] = _MOVED[moved]
             log.warning("%s is no longer on the hub; its mirror %s is used", moved, _MOVED[moved])
-    checkpoints = _checkpoints(data.get("checkpoints", []), name)
-    return Preset(Path(name).stem, data.get("batch_size", 8), data.get("needs_gpu", False), sections, checkpoints)
+    return Preset(Path(name).stem, checked.batch_size, checked.needs_gpu, sections, checked.checkpoints)
 
 
 def with_model(preset: Preset, model: Path | None) -> Preset:
@@ -166,10 +113,24 @@ def with_model(preset: Preset, model: Path | None) -> Preset:
             "or one of its checkpoints/"
         )
     if "lora" in trained and (manifest := model / _MANIFEST).is_file():
-        base = json.loads(manifest.read_text())["config"]["settings"]["generator"]["checkpoint"]
+        base = _base(manifest)
         if base != generator["checkpoint"]:
             raise UsageError(f"--model {model}: a LoRA of {base}; preset '{preset.name}' has {generator['checkpoint']}")
     return preset.with_("generator", trained)
+
+
+def _base(manifest: Path) -> str:
+    """The checkpoint of the generator to which the LoRA beside `manifest` belongs."""
+    try:
+        base = json.loads(manifest.read_text())["config"]["settings"]["generator"]["checkpoint"]
+    except (OSError, ValueError, RecursionError, LookupError, TypeError):
+        base = None
+    if not isinstance(base, str):
+        raise UsageError(
+            f"{manifest}: not as 'realign train' writes it, so that nothing says which generator the LoRA beside it "
+            "belongs to; move the file away if you know that it is the preset's"
+        )
+    return base
 
 
 def trained_manifest(section: Mapping[str, Any]) -> Path | None:
@@ -184,58 +145,44 @@ def _folder() -> Any:
 
 
 def _read(name: str) -> dict[str, Any]:
-    if name.endswith(".toml"):
-        path = Path(name)
-        if not path.is_file():
-            raise UsageError(f"--preset {name}: no such file")
-        text = path.read_text()
-    else:
-        if name not in names():
-            raise UsageError(f"--preset {name}: no such preset{_hint(name, names())}; there are {', '.join(names())}")
-        text = (_folder() / f"{name}.toml").read_text()
+    try:
+        if name.endswith(".toml"):
+            text = Path(name).read_text(encoding="utf-8")
+        else:
+            if name not in names():
+                near = f"no such preset{_hint(name, names())}; there are {', '.join(names())}"
+                raise UsageError(f"--preset {name}: {near}")
+            text = (_folder() / f"{name}.toml").read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UsageError(f"--preset {name}: no such file") from None
+    except OSError as error:
+        raise UsageError(f"--preset {name}: {error.strerror}") from None
+    except ValueError:
+        raise UsageError(f"--preset {name}: not UTF-8") from None
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"--preset {name}: not TOML ({error})") from None
-
-
-def _checkpoints(entries: Any, name: str) -> tuple[Checkpoint, ...]:
-    try:
-        return TypeAdapter(tuple[Checkpoint, ...]).validate_python(entries)
-    except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
-        raise UsageError(f"--preset {name}: checkpoints.{wrong}; presets/sd15.toml shows the keys") from None
 
 
 def _apply(data: dict[str, Any], override: str, name: str) -> None:
     path, equals, text = override.partition("=")
-    section, _, key = path.partition(".")
-    known = [f"{s}.{k}" for s, part in data.items() if isinstance(part, dict) for k in part]
+    known = {f"{s}.{k}": (s, k) for s, part in data.items() if isinstance(part, dict) for k in part}
     if not equals:
-        raise UsageError(f"--set {override}: write section.key=value, such as {known[0]}=...")
+        raise UsageError(f"--set {override}: write section.key=value, such as generator.steps=20")
     if path not in known:
         raise UsageError(f"--set {path}: preset '{name}' has no such key{_hint(path, known)}")
+    section, key = known[path]
     old = data[section][key]
     try:
         new = text if isinstance(old, str) else tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         new = None
     if isinstance(old, float) and type(new) is int:
         new = float(new)
     if type(new) is not type(old):
         raise UsageError(f"--set {override}: {path} takes a {type(old).__name__}, such as {old!r}")
     data[section][key] = new
-
-
-def _refuse_secrets(data: Mapping[str, Any], name: str, prefix: str = "") -> None:
-    for key, value in data.items():
-        if isinstance(value, dict):
-            _refuse_secrets(value, name, f"{prefix}{key}.")
-        elif _SECRET_KEY.search(key) or (isinstance(value, str) and _URL_WITH_PASSWORD.match(value)):
-            raise UsageError(
-                f"preset '{name}': {prefix}{key} is a secret, and presets are copied into run.json; put it into the "
-                "environment, such as OPENAI_API_KEY"
-            )
 
 
 def _hint(word: str, known: Iterable[str]) -> str:

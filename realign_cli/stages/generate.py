@@ -21,5 +21,8 @@ class Generate:
         return bool(record.file_name)
 
     def __call__(self, items: Sequence[Item]) -> list[Outcome | RecordError]:
-        requests = [Request(item.record.text, noise_seed(item.record)) for item in items]
-        return [Outcome(image=image) for image in self._models.generator.generate(requests)]
+        requests = [Request(item.record.text, noise_seed(item.record), record=item.record.id) for item in items]
+        return [
+            made if isinstance(made, RecordError) else Outcome(image=made)
+            for made in self._models.generator.generate(requests)
+        ]

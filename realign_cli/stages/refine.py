@@ -40,7 +40,12 @@ class Refine:
         images = [item.image for item in items if item.image]
         plans = [_plan(item.record, image) for item, image in zip(items, images, strict=True)]
         planned = {i: plan for i, plan in enumerate(plans) if plan and not isinstance(plan, RecordError)}
-        finals = self._regenerate(items, planned)
+        finals = {}
+        for i, made in self._regenerate(items, planned).items():
+            if isinstance(made, RecordError):
+                plans[i] = made
+            else:
+                finals[i] = made
         choices = self._choose(items, images, finals)
         outcomes: list[Outcome | RecordError] = []
         for i, (item, plan) in enumerate(zip(items, plans, strict=True)):
@@ -54,8 +59,13 @@ class Refine:
             outcomes.append(Outcome({"refine": choice}, image=kept, pictures={"strip": draw}))
         return outcomes
 
-    def _regenerate(self, items: Sequence[Item], plans: Mapping[int, tuple[Region, ...]]) -> dict[int, Image]:
-        requests = [Request(items[i].record.text, noise_seed(items[i].record), plan) for i, plan in plans.items()]
+    def _regenerate(
+        self, items: Sequence[Item], plans: Mapping[int, tuple[Region, ...]]
+    ) -> dict[int, Image | RecordError]:
+        requests = [
+            Request(items[i].record.text, noise_seed(items[i].record), plan, items[i].record.id)
+            for i, plan in plans.items()
+        ]
         images = self._models.generator.generate(requests, self._modulation) if requests else []
         return dict(zip(plans, images, strict=True))
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from realign_cli.equations.collapse import appearance, collapsed
 from realign_cli.equations.reward import example_shares, hinge
-from realign_cli.errors import UsageError
+from realign_cli.errors import RealignError, RecordError, UsageError
 from realign_cli.roles import Models, Request, Reward, Trainee
 from realign_cli.stages.caption_reward import captions
 from realign_cli.stages.pictures import grid
@@ -102,7 +102,10 @@ class RewardFeedback:
         """Images of the first prompts by the present weights, a row each, and what they look like."""
         prompts = list(dict.fromkeys(self._prompts))[:_SAMPLED]
         requests = [Request(prompt, seed) for prompt in prompts for seed in range(_SEEDS)]
-        images = self._trainee.generate(requests)
+        drawn = self._trainee.generate(requests)
+        images = [image for image in drawn if not isinstance(image, RecordError)]
+        if wrong := next((image for image in drawn if isinstance(image, RecordError)), None):
+            raise RealignError(f"the samples cannot be drawn: {wrong}; start from an earlier checkpoint")
         rows = [images[i : i + _SEEDS] for i in range(0, len(images), _SEEDS)]
         arrays = np.stack([np.stack([np.asarray(image) for image in row]) for row in rows])
         exact = captions(self._models, images, [request.prompt for request in requests])

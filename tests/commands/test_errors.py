@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -138,6 +139,31 @@ def test_a_full_disk_is_one_line(shell: Run, here: Path) -> None:
     done = shell("realign score --in tagged > /dev/full", here)
     assert done.returncode == 1
     assert done.stderr == "realign score: [Errno 28] No space left on device\n"
+
+
+@pytest.mark.parametrize("line", ["--help", "score --help", "--version"])
+def test_a_page_that_cannot_be_written_is_one_line(shell: Run, tmp_path: Path, line: str) -> None:
+    done = shell(f"realign {line} > /dev/full", tmp_path)
+    assert done.returncode == 1
+    assert done.stderr == "realign: cannot write to the standard output: No space left on device\n"
+
+
+@pytest.mark.parametrize("name", ["FORCE_COLOR", "TTY_COMPATIBLE"])
+def test_the_summary_is_json_where_colours_are_forced(
+    realign: Run, here: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(name, "1")
+    assert json.loads(realign("score", "--in", "tagged", "--json", cwd=here).stderr)["records"] == 2
+
+
+def test_a_narrow_terminal_cuts_no_number(realign: Run, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    done = realign("score", "--in", "tagged", "--out", "narrow", cwd=here)
+    shown = realign("status", "narrow", cwd=here)
+    shutil.rmtree(here / "narrow")
+    assert "\u2026" not in done.stderr + shown.stdout
+    assert done.stderr.splitlines()[1].split()[:4] == ["score", "2", "0", "0"]
+    assert shown.stdout.splitlines()[1].split() == ["score", "1/1", "2", "0", "0"]
 
 
 def test_quiet_and_json(realign: Run, here: Path) -> None:

@@ -6,6 +6,7 @@ Real processes on the embedded models.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -168,7 +169,8 @@ def test_a_reader_that_leaves_early_is_no_error(shell: Run, coarse: Path, reader
     assert [record["id"] for record in records(done.stdout)] == (["000000"] if reader == "head -1" else [])
 
 
-def test_demo_goes_on_past_a_record_that_fails(realign: Run, tmp_path: Path) -> None:
+def test_demo_goes_on_past_a_record_that_fails(realign: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([os.environ["PYTHONPATH"], str(tmp_path)]))
     (tmp_path / "mine.txt").write_text("a red circle and a blue square\na blue ring\n")
     (tmp_path / "moody.py").write_text(
         "from dataclasses import replace\n"

@@ -169,6 +169,20 @@ def test_mistakes(here: Path, monkeypatch: pytest.MonkeyPatch, line: str, compla
 
 
 @pytest.mark.parametrize(
+    ("name", "value"), [("LOCAL_RANK", "0"), ("ACCELERATE_DYNAMO_BACKEND", "foo"), ("ACCELERATE_USE_DEEPSPEED", "true")]
+)
+def test_what_the_environment_says_of_other_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+):
+    monkeypatch.setenv(name, value)
+    command = ["train", "--data", "shapes", "--out", str(tmp_path / "new"), "--mixed-precision", "no"]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith("realign train: cannot start as the environment says: ")
+    assert f"; unset {name}, or start with accelerate launch" in done.stderr
+
+
+@pytest.mark.parametrize(
     ("line", "complaint"),
     [
         ("--model .", "--model .: neither pytorch_lora_weights.safetensors nor model_index.json in it"),

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 from faults.warm import Warm, contents
@@ -120,6 +122,20 @@ def test_words_cannot_steer_the_terminal_and_stay_in_the_records(warm: Warm, tmp
         'password = "0123456789"',
         'base_url = "https://me:0123456789@host/v1"',
         'headers = { api-key = "x", auth_token = "0123456789" }',
+        'token = "0123456789"',
+        'apiKey = "0123456789"',
+        'authorization = "0123456789"',
+        'authorization = { value = "0123456789" }',
+        'Cookies = ["0123456789"]',
+        'headers = ["Authorization: Bearer 0123456789"]',
+        'headers = [["x-api-key", "0123456789"]]',
+        'headers = { accept = "Bearer 0123456789" }',
+        'arguments = ["--api-key", "0123456789"]',
+        'arguments = ["--hf-token=0123456789"]',
+        'base_url = "https://host/v1?version=2&api_key=0123456789"',
+        'base_url = "proxy=http://0123456789@host/"',
+        'note = "sk-0123456789abcdef"',
+        'body = \'{"password": "0123456789"}\'',
     ],
 )
 def test_a_secret_in_a_preset_is_refused_before_anything_copies_it(warm: Warm, tmp_path: Path, line: str) -> None:
@@ -131,6 +147,69 @@ def test_a_secret_in_a_preset_is_refused_before_anything_copies_it(warm: Warm, t
     assert " is a secret, and presets are copied into run.json; put it into the environment" in ended.stderr
     assert "0123456789" not in ended.stderr
     assert contents(tmp_path) == before and not (tmp_path / "scored").exists()
+
+
+def test_words_of_a_prompt_cannot_steer_the_terminal_by_a_warning(warm: Warm, tmp_path: Path) -> None:
+    """The generator names words that it does not know, and phrases that it does not find."""
+    (tmp_path / "prompts.jsonl").write_text(json.dumps({"prompt": f"a red circle {SPITEFUL}"}) + "\n")
+    options = ("--set", "generator.steps=1", "--out")
+    made = warm("generate", "--prompts", "prompts.jsonl", *options, "made", cwd=tmp_path)
+    assert made.code == 0 and "the generator does not know " in made.stderr
+    assert not FORBIDDEN & set(made.stderr), made.stderr
+    (record,) = read(tmp_path / "made")
+    mask = {"size": [64, 64], "counts": "0P4"}
+    thing = {"label": "ring", "phrase": f"a {SPITEFUL}", "likelihood": 2.0, "boxes": [[0, 0, 64, 64]], "mask": mask}
+    (tmp_path / "made" / METADATA).write_text(json.dumps(record | {"tags": TAGS, "objects": [thing]}) + "\n")
+    refined = warm("refine", "--in", "made", *options, "refined", cwd=tmp_path)
+    assert refined.code == 0 and "the region of 'a good realign tag: all is well" in refined.stderr
+    assert not FORBIDDEN & set(refined.stderr), refined.stderr
+
+
+LIBRARIES = ("PIL", "numpy", "psutil", "pydantic", "rich", "selectors", "torch", "typer")
+
+
+@pytest.fixture
+def trapped(tmp_path: Path) -> Path:
+    """A folder of the user's where files have the names of libraries; whoever imports one leaves a trace."""
+    write(tmp_path / "source", [{"text": "a", "id": "0", "file_name": "a.png"}])
+    Image.new("RGB", (64, 64)).save(tmp_path / "source" / "a.png")
+    (tmp_path / "prompts.txt").write_text("a red circle\n")
+    (tmp_path / "half.toml").write_text('[generator]\nadapter = "a:b"\n')
+    for name in LIBRARIES:
+        (tmp_path / name).mkdir()
+        trap = f"open({str(tmp_path / 'sprung')!r}, 'a').write(__name__ + '\\n')\nraise ImportError\n"
+        (tmp_path / name / "__init__.py").write_text(trap)
+    return tmp_path
+
+
+def test_decoding_processes_import_nothing_from_the_working_directory(
+    realign: Callable[..., CompletedProcess[str]], trapped: Path
+) -> None:
+    done = realign("eval", "--in", "source", "--metrics", "oracle", "--cache", "cache", "--json", cwd=trapped)
+    assert done.returncode == 0, done.stderr
+    assert not (trapped / "sprung").exists(), (trapped / "sprung").read_text()
+
+
+def test_workers_import_nothing_from_the_working_directory(
+    realign: Callable[..., CompletedProcess[str]], trapped: Path
+) -> None:
+    command = ("run", "--prompts", "prompts.txt", "--out", "out", "--workers", 2, "--preset", "half.toml")
+    done = realign(*command, cwd=trapped)  # its workers get as far as their preset, which lacks a section
+    assert done.returncode == 2 and done.stderr.count("preset 'half' has no [refine]") == 2, done.stderr
+    assert not (trapped / "sprung").exists(), (trapped / "sprung").read_text()
+
+
+def test_what_lies_on_the_python_path_is_imported(
+    realign: Callable[..., CompletedProcess[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "source", [{"text": "a", "id": "0", "tags": TAGS}])
+    (tmp_path / "own.py").write_text("from realign_cli.models.rule_scorer import RuleScorer as Scorer\n")
+    (tmp_path / "mine.toml").write_text('[scorer]\nadapter = "own:Scorer"\n')
+    command = ("score", "--in", "source", "--preset", "mine.toml")
+    alone = realign(*command, cwd=tmp_path)
+    assert alone.returncode == 2 and "No module named 'own'" in alone.stderr
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([os.environ["PYTHONPATH"], str(tmp_path)]))
+    assert realign(*command, cwd=tmp_path).returncode == 0
 
 
 class Trap:

@@ -74,6 +74,7 @@ def test_twice_ends_at_once(here: Path, number: int) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "realign_cli", *COMMAND, "--preset", "mine.toml"],
         cwd=here,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([os.environ["PYTHONPATH"], str(here)])},
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     for sign in ("asked", "cleaning"):

@@ -13,7 +13,7 @@ from PIL.Image import Image
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from realign_cli.errors import UsageError
+from realign_cli.errors import RecordError, UsageError
 from realign_cli.models.stable_diffusion import StableDiffusion
 from realign_cli.roles import Modulation, Region, Request
 from realign_cli.tinyworld import scenes
@@ -246,16 +246,35 @@ def test_each_unknown_word_is_named_once(generator: StableDiffusion, caplog: pyt
     assert "<" not in messages[0]
 
 
-def test_the_end_of_a_long_prompt_is_named_once(
-    generator: StableDiffusion, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+def test_what_is_no_number_fails_its_own_image_alone(generator: StableDiffusion):
+    """One word of the text encoder is broken; the images of other prompts stay as they were, beside it too."""
+    requests = [Request("a green cross", 1), Request("a pink square", 2), Request("a red ring", 3)]
+    sound = generator.generate(requests)
+    (word,) = generator.pipeline.tokenizer("pink").input_ids[1:-1]
+    generator._embeddings.clear()
+    with torch.no_grad():
+        generator.pipeline.text_encoder.get_input_embeddings().weight[word] = float("nan")
+    first, broken, last = generator.generate(requests)
+    assert isinstance(broken, RecordError) and broken.kind == "not_finite"
+    assert "the generator gave no finite numbers; lower generator.guidance" in str(broken)
+    assert same(first, sound[0]) and same(last, sound[2])
+    assert isinstance(generator.generate([requests[1]], MODULATION)[0], RecordError)
+
+
+def test_what_is_cut_of_a_prompt_is_said_once_of_its_record(
+    generator: StableDiffusion, caplog: pytest.LogCaptureFixture
 ):
-    """By this program, once for each prompt; the libraries warn of the padding beside it, whatever -q says."""
-    limit = generator.pipeline.tokenizer.model_max_length
-    fitting = " ".join(["ring"] * (limit - 2))
-    generator.generate([Request("a red ring", 1), Request(f"{fitting} blue square", 2), Request(fitting, 3)])
-    generator.generate([Request(f"{fitting} blue square", 4)])
-    assert caplog.messages == [f"of '{fitting} blue square' the generator does not see the end, 'blue square'"]
-    assert "truncated" not in (said := capfd.readouterr().err) and "longer than" not in said
+    caplog.set_level(logging.WARNING)
+    generator._embeddings.clear()
+    long = "a green cross and a pink square and a cyan circle and a blue ring"
+    for _ in range(2):
+        generator.generate([Request("a red ring", 1, record="a"), Request(long, 2, record="b")])
+    assert [(record.name, record.message) for record in caplog.records] == [
+        (
+            "realign_cli.models.stable_diffusion",
+            "record b: the generator reads 16 tokens of the prompt's 17; it does not see 'ring'",
+        )
+    ]
 
 
 def test_latents_are_not_clipped(generator: StableDiffusion):
@@ -277,8 +296,3 @@ def test_a_hub_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch):
 def test_a_folder_that_is_no_pipeline(tmp_path: Path):
     with pytest.raises(UsageError, match=r"not a StableDiffusionPipeline.*model_index.json"):
         StableDiffusion(str(tmp_path), device="cpu", steps=4, guidance=3.0, size=64)
-
-
-def test_a_size_the_pipeline_cannot_draw(checkpoint: Path):
-    with pytest.raises(UsageError, match="multiple of 8"):
-        StableDiffusion(str(checkpoint), device="cpu", steps=4, guidance=3.0, size=100)

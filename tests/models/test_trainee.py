@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
-from realign_cli.errors import RealignError
+from realign_cli.errors import RealignError, UsageError
 from realign_cli.models.stable_diffusion import StableDiffusion
 from realign_cli.models.trainee import Trainee
 from realign_cli.roles import Request
@@ -26,6 +28,20 @@ def opened(rank: int, *, steps: int = 4, guidance: float = 3.0, checkpointing: b
         GENERATOR, device="cpu", steps=steps, guidance=guidance, size=64, batch_size=2, full_precision=True
     )
     return generator.trainee(steps=steps, guidance=guidance, rank=rank, checkpointing=checkpointing, seed=0)
+
+
+PREDICTIONS = ["epsilon", "v_prediction", "sample"]
+
+
+def predicting(folder: Path, kind: str) -> Trainee:
+    """The embedded generator, said to predict something else than it does."""
+    shutil.copytree(GENERATOR, folder)
+    file = folder / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"prediction_type": kind}))
+    generator = StableDiffusion(
+        str(folder), device="cpu", steps=4, guidance=1.0, size=64, batch_size=2, full_precision=True
+    )
+    return generator.trainee(steps=4, guidance=1.0, rank=0, checkpointing=False, seed=0)
 
 
 def step(trainee: Trainee) -> None:
@@ -101,6 +117,55 @@ def test_denoising_loss_depends_on_its_seed_alone():
     assert first.shape == (2,) and (first > 0).all()
     torch.testing.assert_close(trainee.denoising_loss(latents, embeddings, 5), first)
     assert not torch.equal(trainee.denoising_loss(latents, embeddings, 6), first)
+
+
+@pytest.mark.parametrize("kind", PREDICTIONS)
+def test_the_target_is_the_scheduler_s_own(kind: str, tmp_path: Path):
+    """The closed form of each, with a the product of the alphas: noise; sqrt(a) noise - sqrt(1 - a) x; x."""
+    trainee = predicting(tmp_path / "generator", kind)
+    embeddings, x = trainee.embed(PROMPTS), torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(3))
+    draw = torch.Generator().manual_seed(5)
+    t = torch.randint(0, 1000, (2,), generator=draw)
+    noise = torch.randn(x.shape, generator=draw)
+    a = alphas(trainee)[t][:, None, None, None]
+    targets = {
+        "epsilon": noise,
+        "v_prediction": a.sqrt() * noise - (1 - a).sqrt() * x,
+        "sample": x,
+    }
+    with torch.no_grad():
+        predicted = trainee.unet(a.sqrt() * x + (1 - a).sqrt() * noise, t, embeddings).sample
+        losses = {name: (predicted - target).square().mean((1, 2, 3)) for name, target in targets.items()}
+        torch.testing.assert_close(trainee.denoising_loss(x, embeddings, 5), losses[kind])
+    assert all((losses[kind] - other).abs().min() > 1e-3 for name, other in losses.items() if name != kind)
+
+
+@pytest.mark.parametrize("kind", PREDICTIONS)
+def test_the_clean_image_follows_from_what_is_predicted(kind: str, tmp_path: Path):
+    """x_0' of y at time t: (y - sqrt(1 - a) p) / sqrt(a); sqrt(a) y - sqrt(1 - a) p; p."""
+    trainee = predicting(tmp_path / "generator", kind)
+    embeddings, y = trainee.embed(PROMPTS), trainee.noise([0, 1])
+    t = 751  # the first of 4 steps from 1000, with the offset of Stable Diffusion
+    a = alphas(trainee)[t]
+    with torch.no_grad():
+        p = trainee.unet(y, t, embeddings).sample
+        expected = {
+            "epsilon": (y - (1 - a).sqrt() * p) / a.sqrt(),
+            "v_prediction": a.sqrt() * y - (1 - a).sqrt() * p,
+            "sample": p,
+        }
+        torch.testing.assert_close(trainee.clean(y, embeddings, 0), expected[kind])
+
+
+def alphas(trainee: Trainee) -> torch.Tensor:
+    """Their products up to each of the 1000 times, from the betas of Stable Diffusion."""
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float32) ** 2
+    return torch.cumprod(1 - betas, 0)
+
+
+def test_another_prediction_is_refused(tmp_path: Path):
+    with pytest.raises(UsageError, match="prediction_type is flow_prediction; this program knows epsilon, "):
+        predicting(tmp_path / "generator", "flow_prediction")
 
 
 def test_encode_undoes_decode():

@@ -87,3 +87,26 @@ def test_too_little_space_is_seen_before(tmp_path: Path):
     checkpoint.require_space(tmp_path / "not" / "yet", 1)
     with pytest.raises(RealignError, match=r"checkpoints take up to 1,000,000,000,000 MB and [\d,]+ MB are free"):
         checkpoint.require_space(tmp_path / "not" / "yet", 10**18)
+
+
+@pytest.mark.parametrize(
+    "name", ["../precious", "ABSOLUTE", "unet/../../precious", "link/precious", ".", "", "a\0b", 5]
+)
+def test_clearing_deletes_nothing_outside_the_folder(tmp_path: Path, name: object):
+    run, precious = tmp_path / "run", tmp_path / "precious"
+    checkpoint.publish(save(run, 1), run)
+    precious.write_text("mine")
+    (run / "link").symlink_to(tmp_path)
+    manifest = run / "manifest.json"
+    sound = json.loads(manifest.read_text())
+    named = str(precious) if name == "ABSOLUTE" else name
+    files = {named: "0" * 64} if isinstance(named, str) else named
+    manifest.write_text(json.dumps({**sound, "files": files}))
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UsageError, match=r"manifest\.json"):
+        checkpoint.clear(run)
+    assert sorted(tmp_path.rglob("*")) == before and precious.read_text() == "mine"
+    manifest.write_text(json.dumps(sound))
+    checkpoint.clear(run)
+    assert sorted(path.name for path in run.iterdir()) == ["checkpoints", "link", "unet"]
+    assert not any((run / "unet").iterdir()) and precious.exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import resource
 import signal
 import threading
@@ -105,3 +106,19 @@ def test_a_server_may_not_know_ranges(tmp_path: Path, address: str, name: str, b
 def test_nobody_there(tmp_path: Path) -> None:
     with pytest.raises(RealignError, match=r"cannot fetch http://127\.0\.0\.1:9/a\.txt \(.*refused"):
         fetched("http://127.0.0.1:9/a.txt", tmp_path / "a.txt", remedy=REMEDY)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("file:///etc/passwd", "cannot fetch file:///etc/passwd (not http:// or https://): remedy"),
+        ("http://me:hunter2@127.0.0.1:1/x?token=hunter2&n=1", "http://...@127.0.0.1:1/x?token=...&n=... ("),
+        ("http://me:hunter2@nowhere/x", "cannot fetch http://...@nowhere/x (not a web address): remedy"),
+        ("http://[hunter2/x", "(not a web address): remedy"),
+    ],
+)
+def test_an_address_is_of_the_web_and_told_without_its_secrets(tmp_path: Path, url: str, shown: str) -> None:
+    with pytest.raises(RealignError, match=re.escape(shown)) as caught:
+        fetched(url, tmp_path / "x", remedy="remedy")
+    assert "hunter2" not in str(caught.value).replace("http://[hunter2/x", "")
+    assert not list(tmp_path.iterdir())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from itertools import permutations
 from pathlib import Path
@@ -10,11 +11,13 @@ from typing import Any
 
 import pytest
 
+from realign_cli import presets
 from realign_cli.errors import RealignError, UsageError
 from realign_cli.plumbing import atomic
 from realign_cli.plumbing.folder import RUN, RunFolder, image_name, picture_path, sheet_path
 from realign_cli.plumbing.source import METADATA, WHOLE, Shard, journal_path
 from realign_cli.records import Record, parse_line
+from realign_cli.registry import Models
 
 CONFIG = {"command": "tag", "settings": {"tagger": {"threshold": 0.5}}, "shape": (1, 2)}
 A, B = Record(id="a", text="\u2028"), Record(id="b", text="b", objects=[])
@@ -204,3 +207,17 @@ class TestShards:
         assert len((tmp_path / METADATA).read_text().splitlines()) == 2
         assert self.work(tmp_path, Shard(2, 2))
         assert (tmp_path / METADATA).read_bytes() == self.whole(tmp_path / "whole")
+
+
+def test_a_folder_that_names_the_modules_of_adapters_goes_on(tmp_path: Path) -> None:
+    """As version 0.1.0 left it: where an adapter of ours lies decides nothing, which class it is does."""
+    folder = tmp_path / "scored"
+    shutil.copytree(Path(__file__).parent / "made_by_0_1_0", folder)
+    before = json.loads((folder / RUN).read_text())["config"]
+    assert before["settings"]["scorer"]["adapter"] == "realign_cli.models.rule_scorer:RuleScorer"
+    now = {"command": "score", **Models(presets.load("tiny")).describe(["scorer"])}
+    assert list(RunFolder(folder, now).kept) == ["0", "1"]
+    for other in ("LanguageModelScorer", "mine.rule_scorer:RuleScorer"):
+        now["settings"]["scorer"]["adapter"] = other
+        with pytest.raises(UsageError, match=r"settings\.scorer\.adapter \('RuleScorer' before, "):
+            RunFolder(folder, now)

@@ -91,3 +91,19 @@ def test_a_bad_mask_fails_its_record_alone() -> None:
     outcomes, _ = refine("best", item("8", bad), item("8", CUP))
     assert isinstance(outcomes[0], RecordError) and outcomes[0].kind == "bad_mask"
     assert kept(outcomes[1]) == ("final", 9)
+
+
+class Overflowing(Painter):
+    """Can paint no vase."""
+
+    def generate(  # type: ignore[override]
+        self, requests: Sequence[Request], modulation: Modulation | None = None
+    ) -> list[Image.Image | RecordError]:
+        return [RecordError("not_finite", "no numbers") if "vase" in one.prompt else grey(9) for one in requests]
+
+
+def test_what_the_generator_cannot_make_fails_alone() -> None:
+    stage = Refine(Overflowing(), MODULATION, "final")  # type: ignore[arg-type]
+    made, failed = stage([item("a cup", CUP), item("a cup and a vase", CUP)])
+    assert kept(made) == ("final", 9)
+    assert isinstance(failed, RecordError) and failed.kind == "not_finite"

@@ -10,8 +10,8 @@ import pytest
 from realign_cli.models.features import SceneFeatures
 from realign_cli.plumbing.stats import read_stats, write_stats
 from realign_cli.registry import packaged
-from realign_cli.tinyworld.__main__ import statistics
 from realign_cli.tinyworld.train.publish import WEIGHTS
+from realign_cli.tinyworld.train.reference import statistics
 
 N = 200
 
@@ -26,7 +26,7 @@ def test_it_is_of_the_packaged_features(extractor: SceneFeatures) -> None:
     known = read_stats(folder / "stats.npz")
     assert (known.n, known.features) == (5000, extractor.name)
     card = (folder / "README.md").read_text()
-    assert str(extractor.fingerprint) in card and "`python -m realign_cli.tinyworld reference`" in card
+    assert str(extractor.fingerprint) in card and "`python -m realign_cli.tinyworld.train reference`" in card
     drawn = statistics(extractor, N)
     error = np.sqrt(known.covariance.diagonal() / N)
     assert (np.abs(drawn.mean - known.mean) <= 5 * error + 1e-6).all()
