@@ -26,15 +26,16 @@ def main() -> None:
 
 def render(out: Path, n: int, seed: int) -> None:
     """Draw n held-out two-object scenes into the folder `out`."""
-    folder = RunFolder(out, {"command": "render", "n": n, "seed": seed})
     stream = scenes.scenes(seed, held_out=True, count=2)
     ids = [f"{i:06d}" for i in range(n)]
-    for record_id in ids:
-        scene = next(stream)
-        name = image_name(record_id)
-        atomic.write_png(out / name, Image.fromarray(scenes.render(scene)))
-        folder.add(Record(file_name=name, text=scene.caption, id=record_id, seed=seed))
-    folder.complete(ids)
+    with RunFolder.open(out, {"command": "render", "n": n, "seed": seed}) as folder:
+        folder.begin(ids)
+        for record_id in ids:
+            scene = next(stream)
+            name = image_name(record_id)
+            atomic.write_png(out / name, Image.fromarray(scenes.render(scene)))
+            folder.add(Record(file_name=name, text=scene.caption, id=record_id, seed=seed))
+        folder.complete(ids)
 
 
 if __name__ == "__main__":
