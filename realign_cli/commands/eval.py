@@ -86,6 +86,7 @@ def stats(
     from realign_cli.commands._eval import Session
     from realign_cli.errors import UsageError
     from realign_cli.plumbing.console import console, plain
+    from realign_cli.plumbing.lock import held
     from realign_cli.plumbing.stats import SUFFIX, write_stats
     from realign_cli.stages.distance import reference
     from realign_cli.stages.eval import FID
@@ -95,7 +96,8 @@ def stats(
     with Session(options, cache, batch_size, [source]) as session:
         run = session.measure(source, session.evaluate([FID]))
         moments = reference(run.features).moments
-        write_stats(out, moments.mean, moments.covariance, len(run.features), session.models.features.name)
+        with held(out.parent):
+            write_stats(out, moments.mean, moments.covariance, len(run.features), session.models.features.name)
     for line in run.complaints():
         console.print(plain(line), soft_wrap=True)
     if not options.quiet:
