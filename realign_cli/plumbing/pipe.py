@@ -5,8 +5,8 @@ begins what it writes into a pipe with a blank, by which a reader knows a stage,
 only with the next one, or once everything it had to do is done. Where that last line feed is missing, the stage ended
 early, whatever ended it, and so does its reader, which thereby tells the next.
 
-For every other program these are plain JSON lines: no line says anything but a record. `cat` and `tee` pass the break
-on; `grep`, `jq` and `head` end each line themselves, and what comes from them, or from any program that is no stage,
+For every other program these are plain JSON lines: no line says anything but a record. `cat`, `tee` and `head` pass the
+break on; `grep` and `jq` end every line themselves, and what comes from them, or from any program that is no stage,
 counts as whole. That is why no run deletes finished records because they did not come through a pipe.
 """
 
