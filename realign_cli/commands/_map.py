@@ -50,7 +50,6 @@ def process(
     from realign_cli.plumbing import source
     from realign_cli.plumbing.console import Verbosity
     from realign_cli.plumbing.folder import RunFolder
-    from realign_cli.plumbing.lock import held
     from realign_cli.plumbing.run import run_map
     from realign_cli.registry import Models
 
@@ -75,8 +74,10 @@ def process(
         if options.out:
             sections = dict.fromkeys(section for stage in stages for section in stage.uses)
             settings = {"command": stages[-1].name, **config, **models.describe(sections)}
-            stack.enter_context(held(options.out, shard))
-            out = RunFolder(options.out, settings, shard=shard, sizes=sizes, finish=finish, overwrite=options.overwrite)
+            folder = RunFolder.open(
+                options.out, settings, shard=shard, sizes=sizes, finish=finish, overwrite=options.overwrite
+            )
+            out = stack.enter_context(folder)
         summary = run_map(
             records,
             stages,
@@ -85,6 +86,7 @@ def process(
             shard=shard,
             retry=options.retry_failed,
             read_ahead=sizes is not None,
+            final=sizes is not None,
             total=sizes[shard.index - 1] if sizes else None,
             quiet=options.quiet or options.as_json,
             echo=echo,

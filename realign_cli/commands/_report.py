@@ -14,6 +14,7 @@ from rich.console import Console
 
 from realign_cli.plumbing import atomic, console, sheet
 from realign_cli.plumbing import source as sources
+from realign_cli.plumbing.lock import held
 from realign_cli.stages import pictures
 from realign_cli.stages.compare import Mean, Regression, Row, categories, compare, worst
 from realign_cli.stages.distance import Distance, distance
@@ -76,6 +77,10 @@ class Report:
 
     def write(self, out: Path) -> None:
         """metrics.json, scores.jsonl, worst.jsonl, and pictures of the means, the values and the worst regressions."""
+        with held(out):
+            self._write(out)
+
+    def _write(self, out: Path) -> None:
         from realign_cli.stages import plots  # loads a plotting library, which only this needs
 
         atomic.write_json(out / "metrics.json", self._as_dict())

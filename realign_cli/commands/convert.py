@@ -35,6 +35,7 @@ def convert(
     from realign_cli.errors import UsageError
     from realign_cli.plumbing import atomic
     from realign_cli.plumbing.console import Verbosity, console, plain
+    from realign_cli.plumbing.lock import held
 
     Verbosity(options.quiet, options.verbose).apply()
     if file is None:
@@ -46,7 +47,7 @@ def convert(
     if not file.is_file():
         raise UsageError(f"{file}: no such file; 'realign download --preset {options.preset}' fetches it")
     target = file.with_name("model.safetensors")
-    with atomic.written(target) as staging:
+    with held(target.parent), atomic.written(target) as staging:
         registry.convert(model, file, Path(staging.name))
     if not options.quiet:
         console.print(plain(f"wrote {target}"), soft_wrap=True)

@@ -36,13 +36,15 @@ def demo(
     from realign_cli.plumbing import atomic
     from realign_cli.plumbing.console import console, plain
     from realign_cli.plumbing.folder import sheet_path
+    from realign_cli.plumbing.lock import held
     from realign_cli.registry import Models
     from realign_cli.tinyworld.scenes import held_out_prompts
 
     if prompts is None:
         prompts = out / "prompts.txt"
         if not prompts.exists():
-            atomic.write_text(prompts, "\n".join(held_out_prompts()[:_PROMPTS]) + "\n")
+            with held(out):
+                atomic.write_text(prompts, "\n".join(held_out_prompts()[:_PROMPTS]) + "\n")
     models = Models(presets.load(options.preset, options.overrides), options.device)
     run = Run(**vars(options), overwrite=overwrite)
     failed = coarse_to_final(run, out, models, prompts, seed=seed, keep="best", captions=True)

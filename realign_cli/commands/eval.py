@@ -129,6 +129,7 @@ def stats(
     from realign_cli.commands._input import records
     from realign_cli.errors import UsageError
     from realign_cli.plumbing.console import Verbosity, console, plain
+    from realign_cli.plumbing.lock import held
     from realign_cli.plumbing.stats import SUFFIX, write_stats
     from realign_cli.registry import Models
     from realign_cli.stages.distance import reference
@@ -142,7 +143,8 @@ def stats(
     with session(models, cache, batch_size, count([source]), quiet=options.quiet) as opened:
         run = opened.measure(source, opened.evaluate([FID]))
         moments = reference(run.features).moments
-        write_stats(out, moments.mean, moments.covariance, len(run.features), models.features.name)
+        with held(out.parent):
+            write_stats(out, moments.mean, moments.covariance, len(run.features), models.features.name)
     for line in run.complaints():
         console.print(plain(line), soft_wrap=True)
     if not options.quiet:

@@ -67,6 +67,7 @@ def prompts(
     from realign_cli.errors import UsageError
     from realign_cli.plumbing import atomic
     from realign_cli.plumbing.console import Summary
+    from realign_cli.plumbing.lock import held
     from realign_cli.records import dump_line
 
     began = time.monotonic()
@@ -75,7 +76,8 @@ def prompts(
     records = _records(name, file, everything)[:count]
     lines = "".join(dump_line(record) + "\n" for record in records)
     if out:
-        atomic.write_text(out, lines)
+        with held(out.parent):
+            atomic.write_text(out, lines)
     else:
         sys.stdout.write(lines)
     summary = Summary("prompts", len(records), seconds=time.monotonic() - began, out=str(out) if out else None)

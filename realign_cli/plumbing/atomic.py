@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
 import shutil
+import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -74,11 +76,42 @@ def write_png(path: Path, image: Image) -> None:
     write_bytes(path, buffer.getvalue())
 
 
-def link_or_copy(source: Path, target: Path) -> None:
-    """Give `target` the content of `source`: a hard link where the file system allows it, otherwise a copy.
+def copy(source: Path, target: Path) -> None:
+    """Give `target` the content of `source`, in a file of its own; where the file system can, they share its blocks.
 
-    Sharing is safe because nothing here ever writes into an existing file. A symbolic link is followed: elsewhere it
-    would lead to another file, or to none.
+    A link would let whoever edits one of the two in place change the other.
+
+    Raises:
+        OSError: `source` cannot be read.
+        RealignError: `target` cannot be written.
+    """
+    with source.open("rb") as original:
+        try:
+            with written(target) as file:
+                _clone(original, file)
+        except OSError:  # whose fault it was, is told by the plain way
+            original.seek(0)
+            write_bytes(target, original.read())
+
+
+def _clone(source: BinaryIO, target: BinaryIO) -> None:
+    """Copy within the kernel, which shares blocks on Btrfs, XFS and the like."""
+    if sys.platform != "linux":
+        raise OSError(errno.ENOSYS, "no such call")
+    left = os.fstat(source.fileno()).st_size
+    while left:
+        done = os.copy_file_range(source.fileno(), target.fileno(), left)
+        if not done:
+            raise OSError(errno.EIO, "the file got shorter")
+        left -= done
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give `target` the content of `source`, which must be a file that this program wrote, as must its other names.
+
+    A hard link where the file system allows it, otherwise a copy. Sharing is safe because nothing here ever writes into
+    an existing file; but other programs do, so what comes from elsewhere is copied. A symbolic link is followed:
+    elsewhere it would lead to another file, or to none.
     """
     source = Path(os.path.realpath(source))
     staging = temporary(target)
@@ -88,7 +121,7 @@ def link_or_copy(source: Path, target: Path) -> None:
         os.replace(staging, target)
         staging.unlink(missing_ok=True)  # a rename of two links to one file leaves both names
     except OSError:
-        write_bytes(target, source.read_bytes())
+        copy(source, target)
 
 
 def create(path: Path, text: str) -> bool:
@@ -133,9 +166,15 @@ def temporary(path: Path) -> Path:
 
 
 def sync(path: Path) -> None:
-    """Make what a library wrote survive a crash."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+    """Make what a library wrote into a file, or the names of the files in a folder, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # so a network file system says that it does this by itself for folders
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def remove_leftovers(folder: Path) -> None:

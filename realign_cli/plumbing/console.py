@@ -153,6 +153,7 @@ class Summary:
     records: int = 0
     kept: int = 0
     failed: int = 0
+    dropped: int = 0  # finished records of `out` that are not in the input any more
     seconds: float = 0.0
     out: str | None = None
     complete: bool = True  # or other workers have yet to do their shards of `out`
@@ -176,6 +177,9 @@ class Summary:
         console.print(table(["command", "records", "done before", "failed", "time"], [cells]), soft_wrap=True)
         if self.out:
             console.print(plain(f"wrote {self.out}"), soft_wrap=True)
+        if self.dropped:
+            line = f"{self.out}: {self.dropped} finished records are not in the input any more and were dropped"
+            console.print(plain(line), soft_wrap=True)
         if self.next_command:
             console.print(plain(f"next: {self.next_command}"), soft_wrap=True)
 

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from realign_cli.plumbing import atomic
+from realign_cli.errors import RealignError, UsageError
+from realign_cli.plumbing import atomic, lock
 from realign_cli.plumbing.source import METADATA, parse_lines, parts
 from realign_cli.records import Record, dump_line, parse_line
 
@@ -18,26 +19,47 @@ class Journal(Mapping[str, bytes]):
     """The lines of a folder: `earlier` ones, and those that this run adds to its own file at `path`.
 
     Of the latter, only the places are held. What lay in the file before stays, but for a last line that a kill tore.
+    The file is locked until `close`, whatever became of the lock of its folder.
+
+    Raises:
+        UsageError: another process has it locked.
+        RealignError: it cannot be written, or its file system has no locks.
     """
 
     def __init__(self, path: Path, earlier: Lines) -> None:
-        _mend(path)
         self._path, self._earlier = path, earlier
         with atomic.told(path):
             self._file = path.open("a+b", buffering=0)
+        if not lock.take(self._file):
+            self._file.close()
+            raise UsageError(f"{path}: another process is writing here; wait for it, or stop it")
+        _mend(path)
         self._end = path.stat().st_size
         self._places: dict[str, tuple[int, int]] = {}
         self._pending: dict[str, bytes] = {}
+
+    @property
+    def pending(self) -> bool:
+        """Whether records were added since the last flush."""
+        return bool(self._pending)
 
     def add(self, record: Record) -> None:
         self._pending[record.id] = _line(record)
 
     def flush(self) -> None:
-        """Make everything added so far survive a crash; only then it can be read back.
+        """Make everything added so far survive a power cut; only then it can be read back.
 
         Raises:
-            RealignError: it cannot be written; what an earlier flush wrote is safe.
+            RealignError: it cannot be written, or another process wrote here too, as one on another host might that the
+                lock does not reach; what an earlier flush wrote is safe.
         """
+        if not lock.is_at(self._path, self._file) or os.fstat(self._file.fileno()).st_size != self._end:
+            raise RealignError(
+                f"{self._path}: another process has written here too, so nothing more is added; stop one of the two "
+                "and run the command again, which goes on with what is finished"
+            )
+        if not self._pending:
+            return
         data = b"".join(self._pending.values())
         with atomic.told(self._path, len(data)):
             left = memoryview(data)
@@ -49,9 +71,13 @@ class Journal(Mapping[str, bytes]):
             self._end += len(line)
         self._pending.clear()
 
-    def remove(self) -> None:
+    def close(self) -> None:
+        """Give the file to whoever goes on."""
         self._file.close()
+
+    def remove(self) -> None:
         self._path.unlink()
+        self._file.close()
 
     def __getitem__(self, record_id: str) -> bytes:
         if record_id not in self._places:
@@ -108,13 +134,15 @@ def read_lines(files: Iterable[Path]) -> dict[str, bytes]:
 
 
 def write_lines(path: Path, lines: Lines, ids: Sequence[str]) -> None:
-    """Write a JSONL file of the records with these `ids`, in their order.
+    """Write a JSONL file of the records with these `ids`, in their order, which survives a power cut from now on.
 
     Raises:
         RealignError: it cannot be written; an old file stays as it was.
     """
-    with atomic.told(path, sum(len(lines[i]) for i in ids)), atomic.written(path) as file:
-        file.writelines(lines[i] for i in ids)
+    with atomic.told(path, sum(len(lines[i]) for i in ids)):
+        with atomic.written(path) as file:
+            file.writelines(lines[i] for i in ids)
+        atomic.sync(path.parent)
 
 
 def _line(record: Record) -> bytes:

@@ -52,7 +52,7 @@ def import_images(source: Path, prompts: Path, out: Path, *, quiet: bool = False
             except RecordError as error:
                 complaints.append(str(error))
                 continue
-            atomic.link_or_copy(file, out / file.name)
+            atomic.copy(file, out / file.name)
             folder.add(record.with_(file_name=file.name))
             ids.append(record.id)
         folder.complete(ids)
@@ -70,7 +70,7 @@ def export_geneval(source: str, out: Path) -> Summary:
     places: dict[str, tuple[int, int]] = {}  # prompt -> folder, images so far
     complaints: list[str] = []
     made = 0
-    for entry, image in _readable(source, complaints):
+    for entry, image in _readable(source, out, complaints):
         record = entry.record
         number, count = places.get(record.text, (len(places), 0))
         folder = out / f"{number:05d}"
@@ -96,7 +96,7 @@ def export_t2i_compbench(source: str, out: Path) -> Summary:
     _require_unused(out)
     complaints: list[str] = []
     made = 0
-    for entry, image in _readable(source, complaints):
+    for entry, image in _readable(source, out, complaints):
         text = entry.record.text
         if "_" in text or "/" in text or not text.isprintable() or len(text.encode()) > _LONGEST_NAME:
             complaints.append(f"{entry.place}: the prompt cannot be the name of a file, as T2I-CompBench wants it")
@@ -205,8 +205,16 @@ def _require_unused(out: Path) -> None:
         raise UsageError(f"{out}: not empty ({min(files)}); what is there would be judged too: give --out a new folder")
 
 
-def _readable(source: str, complaints: list[str]) -> Iterator[tuple[Entry, Image]]:
-    """Records with their images; what cannot be read becomes a complaint."""
+def _readable(source: str, out: Path, complaints: list[str]) -> Iterator[tuple[Entry, Image]]:
+    """Records with their images, and `out` is held where there is one; what cannot be read becomes a complaint."""
+    images = _images(source, complaints)
+    for first in images:
+        with held(out):
+            yield first
+            yield from images
+
+
+def _images(source: str, complaints: list[str]) -> Iterator[tuple[Entry, Image]]:
     for entry in read_records(source):
         try:
             yield entry, open_image(image_path(entry.record, entry.base))

@@ -1,6 +1,11 @@
-"""Who is at work in a folder: one file per shard, with the process, its host and its start.
+"""Who is at work in a folder: one file per shard, which names a process, and which that process holds locked.
 
-A folder may have several workers at once if each has a shard of its own and all cut the records into as many shards.
+The kernel keeps the lock (flock) and gives it back when the process ends, however it ends. So it does not matter what
+the clock says, or what number a process has in which container. A folder may have several workers at once if each has
+a shard of its own and all cut the records into as many shards.
+
+The package `filelock` can take such a lock, but it cannot tell whether one is held without taking it, which would turn
+away a worker that starts at that moment, and its files begin empty, so that a kill could leave one that names nobody.
 """
 
 from __future__ import annotations
@@ -9,18 +14,20 @@ import fcntl
 import json
 import os
 import platform
+import random
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import IO
 
 from realign_cli.errors import RealignError, UsageError
 from realign_cli.plumbing import atomic
 from realign_cli.plumbing.source import WHOLE, Shard
 
 _PREFIX = ".lock"
-_SAME_START = 2.0  # seconds by which the start of a process may seem to move when the clock is set
+_PAUSE = 0.01  # seconds at most, until somebody who only looked at a lock has let go of it
 
 
 @dataclass(frozen=True)
@@ -49,21 +56,8 @@ class Holder:
 
     @property
     def is_local(self) -> bool:
+        """Whether it ran under this host's name, so that the kernel here knows whether its lock is still held."""
         return self.host == platform.node()
-
-    @property
-    def may_live(self) -> bool:
-        """Whether the process still runs; what runs on another host is not known here, so it may."""
-        import psutil
-
-        if not self.is_local:
-            return True
-        try:
-            process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.started) < _SAME_START
-            return bool(same and process.status() != psutil.STATUS_ZOMBIE)
-        except psutil.NoSuchProcess:
-            return False
 
     def __str__(self) -> str:
         since = time.strftime("%Y-%m-%d %H:%M", time.localtime(self.started))
@@ -76,28 +70,31 @@ def held(folder: Path, shard: Shard = WHOLE) -> Iterator[None]:
 
     Raises:
         UsageError: another process is at work here, or may be on another host.
-        RealignError: the folder cannot be made.
+        RealignError: the folder cannot be made, or its file system has no locks.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RealignError(f"cannot make the folder {folder}: {error.strerror}") from None
     path = _path(folder, shard)
-    while not atomic.create(path, json.dumps(asdict(Holder.me())) + "\n"):
-        _take_from_the_dead(path, shard)
-    try:
-        for other, holder in holders(folder).items():
-            if other.count != shard.count:
-                raise UsageError(_refusal(_path(folder, other), other, holder))
-        yield
-    finally:
-        path.unlink(missing_ok=True)
+    with _locked(path, shard) as file:
+        try:
+            _require_same_cut(folder, shard)
+            yield
+        finally:
+            if is_at(path, file):  # and not the lock of another process, if somebody deleted this one
+                path.unlink()
 
 
 def holders(folder: Path) -> dict[Shard, Holder]:
     """Who is, or on another host may be, at work on which shard of `folder`."""
-    found = {Shard.of_name(path.name.removeprefix(_PREFIX)): Holder.read(path) for path in folder.glob(f"{_PREFIX}*")}
-    return {shard: holder for shard, holder in found.items() if shard and holder and holder.may_live}
+    found = {}
+    for path, shard in _locks(folder):
+        with suppress(FileNotFoundError), path.open("rb") as file:
+            holder = Holder.read(path)
+            if holder and (_is_held(file) or not holder.is_local):
+                found[shard] = holder
+    return found
 
 
 def is_lock(path: Path) -> bool:
@@ -112,24 +109,87 @@ def exclusive(path: Path) -> Iterator[None]:
         yield
 
 
-def _take_from_the_dead(path: Path, shard: Shard) -> None:
-    """Remove a lock whose process is gone. Of several that find it at once only the first removes it."""
+def take(file: IO[bytes]) -> bool:
+    """Lock an open file until it is closed, unless another process has it locked. Returns whether it is this one's.
+
+    Raises:
+        RealignError: the file system has no locks.
+    """
     try:
-        with path.open("rb+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                return
-            holder = Holder.read(path)
-            if holder and holder.may_live:
-                raise UsageError(_refusal(path, shard, holder))
-            path.unlink()
+        while True:
+            with suppress(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return True
+            if _is_held(file):
+                return False
+            time.sleep(random.uniform(0, _PAUSE))  # somebody looks, as `holders` does
+    except OSError as error:
+        raise RealignError(
+            f"{file.name}: no locks on this file system ({error.strerror}); mount it with flock, or choose another"
+        ) from None
+
+
+def is_at(path: Path, file: IO[bytes]) -> bool:
+    """Whether the open file still is the one at `path`, and nobody has deleted or replaced it."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:
-        return  # given back in the meantime
+        return False
 
 
-def _refusal(path: Path, shard: Shard, holder: Holder) -> str:
+@contextmanager
+def _locked(path: Path, shard: Shard) -> Iterator[IO[bytes]]:
+    """The file at `path`, which names this process and is locked."""
+    me = Holder.me()
+    while True:
+        atomic.create(path, json.dumps(asdict(me)) + "\n")
+        with suppress(FileNotFoundError), ExitStack() as stack:
+            file = stack.enter_context(path.open("rb+"))
+            ours = take(file)
+            holder = Holder.read(path)
+            if holder is None or not is_at(path, file):
+                continue  # given back in the meantime
+            if not ours or not holder.is_local:
+                raise UsageError(_refusal(path, shard, holder, lives=not ours))
+            if holder == me:
+                kept = stack.pop_all()
+                break
+            path.unlink()  # of several that find the lock of a dead process, one comes here
+    with kept:
+        yield file
+
+
+def _require_same_cut(folder: Path, shard: Shard) -> None:
+    """Refuse to work beside shards of another cut, which overlap with this one; delete the locks of those that died."""
+    for path, other in _locks(folder):
+        if other.count == shard.count:
+            continue
+        with suppress(FileNotFoundError), path.open("rb+") as file:
+            ours, holder = take(file), Holder.read(path)
+            if holder and (not ours or not holder.is_local):
+                raise UsageError(_refusal(path, other, holder, lives=not ours))
+            if is_at(path, file):
+                path.unlink()
+
+
+def _locks(folder: Path) -> list[tuple[Path, Shard]]:
+    found = [(path, Shard.of_name(path.name.removeprefix(_PREFIX))) for path in folder.glob(f"{_PREFIX}*")]
+    return [(path, shard) for path, shard in found if shard]
+
+
+def _is_held(file: IO[bytes]) -> bool:
+    """Whether a process has the open file locked. To look takes a lock of those that many may have, for a moment."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    fcntl.flock(file, fcntl.LOCK_UN)
+    return False
+
+
+def _refusal(path: Path, shard: Shard, holder: Holder, *, lives: bool) -> str:
     part = "this folder" if shard == WHOLE else f"shard {shard} of this folder"
-    remedy = "wait for it, or stop it" if holder.is_local else f"if it no longer runs, delete {path}"
+    remedy = "wait for it, or stop it" if lives else f"if it no longer runs, delete {path}"
     return f"{path.parent}: {holder}, is at work on {part}; {remedy}"
 
 

@@ -11,14 +11,15 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from realign_cli.errors import RecordError, UsageError
 from realign_cli.plumbing import atomic, console
 from realign_cli.plumbing.ahead import ahead
 from realign_cli.plumbing.folder import RunFolder, image_name, picture_path
+from realign_cli.plumbing.pipe import RecordWriter
 from realign_cli.plumbing.source import WHOLE, Entry, Shard, image_path, open_image, require_file
-from realign_cli.records import Failure, Item, Outcome, Record, Stage, dump_line
+from realign_cli.records import Failure, Item, Outcome, Record, Stage
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -35,6 +36,7 @@ def run_map(
     shard: Shard = WHOLE,
     retry: bool = False,
     read_ahead: bool = False,
+    final: bool = True,
     total: int | None = None,
     quiet: bool = False,
     echo: bool = True,
@@ -46,14 +48,19 @@ def run_map(
     what a stage recovered from is reported by the run in which the stage took part, and by no later one. With `retry`,
     records in `out` that would be reported are computed again. While the stages work on a batch, threads write the one
     before, unless it goes into a pipe at once; with `read_ahead` they read the images of the next, which is not for
-    input from a pipe, where the next may be long in coming.
+    input from a pipe, where the next may be long in coming. Finished records in `out` that are not in the input go if
+    the input is `final`; a pipe is not, for it may have lost some on the way.
 
     Raises:
-        UsageError: a record lacks a key that its stage needs, or `out` holds another record under the same id.
+        UsageError: a record lacks a key that its stage needs, or `out` holds another record under the same id; or the
+            batch size is none.
+        RealignError: something cannot be written, or the input broke off; what is finished is kept in `out`.
     """
+    if batch_size < 1:  # with which no record would be seen
+        raise UsageError(f"a batch of {batch_size} images is none; give batch_size in the preset 1 or more")
     began = time.monotonic()
     summary = console.Summary(stages[-1].name, out=str(out.path) if out else None)
-    pipe = sys.stdout if echo and not sys.stdout.isatty() else None
+    pipe = RecordWriter(sys.stdout) if echo and not sys.stdout.isatty() else None
     ids: list[str] = []  # of the whole input
     with ExitStack() as stack:
         advance = stack.enter_context(console.progress(stages[-1].name, total, quiet=quiet))
@@ -79,7 +86,10 @@ def run_map(
         if finished:
             finished.result()
     if out:
-        summary.complete = out.complete(ids)
+        summary.dropped = len(out.kept.keys() - set(ids)) if final else 0
+        summary.complete = out.complete(ids, final=final)
+    if pipe:
+        pipe.end()
     summary.seconds = time.monotonic() - began
     return summary
 
@@ -181,7 +191,9 @@ def _finish(
     advance: Callable[[int], None],
 ) -> list[Record]:
     """The records of a batch; what they did not have before is kept in `out`."""
-    stored = {i: pool.submit(_store, work, out) for i, work in job.work.items()}
+    if out and job.work:
+        out.begin(job.work)
+    stored = {i: pool.submit(_store, work, out, stages[-1].name) for i, work in job.work.items()}
     records = []
     for entry in job.batch:
         record = job.done.get(entry.record.id)
@@ -214,7 +226,7 @@ def _kept(batch: Sequence[Entry], out: RunFolder | None, retried: Sequence[Stage
     done = {}
     for entry in batch:
         record = out.kept.get(entry.record.id)
-        if record is None or (retried and _reported(record, entry.record, retried)):
+        if record is None or _lacks_image(record, entry, out) or (retried and _reported(record, entry.record, retried)):
             continue
         now, then = entry.record.model_dump(exclude_unset=True), record.model_dump()
         given = [key for key in now if key not in ("file_name", "failures")]
@@ -237,35 +249,59 @@ def _extends(then: Any, now: Any) -> bool:
     return bool(then == now)
 
 
-def _store(work: _Work, out: RunFolder | None) -> Record:
-    """Write the image and the pictures of a record, which then names its image."""
+def _lacks_image(record: Record, entry: Entry, out: RunFolder) -> bool:
+    """Whether a finished record has no image in `out`, though it should: lost in a power cut, or not copied before."""
+    if record.file_name:
+        return not out.has_image(record)
+    try:
+        return image_path(entry.record, entry.base).is_file()
+    except (RecordError, OSError):
+        return False
+
+
+def _store(work: _Work, out: RunFolder | None, stage: str) -> Record:
+    """Write the image and the pictures of a record, which then names its image, or says why it has none."""
     if out is None:
         return work.record
-    record = work.record
+    name = image_name(work.record.id)
     images = [outcome.image for outcome in work.outcomes if outcome.image]
-    name = image_name(record.id)
     if images:
         atomic.write_png(out.path / name, images[-1])
-        record = record.with_(file_name=name)
-    elif record.file_name:
+    elif work.record.file_name:
         try:
-            path = image_path(record, work.entry.base)
-            require_file(path)
-            atomic.link_or_copy(path, out.path / name)
-            record = record.with_(file_name=name)
-        except (RecordError, OSError):  # the record says already, or will, that its image is gone
-            record = record.with_(file_name="")
+            _copy_image(work, out.path / name)
+        except RecordError as error:
+            name = ""
+            if error.kind not in {failure.kind for failure in work.record.failures}:  # of the stage that looked for it
+                work.fail(stage, error)
+    else:
+        name = ""
     for outcome in work.outcomes:
         for kind, draw in outcome.pictures.items():
-            atomic.write_png(picture_path(out.path, record.id, kind), draw())
-    return record
+            atomic.write_png(picture_path(out.path, work.record.id, kind), draw())
+    return work.record.with_(file_name=name) if name != work.record.file_name else work.record
 
 
-def _echo(record: Record, base: Path | None, stream: TextIO) -> None:
+def _copy_image(work: _Work, target: Path) -> None:
+    """Copy the image that a record was given with.
+
+    Raises:
+        RecordError: it cannot be read.
+        RealignError: the copy cannot be written.
+    """
+    path = image_path(work.record, work.entry.base)
+    try:
+        require_file(path)
+        atomic.copy(path, target)
+    except OSError as error:
+        raise RecordError("unreadable_image", f"{path}: cannot be copied ({error.strerror})") from None
+
+
+def _echo(record: Record, base: Path | None, pipe: RecordWriter) -> None:
     """Write one line to a pipe, where file names are absolute."""
     if record.file_name and base is not None:
         record = record.with_(file_name=str((base / record.file_name).absolute()))
-    stream.write(dump_line(record) + "\n")
+    pipe.write(record)
 
 
 def _owned(entries: Iterable[Entry], shard: Shard, ids: list[str]) -> Iterator[Entry]:

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 from PIL import Image
 
 from realign_cli.plumbing import atomic
 from realign_cli.plumbing.folder import picture_path, sheet_path
-from realign_cli.plumbing.source import Entry, read_records
+from realign_cli.plumbing.source import read_records
 
 _MOST, _COLUMNS, _GAP = 48, 3, 8
 
 
 def write_contact_sheet(folder: Path) -> None:
     """Put the strips of the first records of `folder` on one sheet; nothing where there are none."""
-    entries: list[Entry] = list(read_records(str(folder)))
-    paths = [picture_path(folder, entry.record.id, "strip") for entry in entries]
-    strips = [Image.open(path) for path in paths if path.exists()][:_MOST]
+    paths = (picture_path(folder, entry.record.id, "strip") for entry in read_records(str(folder)))
+    strips = [Image.open(path) for path in islice(filter(Path.exists, paths), _MOST)]  # each is an open file
     if strips:
         atomic.write_png(sheet_path(folder), sheet_of(strips))
 

@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING
 
 from realign_cli.errors import NoInput, RecordError, UsageError
+from realign_cli.plumbing.pipe import record_lines
 from realign_cli.records import ID, Record, as_record, parse_json, parse_line
 
 if TYPE_CHECKING:
@@ -94,12 +95,13 @@ def read_records(source: str) -> Iterator[Entry]:
     Raises:
         NoInput: at once, where stdin is a terminal.
         UsageError: nothing there, at once; or on the way a line that is not a record, or an id that occurs twice.
+        RealignError: at the end of a pipe, where the command before this one ended early.
     """
     if source != STDIN:
         return _of_file(metadata_path(Path(source)))
     if sys.stdin.isatty():
         raise NoInput("no input: give --in FOLDER, or pipe records into this command")
-    return _entries(sys.stdin.buffer, "stdin", None)
+    return _entries(record_lines(sys.stdin.buffer, "stdin"), "stdin", None)
 
 
 def _of_file(path: Path) -> Iterator[Entry]:

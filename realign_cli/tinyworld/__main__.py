@@ -29,14 +29,13 @@ def render(
 
     from realign_cli.plumbing import atomic
     from realign_cli.plumbing.folder import RunFolder, image_name
-    from realign_cli.plumbing.lock import held
     from realign_cli.records import Record
     from realign_cli.tinyworld import scenes
 
-    with held(out):
-        folder = RunFolder(out, {"command": "render", "n": count, "seed": seed})
-        stream = scenes.scenes(seed, held_out=True, count=2)
-        ids = [f"{number:06d}" for number in range(count)]
+    stream = scenes.scenes(seed, held_out=True, count=2)
+    ids = [f"{number:06d}" for number in range(count)]
+    with RunFolder.open(out, {"command": "render", "n": count, "seed": seed}) as folder:
+        folder.begin(ids)
         for record_id in ids:
             scene = next(stream)
             name = image_name(record_id)

@@ -58,7 +58,7 @@ def source(here: Path) -> dict[str, bytes]:
 
 
 def test_a_disk_that_fills_at_every_page(warm: Warm, mounted: Callable[..., Path], tmp_path: Path) -> None:
-    """Whichever write is the first without room: the lock, run.json, an image, the journal or the records."""
+    """Whichever write is the first without room: the lock, run.json, an id, an image, the journal or the records."""
     given = source(tmp_path)
     disk = mounted(40)
     assert warm(*SCORE, disk / "whole", cwd=tmp_path).code == 0
@@ -68,7 +68,7 @@ def test_a_disk_that_fills_at_every_page(warm: Warm, mounted: Callable[..., Path
     for name in os.listdir(disk / "whole"):
         (disk / "whole" / name).unlink()
     failed_at = set()
-    for free in range(pages + 2):  # one more for the lock, which is gone at the end
+    for free in range(pages + 3):  # two more for the lock and for what is begun, which are gone at the end
         filler, out = disk / "filler", disk / f"out-{free}"
         filler.write_bytes(b"x" * (40 - free) * PAGE)
         ended = warm(*SCORE, out, cwd=tmp_path)
@@ -80,15 +80,16 @@ def test_a_disk_that_fills_at_every_page(warm: Warm, mounted: Callable[..., Path
         assert {name: data for name, data in contents(out).items() if name != "run.json"} == whole
         for name in os.listdir(out):
             (out / name).unlink()
-    assert failed_at == {".lock", "run.json", *(f"{i}.png" for i in range(3)), f".{METADATA}.part", METADATA}
+    assert failed_at == {".lock", "run.json", ".begun", *(f"{i}.png" for i in range(3)), f".{METADATA}.part", METADATA}
     assert contents(tmp_path / "source") == given
 
 
 @pytest.mark.parametrize("most", [500, 2_000, 6_000, 11_000])
 def test_a_file_that_may_not_grow(warm: Warm, tmp_path: Path, most: int) -> None:
     source(tmp_path)
-    for path in (tmp_path / "source").glob("*.png"):
-        path.unlink()  # a link needs no room
+    metadata = tmp_path / "source" / METADATA
+    lines = map(json.loads, metadata.read_text().splitlines())
+    metadata.write_text("".join(json.dumps(line | {"file_name": ""}) + "\n" for line in lines))  # images are larger
     ended = warm(*SCORE, "scored", cwd=tmp_path, most_bytes=most)
     assert ended.code == 1 and FULL.fullmatch(ended.stderr), ended
     assert warm(*SCORE, "scored", cwd=tmp_path).code == 0

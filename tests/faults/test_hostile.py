@@ -57,7 +57,9 @@ def test_no_name_leads_out_of_its_folder(warm: Warm, tmp_path: Path) -> None:
     (source / "link.png").symlink_to(tmp_path / "secret.png")
     (source / "folder").symlink_to(tmp_path / "elsewhere")
     scored = warm("score", "--in", "source", "--out", "scored", "-q", cwd=tmp_path)  # keeps images without a look
-    assert scored.code == 0, scored.stderr
+    assert scored.code == 3, scored.stderr
+    kinds = {failure["kind"] for record in read(tmp_path / "scored") for failure in record["failures"]}
+    assert kinds == {"bad_file_name", "missing_image", "no_image"}
     assert secret not in contents(tmp_path / "scored").values()
     assert not any(record["file_name"] for record in read(tmp_path / "scored"))
     measured = warm("eval", "--in", "source", "--metrics", "oracle", "--cache", "cache", "-q", cwd=tmp_path)

@@ -74,3 +74,24 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(
         again = warm(pipe=commands(name), cwd=here)
         assert set(again.codes) == {0}, f"{where}: {again.stderr}"
         assert contents(here / out(name)) == expected, where
+
+
+def test_a_complete_folder_loses_nothing_to_a_pipe_that_breaks(warm: Warm, here: Path, runs: int) -> None:
+    """The stage before is killed anywhere; the one behind it says so, and the same pipe ends as if nothing had been."""
+    pipe = [
+        ("tag", "--in", "coarse", "--batch-size", "1", "-q"),
+        ("score", "--out", "behind", "--batch-size", "1", "-q"),
+    ]
+    moments = warm.measured(pipe=pipe, cwd=here, fills=["behind"]).moments[0]
+    whole = contents(here / "behind")
+    assert whole["metadata.jsonl"].count(b"\n") == 3
+    for i in range(2 * runs):
+        at = int((i + random.random()) / (2 * runs) * moments)
+        where = f"tag killed at moment {at} of {moments}"
+        killed = warm(pipe=pipe, cwd=here, victim=0, at=at, signals=[signal.SIGKILL])
+        assert killed.codes[0] == -signal.SIGKILL and killed.codes[1] in (1, 2), f"{where}: {killed}"
+        assert "ended early" in killed.stderr or "no records" in killed.stderr, f"{where}: {killed}"
+        assert contents(here / "behind")["metadata.jsonl"] == whole["metadata.jsonl"], where
+        again = warm(pipe=pipe, cwd=here)
+        assert set(again.codes) == {0}, f"{where}: {again.stderr}"
+        assert contents(here / "behind") == whole, where

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -40,6 +41,34 @@ def test_png_is_lossless_and_repeatable(tmp_path: Path) -> None:
         atomic.write_png(tmp_path / name, image)
     assert Image.open(tmp_path / "a.png").tobytes() == image.tobytes()
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+@pytest.mark.parametrize("clones", [True, False])
+@pytest.mark.parametrize("size", [0, 5, 3_000_000])
+def test_a_copy_is_a_file_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clones: bool, size: int) -> None:
+    def across_file_systems(*_: object) -> int:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    if not clones:
+        monkeypatch.setattr(os, "copy_file_range", across_file_systems)
+    source, target = tmp_path / "source", tmp_path / "target"
+    data = os.urandom(size)
+    source.write_bytes(data)
+    target.write_bytes(b"old")
+    atomic.copy(source, target)
+    source.write_bytes(b"edited in place")
+    assert target.read_bytes() == data
+    assert sorted(os.listdir(tmp_path)) == ["source", "target"]
+
+
+def test_a_copy_tells_which_side_failed(tmp_path: Path) -> None:
+    (tmp_path / "source").write_bytes(b"abc")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(FileNotFoundError):
+        atomic.copy(tmp_path / "none", tmp_path / "target")
+    with pytest.raises(RealignError, match=r"cannot write .*folder \(3 bytes\): "):
+        atomic.copy(tmp_path / "source", tmp_path / "folder")
+    assert sorted(os.listdir(tmp_path)) == ["folder", "source"]
 
 
 def test_link_is_not_written_through(tmp_path: Path) -> None:

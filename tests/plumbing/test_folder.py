@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from realign_cli import presets
 from realign_cli.errors import RealignError, UsageError
 from realign_cli.plumbing import atomic
 from realign_cli.plumbing.folder import RUN, RunFolder, image_name, picture_path, sheet_path
+from realign_cli.plumbing.lock import Holder
 from realign_cli.plumbing.source import METADATA, WHOLE, Shard, journal_path
 from realign_cli.records import Record, parse_line
 from realign_cli.registry import Models
@@ -46,6 +48,7 @@ def test_a_torn_line_is_dropped_and_the_rest_kept(tmp_path: Path) -> None:
     assert folder.kept == {"a": A}
     folder.add(B)
     folder.flush()
+    folder.close()
     assert RunFolder(tmp_path, CONFIG).kept == {"a": A, "b": B}
 
 
@@ -174,6 +177,7 @@ class TestShards:
         folder.flush()  # and is killed here
         again = RunFolder(tmp_path / "shared", CONFIG, shard=Shard(1, 2))
         assert again.kept.keys() == {first, *(i for i in self.RECORDS if Shard(2, 3).owns(i))}
+        again.close()
         for index in (1, 2):
             self.work(tmp_path / "shared", Shard(index, 2))
         assert (tmp_path / "shared" / METADATA).read_bytes() == self.whole(tmp_path / "whole")
@@ -221,3 +225,84 @@ def test_a_folder_that_names_the_modules_of_adapters_goes_on(tmp_path: Path) -> 
         now["settings"]["scorer"]["adapter"] = other
         with pytest.raises(UsageError, match=r"settings\.scorer\.adapter \('RuleScorer' before, "):
             RunFolder(folder, now)
+
+
+def test_a_second_writer_is_refused_by_the_journal(tmp_path: Path) -> None:
+    """Even where somebody has deleted the lock."""
+    with RunFolder.open(tmp_path, CONFIG) as folder:
+        folder.add(A)
+        folder.flush()
+        (tmp_path / ".lock").unlink()
+        with pytest.raises(UsageError, match="another process is writing here"), RunFolder.open(tmp_path, CONFIG):
+            pass
+        folder.add(B)
+        folder.flush()
+    assert RunFolder(tmp_path, CONFIG).kept == {"a": A, "b": B}
+
+
+def test_nothing_is_added_to_what_another_wrote(tmp_path: Path) -> None:
+    """As one on another host might, where a file system has its locks for each host alone."""
+    folder = filled(tmp_path)
+    folder.flush()
+    journal = journal_path(tmp_path)
+    with journal.open("ab") as file:
+        file.write(b'{"text": "c", "id": "c"}\n')
+    before = journal.read_bytes()
+    folder.add(Record(id="d", text="d"))
+    with pytest.raises(RealignError, match="another process has written here too, so nothing more is added"):
+        folder.complete(["a", "b", "d"])
+    assert journal.read_bytes() == before and not (tmp_path / METADATA).exists()
+    folder.close()
+    folder = RunFolder(tmp_path, CONFIG)
+    journal.unlink()  # the other is through
+    with pytest.raises(RealignError, match="another process"):
+        folder.complete(["a", "b", "c"])
+
+
+@pytest.mark.parametrize("left", [".realign-run.json-1a2b.tmp", "notes.txt"])
+def test_overwriting_goes_on_where_it_was_killed(tmp_path: Path, left: str) -> None:
+    """Between the old run.json and the new."""
+    (tmp_path / ".lock").write_text("")
+    (tmp_path / left).write_text("{")
+    assert RunFolder(tmp_path, CONFIG, overwrite=True).kept == {}
+    assert (tmp_path / left).exists() == (left == "notes.txt")
+
+
+def test_pictures_of_a_longer_id_are_not_taken_for_ones_own(tmp_path: Path) -> None:
+    folder = filled(tmp_path)
+    folder.begin(["a-b"])
+    for record_id, kind in (("a", "strip"), ("a-b", "strip"), ("a-b", "mask-0"), ("a-b-c", "mask-0")):
+        path = picture_path(tmp_path, record_id, kind)
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    folder.close()
+    RunFolder(tmp_path, CONFIG).close()
+    assert {path.name for path in (tmp_path / "pictures").iterdir()} == {"a-strip.png", "a-b-c-mask-0.png"}
+
+
+def test_a_new_cut_leaves_nothing_of_the_old(tmp_path: Path) -> None:
+    """Locks, temporary files and images of four workers that were killed."""
+    ids = [f"{i:02d}" for i in range(12)]
+    for index in (1, 2, 3, 4):
+        shard = Shard(index, 4)
+        own = [i for i in ids if shard.owns(i)]
+        folder = RunFolder(tmp_path, CONFIG, shard=shard)
+        for i in own[:-1]:
+            folder.add(Record(id=i, text=i))
+        folder.flush()
+        folder.begin([own[-1]])
+        (tmp_path / "pictures").mkdir(exist_ok=True)
+        for path in (tmp_path / image_name(own[-1]), picture_path(tmp_path, own[-1], "mask-1")):
+            atomic.temporary(path).touch()
+        atomic.temporary(tmp_path / f".lock{shard.suffix}-1a2b").touch()
+        (tmp_path / f".lock{shard.suffix}").write_text(json.dumps({**asdict(Holder.me()), "pid": 1}))
+        folder.close()
+    for index in (1, 2):
+        shard = Shard(index, 2)
+        with RunFolder.open(tmp_path, CONFIG, shard=shard) as folder:
+            for i in ids:
+                if shard.owns(i) and i not in folder.kept:
+                    folder.add(Record(id=i, text=i))
+            folder.complete(ids)
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")}
+    assert left == {METADATA, RUN, "pictures"}

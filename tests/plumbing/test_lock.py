@@ -132,3 +132,97 @@ def test_one_of_many_creates_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert list(tmp_path.iterdir()) == [path]
     with pytest.raises(RealignError, match=f"cannot write {tmp_path}/none/file \\(4 bytes\\): No such"):
         atomic.create(tmp_path / "none" / "file", "text")
+
+
+def test_a_clock_that_is_set_frees_no_lock(tmp_path: Path) -> None:
+    """Nor does anything else that the file says of a process which holds it."""
+    with held(tmp_path):
+        for holder in (replace(Holder.me(), started=Holder.me().started - 3600), replace(Holder.me(), pid=2**22 + 1)):
+            leave(tmp_path, holder)
+            assert holders(tmp_path) == {WHOLE: holder}
+            with pytest.raises(UsageError, match=f"process {holder.pid} .*; wait for it, or stop it"), held(tmp_path):
+                pass
+
+
+ATTEMPT = """
+import sys
+from pathlib import Path
+from realign_cli.errors import UsageError
+from realign_cli.plumbing.lock import held
+try:
+    with held(Path(sys.argv[1])):
+        pass
+except UsageError as error:
+    sys.exit(f"refused: {error}")
+"""
+
+
+def test_another_container_frees_no_lock(tmp_path: Path) -> None:
+    """Processes there have other numbers, under the same name of the host."""
+    command = ["unshare", "--pid", "--fork", "--mount-proc"]
+    try:
+        subprocess.run([*command, "true"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no namespace of processes can be made here: {error}")
+    attempt = [*command, sys.executable, "-c", ATTEMPT, str(tmp_path)]
+    with held(tmp_path):
+        done = subprocess.run(attempt, capture_output=True, text=True)
+        assert done.returncode == 1 and done.stderr.startswith("refused: "), done
+        assert holders(tmp_path) == {WHOLE: Holder.me()}
+    assert subprocess.run(attempt, capture_output=True, text=True).returncode == 0
+
+
+def test_a_lock_is_free_once_its_process_is_killed(tmp_path: Path) -> None:
+    code = "import sys; from pathlib import Path; from realign_cli.plumbing.lock import held\n"
+    code += "with held(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout and process.stdout.readline() == b"held\n"
+        assert [holder.pid for holder in holders(tmp_path).values()] == [process.pid]
+        with pytest.raises(UsageError, match=f"process {process.pid} "), held(tmp_path):
+            pass
+        process.kill()
+        process.wait()
+        assert holders(tmp_path) == {} and (tmp_path / LOCK).exists()
+        with held(tmp_path):
+            assert holders(tmp_path) == {WHOLE: Holder.me()}
+
+
+def test_to_look_at_a_lock_turns_nobody_away(tmp_path: Path) -> None:
+    """However many look while others come and go."""
+    busy = True
+
+    def look(_: int) -> None:
+        while busy:
+            holders(tmp_path)
+
+    with ThreadPoolExecutor(4) as pool:
+        looking = pool.map(look, range(4))
+        try:
+            for _ in range(200):
+                with held(tmp_path):
+                    pass
+        finally:
+            busy = False
+        list(looking)
+
+
+def test_dead_locks_of_another_cut_are_removed(tmp_path: Path, killed: Holder) -> None:
+    leave(tmp_path, killed, Shard(1, 3))
+    leave(tmp_path, replace(killed, host="node17"), Shard(2, 2))
+    with held(tmp_path, Shard(1, 2)):
+        assert {path.name for path in tmp_path.iterdir()} == {".lock-1-of-2", ".lock-2-of-2"}
+    with (
+        pytest.raises(UsageError, match=r"on node17, .* shard 2/2 of this folder; if it no longer runs"),
+        held(tmp_path),
+    ):
+        pass
+
+
+def test_the_lock_of_another_process_is_left(tmp_path: Path) -> None:
+    """Where somebody deleted this one's while it was at work."""
+    with held(tmp_path):
+        (tmp_path / LOCK).unlink()
+        leave(tmp_path, Holder.me())
+    assert (tmp_path / LOCK).exists()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -78,22 +80,24 @@ def run(
     batch_size: int = 2,
     retry: bool = False,
     read_ahead: bool = False,
+    final: bool = True,
     echo: bool = True,
 ) -> tuple[Summary, list[dict[str, object]]]:
     """The summary, and the records that went into the pipe."""
-    folder = RunFolder(out, {}) if out else None
     stdout, sys.stdout = sys.stdout, io.StringIO()
     try:
-        summary = run_map(
-            source,
-            stages,  # type: ignore[arg-type]
-            out=folder,
-            batch_size=batch_size,
-            retry=retry,
-            read_ahead=read_ahead,
-            quiet=True,
-            echo=echo,
-        )
+        with RunFolder.open(out, {}) if out else nullcontext() as folder:
+            summary = run_map(
+                source,
+                stages,  # type: ignore[arg-type]
+                out=folder,
+                batch_size=batch_size,
+                retry=retry,
+                read_ahead=read_ahead,
+                final=final,
+                quiet=True,
+                echo=echo,
+            )
         return summary, [json.loads(line) for line in sys.stdout.getvalue().splitlines()]
     finally:
         sys.stdout = stdout
@@ -237,6 +241,7 @@ def test_an_interrupted_run_sees_the_same_batches(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path, {})
     folder.add(Record(id="1", text="a", of_mine="kept"))
     folder.flush()
+    folder.close()
     grey = Grey()
     summary, piped = run(entries("1", "2", "3"), grey, out=tmp_path)
     assert grey.batches == [["1", "2"], ["3"]]
@@ -356,3 +361,145 @@ def test_a_record_that_fails_after_recovering_stops() -> None:
     summary, (line,) = run(entries("1"), Guess(), Break(), Count())
     assert [failure["kind"] for failure in line["failures"]] == ["asleep", "broken"]  # type: ignore[attr-defined]
     assert "of_mine" not in line and len(summary.failures) == 2
+
+
+def test_no_image_is_shared_with_the_folder_it_came_from(tmp_path: Path) -> None:
+    """An edit in place, as of `mogrify`, changes what the user edits and nothing else."""
+    run(entries("1"), Grey(), out=tmp_path / "a")
+    run(read_records(str(tmp_path / "a")), Shade(), out=tmp_path / "b")
+    before = (tmp_path / "b" / "1.png").read_bytes()
+    (tmp_path / "a" / "1.png").write_bytes(b"edited")
+    assert (tmp_path / "b" / "1.png").read_bytes() == before
+
+
+def test_a_journal_names_what_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """File and folder of an image are made to survive a power cut before its record is."""
+    run(entries("1", "2"), Grey(), out=tmp_path / "a")
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def syncing(descriptor: int) -> None:
+        fsync(descriptor)
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        synced.append(path.name if path.is_file() else f"{path.name}/ with {sorted(map(str, image_names(path)))}")
+
+    def image_names(folder: Path) -> list[str]:
+        return [path.name for path in folder.glob("*.png")]
+
+    monkeypatch.setattr(os, "fsync", syncing)
+    run(read_records(str(tmp_path / "a")), Shade(), out=tmp_path / "b", batch_size=1)
+    lines = [at for at, name in enumerate(synced) if name == ".metadata.jsonl.part"]
+    assert len(lines) == 2
+    for line, number, names in zip(lines, "12", (["1.png"], ["1.png", "2.png"]), strict=True):
+        assert synced.index(f".realign-{number}.png.tmp") < synced.index(f"b/ with {names}") < line
+    # The journal goes only when the names of the records' file survive.
+    assert lines[-1] < synced.index(".realign-metadata.jsonl.tmp") < len(synced) - 1 - synced[::-1].index(synced[-1])
+    assert synced[-1].startswith("b/")
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_an_image_that_is_gone_is_made_again(tmp_path: Path, complete: bool) -> None:
+    source = entries("1", "2", "3") if complete else [*entries("1", "2"), Entry(Record(id="x", text="a"), "p:3")]
+    if complete:
+        run(source, Grey(), out=tmp_path, batch_size=1)
+    else:
+        with pytest.raises(ValueError):  # x is no number
+            run(source, Grey(), out=tmp_path, batch_size=1)
+    before = (tmp_path / "2.png").read_bytes()
+    (tmp_path / "2.png").unlink()
+    again = Grey()
+    summary, _ = run(entries("1", "2"), again, out=tmp_path, batch_size=1)
+    assert (again.batches, summary.kept) == ([["2"]], 1)
+    assert (tmp_path / "2.png").read_bytes() == before
+
+
+class Note(Count):
+    """Adds a key and looks at no image."""
+
+    needs: dict[str, str] = {}
+
+
+def test_an_image_that_cannot_be_copied_is_a_failure_and_tried_again(tmp_path: Path) -> None:
+    run(entries("1", "2"), Grey(), out=tmp_path / "a")
+    image = tmp_path / "a" / "2.png"
+    image.rename(tmp_path / "elsewhere.png")
+    summary, (_, failed) = run(read_records(str(tmp_path / "a")), Note(), out=tmp_path / "b")
+    assert (summary.failed, failed["file_name"]) == (1, "")
+    assert [(one["stage"], one["kind"]) for one in failed["failures"]] == [("count", "missing_image")]  # type: ignore[attr-defined]
+    assert f"{image}: no such image" in summary.failures[0]
+    (tmp_path / "elsewhere.png").rename(image)
+    summary, piped = run(read_records(str(tmp_path / "a")), Note(), out=tmp_path / "b")  # the same again
+    assert (summary.failed, "failures" in piped[1]) == (0, False)
+    assert (tmp_path / "b" / "2.png").read_bytes() == image.read_bytes()
+
+
+def test_what_the_system_says_of_an_image_is_in_the_record(tmp_path: Path) -> None:
+    name = f"/{'x' * 300}.png"
+    source = [Entry(Record(id="1", text="a", file_name=name), "stdin:1")]
+    summary, (line,) = run(source, Note(), out=tmp_path)
+    assert summary.failed == 1
+    (failure,) = line["failures"]  # type: ignore[misc]
+    assert failure["kind"] == "unreadable_image" and failure["message"].endswith(
+        "cannot be copied (File name too long)"
+    )
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_a_batch_of_none_loses_nothing(tmp_path: Path, size: int) -> None:
+    run(entries("1", "2"), Grey(), out=tmp_path)
+    before = (tmp_path / METADATA).read_bytes()
+    with pytest.raises(UsageError, match="give batch_size in the preset 1 or more"):
+        run(entries("1", "2"), Grey(), out=tmp_path, batch_size=size)
+    assert (tmp_path / METADATA).read_bytes() == before
+
+
+def test_what_a_pipe_does_not_bring_stays(tmp_path: Path) -> None:
+    """It may have been lost on the way; a folder or a file is seen whole, and says which records there are."""
+    run(entries("1", "2", "3", "4"), Grey(), out=tmp_path)
+    summary, _ = run(entries("5", "3"), Grey(), out=tmp_path, final=False)
+    assert [entry.record.id for entry in read_records(str(tmp_path))] == ["5", "3", "1", "2", "4"]
+    assert summary.dropped == 0
+    summary, _ = run(entries("3", "5"), Grey(), out=tmp_path)
+    assert [entry.record.id for entry in read_records(str(tmp_path))] == ["3", "5"]
+    assert summary.dropped == 3
+
+
+def test_input_that_breaks_off_completes_nothing(tmp_path: Path) -> None:
+    def broken() -> Iterator[Entry]:
+        yield from entries("1", "2")
+        raise RealignError("stdin: ended early")
+
+    run(entries("1", "2", "3"), Grey(), out=tmp_path / "complete")
+    before = (tmp_path / "complete" / METADATA).read_bytes()
+    for out in ("complete", "new"):
+        with pytest.raises(RealignError, match="ended early"):
+            run(broken(), Grey(), out=tmp_path / out, batch_size=1, final=False)
+    assert (tmp_path / "complete" / METADATA).read_bytes() == before
+    assert not (tmp_path / "new" / METADATA).exists()
+    summary, _ = run(entries("1", "2", "3"), Grey(), out=tmp_path / "new", batch_size=1, final=False)
+    assert summary.kept == 2
+    assert (tmp_path / "new" / METADATA).read_bytes() == before
+
+
+def test_overwriting_takes_images_that_no_journal_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a run leaves them that was killed between an image and its record; but not those of the user."""
+    (tmp_path / "9.png").write_bytes(b"of the user")
+    with monkeypatch.context() as patch, pytest.raises(RealignError):
+        patch.setattr("realign_cli.plumbing.folder.RunFolder.add", _killed)
+        run(entries("1", "2"), Grey(), out=tmp_path)
+    assert (tmp_path / "1.png").exists()
+    with RunFolder.open(tmp_path, {"of": "other prompts"}, overwrite=True):
+        assert sorted(path.name for path in tmp_path.rglob("*.png")) == ["9.png"]
+
+
+def test_a_kill_leaves_no_image_to_another_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch, pytest.raises(RealignError):
+        patch.setattr("realign_cli.plumbing.folder.RunFolder.add", _killed)
+        run(entries("1", "2"), Grey(), out=tmp_path)
+    run(entries("2", "3"), Grey(), out=tmp_path)
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == ["2.png", "3.png"]
+    assert sorted(path.name for path in tmp_path.glob(".*")) == []
+
+
+def _killed(*_: object) -> None:
+    raise RealignError("killed here")

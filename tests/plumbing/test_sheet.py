@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import resource
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -63,3 +65,23 @@ def test_no_strips_no_sheet(tmp_path: Path) -> None:
     folder.complete(["1"])
     write_contact_sheet(tmp_path)
     assert not sheet_path(tmp_path).exists()
+
+
+def test_more_strips_than_files_may_be_open(tmp_path: Path) -> None:
+    """Of which no more are opened than are shown."""
+    ids = [f"{i:03d}" for i in range(200)]
+    folder = RunFolder(tmp_path, {})
+    for one in ids:
+        folder.add(Record(id=one, text="a"))
+        picture_path(tmp_path, one, "strip").parent.mkdir(exist_ok=True)
+        Image.new("RGB", (4, 2)).save(picture_path(tmp_path, one, "strip"))
+    folder.complete(ids)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = {int(name) for name in os.listdir("/proc/self/fd")}
+    limit = [number for number in range(before[0]) if number not in used][64]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, before[1]))
+    try:
+        write_contact_sheet(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert Image.open(sheet_path(tmp_path)).size == (3 * (4 + 8) + 8, 16 * (2 + 8) + 8)

@@ -19,14 +19,15 @@ _SCENES, _SEED, _BATCH = 5000, 1, 50
 def main(work: Path) -> None:
     extractor = SceneFeatures(WEIGHTS / "features", device="cpu")
     found = statistics(extractor, _SCENES)
-    work.mkdir(parents=True, exist_ok=True)
-    write_stats(work / "stats.npz", found.mean, found.covariance, _SCENES, extractor.name)
+    folder = work / "model"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_stats(folder / "stats.npz", found.mean, found.covariance, _SCENES, extractor.name)
     card = {
         "statistics": f"mean and covariance, n = {_SCENES:,}, of: {extractor.name}",
         "weights of the features": f"fingerprint {extractor.fingerprint}",
         "images": f"rendered scenes of two things in combinations held out from training, seed {_SEED}",
     }
-    publish("reference", work, card)
+    publish("reference", folder, card)
 
 
 def statistics(extractor: SceneFeatures, count: int) -> Moments:
