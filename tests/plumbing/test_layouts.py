@@ -197,7 +197,7 @@ def test_what_was_exported_before_stays_alone(tmp_path: Path, export: Callable[[
     records = ({"id": f"{i}", "file_name": f"{i}.png", **cat} for i in range(2))
     lines(images(tmp_path / "two", "0.png", "1.png") / "metadata.jsonl", *records)
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / ".lock").touch()
+    (tmp_path / "out" / ".DS_Store").touch()
     export(str(tmp_path / "two"), tmp_path / "out")
     before = sorted((tmp_path / "out").rglob("*"))
     with pytest.raises(UsageError, match=r"out: not empty \(\w+\); what is there would be judged too"):
