@@ -17,8 +17,9 @@ def import_(
     """Make records of the images of any other system, so that eval and every other command can read them.
 
     Where each prompt of a .jsonl file has a 'file_name', or an 'id', it names the image: 'a.png', 'train/a.png' and
-    'a.jpg' are a.png, unless there are several such images, and 000007 is 000007.png. Prompts without names, as in a
-    .txt file, are paired with the images by order: 2.png comes before 10.png. Which rule was used is said; what is
+    'a.jpg' are a.png, unless there are several such images, and 000007 is 000007.png or 7.png. Prompts without names,
+    as in a .txt file, are paired with the images by order: 2.png comes before 10.png. So are those with ids like
+    'cc500-007' if no image bears one and the images are numbered from 0 or 1. Which rule was used is said; what is
     ambiguous is refused.
 
     Examples:

@@ -118,7 +118,8 @@ class Pairing:
 def paired(prompts: Sequence[Prompt], files: Sequence[Path], counts: str) -> Pairing:
     """Pair prompts with images by one rule for all: by the names that the prompts give, by order if they give none.
 
-    `files` are in natural order, `counts` says for errors how many there are of both.
+    Ids are no names where none is a number, no image bears one, and the images are numbered from 0 or 1. `files` are in
+    natural order, `counts` says for errors how many there are of both.
 
     Raises:
         UsageError: some prompts give names and some do not; names that no image bears or that fit several; prompts
@@ -157,6 +158,7 @@ _BY_NAME: Mapping[str, Sequence[tuple[str, Callable[[str], str], Callable[[Path]
     "id": [
         ("id, which is the image's name without its suffix", str, lambda file: file.stem),
         ("id, which is the image's name", str, lambda file: file.name),
+        ("id, which is the image's number", lambda name: _number(name), lambda file: _number(file.stem)),
     ],
 }
 
@@ -173,6 +175,8 @@ def _by_name(prompts: Sequence[Prompt], names: Sequence[str], key: str, files: S
 
     rules = {rule: found(of_name, of_file) for rule, of_name, of_file in _BY_NAME[key]}
     rule, images = max(rules.items(), key=lambda item: sum(map(bool, item[1])))
+    if key == "id" and not any(images) and _numbered(files) and not any(map(str.isdecimal, names)):
+        return _by_order(files, counts, len(names))  # ids such as those of a set of prompts, which name no image
     owner: dict[Path, str] = {}
     for prompt, name, own in zip(prompts, names, images, strict=True):
         if len(own) > 1:
@@ -190,6 +194,16 @@ def _by_name(prompts: Sequence[Prompt], names: Sequence[str], key: str, files: S
     complaints = [f"{prompts[index].place}: no image for prompt {names[index]!r}" for index in missing]
     complaints += [f"{file}: no prompt for this image" for file in stray]
     return Pairing(rule, [(index, own[0]) for index, own in enumerate(images) if own], complaints)
+
+
+def _number(name: str) -> str:
+    return str(int(name)) if name.isdecimal() else name
+
+
+def _numbered(files: Sequence[Path]) -> bool:
+    """Whether the names are the numbers from 0 or 1 on, and nothing else."""
+    numbers = [_number(file.stem) for file in files]
+    return any(numbers == list(map(str, range(first, first + len(files)))) for first in (0, 1))
 
 
 def _require_unused(out: Path) -> None:

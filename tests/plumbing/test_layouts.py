@@ -126,6 +126,20 @@ class TestImport:
             import_images(source, file, tmp_path / "out")
         assert not (tmp_path / "out").exists()
 
+    def test_ids_that_are_no_names(self, tmp_path: Path) -> None:
+        """Those of a set of prompts, and images that another system numbered; or numbers, written in another way."""
+        source = images(tmp_path / "theirs", "1.png", "02.png", "3.png")
+        cases = {"set": ["s-b", "s-a", "s-c"], "numbers": ["3", "01", "2"]}
+        for name, ids in cases.items():
+            file = lines(tmp_path / f"{name}.jsonl", *({"prompt": f"number {i}", "id": i} for i in ids))
+            assert import_images(source, file, tmp_path / name).failed == 0
+        assert [(i, shade) for i, _, shade in made(tmp_path / "set")] == [("s-b", 0), ("s-a", 1), ("s-c", 2)]
+        assert [(i, shade) for i, _, shade in made(tmp_path / "numbers")] == [("3", 2), ("01", 0), ("2", 1)]
+        for i, ids in enumerate((["s-b", "s-a", "7"], ["0", "1", "2"])):
+            file = lines(tmp_path / f"{i}.jsonl", *({"prompt": f"number {i}", "id": i} for i in ids))
+            with pytest.raises(UsageError, match=r"prompts have no image, such as id"):
+                import_images(source, file, tmp_path / "off")
+
     def test_hidden_files_are_no_images(self, tmp_path: Path) -> None:
         source = images(tmp_path / "theirs", "a.png", ".hidden.png")
         (source / "._a.png").write_bytes(b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X")
