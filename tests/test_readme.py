@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -58,24 +59,26 @@ def test_coarse_to_fine(tmp_path: Path) -> None:
 def test_the_method(tmp_path: Path) -> None:
     """As shown, on the embedded models as it says below, but for one short step of training."""
     script = next(block for block in blocks() if "realign train" in block)
-    lines = script.splitlines()
-    assert lines[0] == "realign train --data coco" and lines[-1] == "realign eval --metrics fid,clip,negclip,blip"
-    assert lines[2].startswith("realign refine --in coarse/ --out final/")
+    train, generate, refine, judge = textwrap.dedent(script).splitlines()
+    assert (train, judge) == ("realign train --data coco", "realign eval --metrics fid,clip,negclip,blip")
+    plain = "realign refine --in coarse/ --out final/"
+    assert refine == f"{plain} --model runs/coarse"
     small = {"effective_batch_size": 2, "batch_size": 2, "pretraining_images": 2}
     settings = " ".join(f"--set train.{key}={value}" for key, value in small.items())
-    lines[0] = f"realign train --data shapes --max-train-steps 1 {settings}"
+    train = f"realign train --data shapes --max-train-steps 1 {settings}"
     (tmp_path / "prompts.txt").write_text("a red circle and a blue square\na pink cross\n")
-    done = bash(tmp_path, "-euo", "pipefail", "-c", "\n".join(["export REALIGN_PRESET=tiny", *lines]))
-    assert "shapes: rendered scenes, of no held-out combination, carelessly captioned; training into runs/coarse" in (
-        done.stderr.replace("\n", "")
-    )
-    assert "no --in: reading final/, with coarse/ as the baseline" in done.stderr
-    table = {words[0]: words for line in done.stdout.splitlines() if (words := line.split())}
-    for metric in ("clip", "negclip", "blip_itc", "blip_itm"):
-        assert len(table[metric]) == 14  # name, n, mean, baseline, difference, win rate, each with its interval, count
-    assert "fid (in): " in done.stdout and "fid (baseline): " in done.stdout
-    assert "n 2 against 5000, 63-d" in done.stdout and "biased upwards" in done.stdout
-    assert "reference package:reference" in done.stdout
+    for lines in ([train, generate, refine, judge], ["rm -r final", plain, judge]):  # without --model it runs too
+        done = bash(tmp_path, "-euo", "pipefail", "-c", "\n".join(["export REALIGN_PRESET=tiny", *lines]))
+        assert ("carelessly captioned; training into runs/coarse" in done.stderr.replace("\n", "")) == (train in lines)
+        assert "no --in: reading final/, with coarse/ as the baseline" in done.stderr
+        table = {words[0]: words for line in done.stdout.splitlines() if (words := line.split())}
+        for metric in ("clip", "negclip", "blip_itc", "blip_itm"):
+            assert len(table[metric]) == 16, (
+                metric
+            )  # n, mean, baseline, difference, win rate, three intervals, won/lost
+        assert "fid (in): " in done.stdout and "fid (baseline): " in done.stdout
+        assert "n 2 against 5000, 63-d" in done.stdout and "biased upwards" in done.stdout
+        assert "reference package:reference" in done.stdout
 
 
 def test_the_picture() -> None:

@@ -47,8 +47,8 @@ def own_reference(preset: Preset, naming: str) -> Against:
     if not path.is_file():
         raise RealignError(
             f"fid compares with {coco.TITLE}, whose statistics are not here: 'realign download{naming}' fetches its "
-            f"images ({images.gigabytes} GB) and makes them, with '--from DIR' of an unpacked val2014; or give "
-            "--reference DIR, or leave fid out of --metrics"
+            f"images ({images.gigabytes} GB) and makes them, with '--from DIR' of an unpacked val2014 that you have. "
+            "Or give --reference DIR, or leave fid out of --metrics"
         )
     return Against(f"{coco.TITLE} ({path.name})", path)
 

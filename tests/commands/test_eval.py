@@ -259,7 +259,13 @@ def test_what_an_absent_reference_takes_is_told_before_any_work(
         cwd=here,
     )
     assert done.returncode == 1 and done.stderr.count("\n") == 1
-    for part in ("fid compares with COCO 2014 val", complaint, "--from DIR", "give --reference DIR", "leave fid out"):
+    for part in (
+        "fid compares with COCO 2014 val",
+        complaint,
+        "--from DIR",
+        "Or give --reference DIR",
+        "leave fid out",
+    ):
         assert part in done.stderr
 
 

@@ -112,7 +112,7 @@ def test_records_are_utf_8_in_any_locale(shell: Callable[..., subprocess.Complet
 @pytest.mark.parametrize("command", ["score", "score --out new", "eval --metrics oracle", "export geneval --out new"])
 def test_a_terminal_gives_no_records(here: Path, command: str) -> None:
     ours, theirs = pty.openpty()
-    words = [sys.executable, "-m", "realign_cli", *command.split()]
+    words = [sys.executable, "-m", "realign_cli", *command.split(), "--in", "-"]
     done = subprocess.run(words, stdin=theirs, capture_output=True, text=True, cwd=here, timeout=600)
     os.close(ours)
     os.close(theirs)
