@@ -40,11 +40,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Frame:
-    """What an answer is held to: its JSON schema, one that was given before as an example (messages to go before the
-    question, for a server that takes the schema, so that the example cannot be copied), and its length in tokens."""
+    """What an answer is held to: its JSON schema and its length in tokens. A server that takes the schema is given the
+    example, too, as more of what the system says; held to the schema, a model cannot copy it."""
 
     schema: Mapping[str, Any]
-    example: Sequence[Message]
+    example: str
     most_tokens: int
 
 
@@ -263,7 +263,8 @@ class _Terms:
         if self.bound:
             made[self.bound] = frame.most_tokens + _THOUGHTS * self.thinks
         if self.form == "json_schema":
-            made["messages"] = [messages[0], *frame.example, *messages[1:]]
+            system = {**messages[0], "content": messages[0]["content"] + frame.example}
+            made["messages"] = [system, *messages[1:]]
             made["response_format"] = {
                 "type": "json_schema",
                 "json_schema": {"name": "answer", "strict": True, "schema": frame.schema},

@@ -85,10 +85,12 @@ _EXAMPLE = {
     "lamp": {"phrase": "", "likelihood": 0},
     "cat": {"phrase": "a black cat", "likelihood": 2},
 }
-EXAMPLE = (
-    {"role": "user", "content": form("a black cat asleep on two wooden chairs", list(_EXAMPLE))},
-    {"role": "assistant", "content": json.dumps(_EXAMPLE)},
-)  # of `SINGLE`
+EXAMPLE = f"""
+
+For instance, the answer to
+{form("a black cat asleep on two wooden chairs", list(_EXAMPLE))}
+is
+{json.dumps(_EXAMPLE)}"""  # more of `SINGLE`
 
 
 _MOST_QUOTED = 300  # characters of a bad answer; a whole one may fill what the model can read
