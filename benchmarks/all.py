@@ -30,6 +30,7 @@ SCRIPTS = (
     "frechet",
     "eval_pass",
     "eval_tools",
+    "llm_faults",
 )
 LIBRARIES = ("torch", "diffusers", "transformers", "numpy")
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"

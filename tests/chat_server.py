@@ -25,8 +25,8 @@ class ChatServer(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+    def __init__(self, port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), Handler)
         self.url = f"http://127.0.0.1:{self.server_port}/v1"
         self.script: list[Behaviour] = []
         self.after: Behaviour = answers
@@ -53,8 +53,10 @@ class Handler(BaseHTTPRequestHandler):
         self.body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.next(self.body, self.headers.get("Authorization", ""))(self)
 
-    def send(self, status: int, text: str, *, kind: str = "application/json", length: int = 0, **headers: str) -> None:
-        data = text.encode()
+    def send(
+        self, status: int, text: str | bytes, *, kind: str = "application/json", length: int = 0, **headers: str
+    ) -> None:
+        data = text.encode() if isinstance(text, str) else text
         self.send_response(status)
         for name, value in {"Content-Type": kind, **headers}.items():
             self.send_header(name.replace("_", "-"), value)
@@ -84,12 +86,12 @@ def entries(body: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"tag": t, "phrase": m.group() if m else "", "likelihood": 0.5} for t, m in found.items()]
 
 
-def completion(content: str | None, **message: object) -> str:
-    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": content, **message}}
+def completion(content: object, finish: str = "stop", **message: object) -> str:
+    choice = {"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": content, **message}}
     return json.dumps({"id": "1", "object": "chat.completion", "choices": [choice], "usage": {"total_tokens": 100}})
 
 
-def says(content: str | Callable[[dict[str, Any]], str | None] | None, **message: object) -> Behaviour:
+def says(content: object | Callable[[dict[str, Any]], object], **message: object) -> Behaviour:
     """A reply with this content, or with what a function makes of the request."""
     return lambda at: at.send(200, completion(content(at.body) if callable(content) else content, **message))
 
@@ -102,7 +104,7 @@ def answers(at: Handler) -> None:
     """As a good model does, in either dialogue."""
     question = latest_question(at.body)
     found = entries(at.body)
-    reply: Any = {"objects": found}
+    reply: Any = {entry.pop("tag"): entry for entry in entries(at.body)}
     if "assess the described scene" in question:
         reply = {entry["tag"]: entry["likelihood"] for entry in found}
     elif "refine these detected phrases" in question:
@@ -132,14 +134,14 @@ def breaks_off(at: Handler) -> None:
     at.close_connection = True
 
 
-def rejects(parameter: str, *values: object) -> Behaviour:
-    """A server that knows only some values of a parameter, or does not know it at all."""
+def rejects(parameter: str, *values: object, code: int = 400, words: str = "") -> Behaviour:
+    """A server that knows only some values of a parameter, or does not know it at all, and says so in its own way."""
 
     def behave(at: Handler) -> None:
         given = at.body.get(parameter)
         if parameter not in at.body or (given["type"] if isinstance(given, dict) else given) in values:
             answers(at)
         else:
-            status(400, f"Invalid parameter: '{parameter}' is not supported with this model")(at)
+            status(code, words or f"Invalid parameter: '{parameter}' is not supported with this model")(at)
 
     return behave

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
 from realign_cli.errors import RecordError, UsageError
 from realign_cli.models import instruction
 from realign_cli.models.budget import Budget
-from realign_cli.models.chat import Chat, Message
+from realign_cli.models.chat import Chat, Frame, Message
 from realign_cli.models.instruction import InvalidReply
 from realign_cli.models.reply_cache import ReplyCache
 from realign_cli.models.rule_scorer import by_rules
@@ -32,8 +32,8 @@ class LanguageModelScorer:
     rule is sent back once with what is wrong. Where the model still gives no usable answer, the record is scored by
     rules, with the reason.
 
-    Up to `concurrency` records are asked about at a time. `timeout` (seconds) and `retries` are of `Chat`; `max_calls`
-    and `max_tokens` of `Budget`; `cache` is a folder, "" the user's own.
+    Up to `concurrency` records are asked about at a time. `timeout` and `patience` (seconds) and `retries` are of
+    `Chat`; `max_calls` and `max_tokens` of `Budget`; `cache` is a folder, "" the user's own.
     """
 
     def __init__(
@@ -45,6 +45,7 @@ class LanguageModelScorer:
         concurrency: int = 4,
         timeout: float = 60.0,
         retries: int = 2,
+        patience: float = 120.0,
         max_calls: int = 0,
         max_tokens: int = 0,
         cache: str = "",
@@ -52,14 +53,19 @@ class LanguageModelScorer:
         del device
         if mode not in _MOST_CALLS:
             raise UsageError(f"scorer.mode {mode!r}: there are {' and '.join(_MOST_CALLS)}")
-        if concurrency < 1 or timeout <= 0 or min(retries, max_calls, max_tokens) < 0:
-            raise UsageError("scorer: concurrency and timeout must be above 0, retries and caps not below")
+        if concurrency < 1 or timeout <= 0 or min(retries, patience, max_calls, max_tokens) < 0:
+            raise UsageError("scorer: concurrency and timeout must be above 0; retries, patience and caps not below")
         self._model, self._mode, self._concurrency = checkpoint, mode, concurrency
         self._budget = Budget(max_calls, max_tokens)
-        schema = instruction.SINGLE_SCHEMA if mode == _SINGLE else None  # a strict schema cannot have tags for keys
-        replies = ReplyCache(cache)
         self._chat = Chat(
-            checkpoint, mode, schema, timeout=timeout, retries=retries, budget=self._budget, cache=replies
+            checkpoint,
+            mode,
+            "json_schema" if mode == _SINGLE else "json_object",  # the paper's two turns prescribe no more
+            timeout=timeout,
+            retries=retries,
+            patience=patience,
+            budget=self._budget,
+            cache=ReplyCache(cache),
         )
 
     def score(self, prompts: Sequence[str], labels: Sequence[Sequence[str]]) -> list[Scored]:
@@ -95,13 +101,16 @@ class LanguageModelScorer:
     async def _asked(self, prompt: str, labels: Sequence[str]) -> list[Object]:
         if not labels:
             return []
-        dialogue = _Dialogue(self._chat)
+        frame = Frame(instruction.schema(prompt, labels), instruction.EXAMPLE, instruction.most_tokens(prompt, labels))
+        ask = partial(self._chat.ask, frame=frame)
         if self._mode == _SINGLE:
-            question = instruction.question(instruction.SINGLE, prompt, labels)
+            dialogue = _Dialogue(ask, instruction.SINGLE)
+            question = instruction.form(prompt, labels)
             return await dialogue.turn(question, partial(instruction.read_objects, prompt=prompt, labels=labels))
-        question = instruction.question(instruction.BINDING, prompt, labels)
+        dialogue = _Dialogue(ask, instruction.TWO_TURN)
+        question = instruction.question(prompt, labels, instruction.BINDING)
         phrases = await dialogue.turn(question, partial(instruction.read_phrases, prompt=prompt, labels=labels))
-        question = instruction.question(instruction.LIKELIHOOD, prompt, labels)
+        question = instruction.question(prompt, labels, instruction.LIKELIHOOD)
         likelihoods = await dialogue.turn(question, partial(instruction.read_likelihoods, labels=labels))
         return instruction.bind(prompt, labels, phrases, likelihoods)
 
@@ -109,9 +118,9 @@ class LanguageModelScorer:
 class _Dialogue:
     """A conversation in which one answer may be sent back."""
 
-    def __init__(self, chat: Chat) -> None:
-        self._chat = chat
-        self._messages: list[Message] = [{"role": "system", "content": instruction.SYSTEM}]
+    def __init__(self, ask: Callable[[Sequence[Message]], Awaitable[str]], instructions: str) -> None:
+        self._ask = ask
+        self._messages: list[Message] = [{"role": "system", "content": instructions}]
         self._repaired = False
 
     async def turn(self, question: str, read: Callable[[str], _T]) -> _T:
@@ -122,15 +131,18 @@ class _Dialogue:
         """
         self._say("user", question)
         while True:
-            answer = await self._chat.ask(self._messages)
-            self._say("assistant", answer)
+            answer = await self._ask(self._messages)
             try:
-                return read(answer)
+                found = read(answer)
             except InvalidReply as error:
                 if self._repaired:
                     raise RecordError("malformed_reply", f"the language model's answer is invalid: {error}") from None
                 self._repaired = True
+                self._say("assistant", instruction.quoted_back(answer))
                 self._say("user", instruction.repair(error))
+            else:
+                self._say("assistant", answer)
+                return found
 
     def _say(self, role: str, content: str) -> None:
         self._messages.append({"role": role, "content": content})

@@ -10,7 +10,7 @@ from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
-from chat_server import KEY, Behaviour, ChatServer, answers, drips, resets, says, status
+from chat_server import KEY, Behaviour, ChatServer, answers, completion, drips, resets, says, status
 
 Run = Callable[..., CompletedProcess[str]]
 
@@ -22,6 +22,7 @@ mode = "single"
 concurrency = 4
 timeout = 10.0
 retries = 1
+patience = 0.0
 cache = ""
 """
 TAGS = [{"label": "circle", "confidence": 0.9}]
@@ -81,6 +82,24 @@ def test_rules_step_in_and_the_exit_code_tells(realign: Run, here: Path, chat_se
     assert len(fallen) == 1 + 4
 
 
+def test_the_model_is_asked_again_where_it_could_not_answer(realign: Run, here: Path, chat_server: ChatServer) -> None:
+    chat_server.script = [answers, status(503, "Loading model")]
+    settings = [f"--set=scorer.{one}" for one in ("retries=0", "concurrency=1")]
+    done = realign(*SCORE, *settings, "--out", "scored", cwd=here)
+    assert (done.returncode, kinds(done)) == (3, [[], ["server_error"], []])
+    done = realign(*SCORE, *settings, "--out", "scored", "--retry-failed", cwd=here)
+    assert (done.returncode, kinds(done), len(chat_server.requests)) == (0, [[], [], []], 4)
+
+
+def test_a_server_that_starts_is_waited_for(realign: Run, here: Path, chat_server: ChatServer) -> None:
+    """With a word on it, and without a failure."""
+    chat_server.script = [status(503, "Loading model")] * 2
+    settings = [f"--set=scorer.{one}" for one in ("retries=0", "patience=60")]
+    done = realign(*SCORE, *settings, cwd=here)
+    assert (done.returncode, kinds(done)) == (0, [[], [], []])
+    assert "does not answer; waiting for it for up to 60 s" in " ".join(done.stderr.split())
+
+
 @pytest.mark.parametrize("cap", ["--max-calls", "--max-tokens"])
 def test_caps(realign: Run, here: Path, chat_server: ChatServer, cap: str) -> None:
     done = realign(*SCORE, cap, "1", "-q", cwd=here)
@@ -94,7 +113,7 @@ def test_a_record_that_fell_back_goes_on(
     shell: Run, realign: Run, coarse: Path, here: Path, chat_server: ChatServer
 ) -> None:
     """Through the rest of the pipe, which reports only its own failures."""
-    chat_server.script = [status(400, "too long")]
+    chat_server.script = [status(400, "too long")] * 3  # in every form
     line = (
         f"realign tag -q --in {coarse} | (realign score -q --preset model.toml; echo $? > score)"
         " | realign segment -q > segmented; echo $? > segment"
@@ -110,7 +129,7 @@ def test_a_record_that_fell_back_goes_on(
 
 
 def test_scoring_again_takes_the_failure_back(realign: Run, here: Path, chat_server: ChatServer) -> None:
-    chat_server.script = [status(400)]
+    chat_server.script = [status(400)] * 3
     first = realign("score", "--preset", "model.toml", input=json.dumps(TAGGED[0]), cwd=here)
     second = realign("score", "--preset", "model.toml", input=first.stdout, cwd=here)
     assert [(done.returncode, *kinds(done), records(done)[0]["scorer"]) for done in (first, second)] == [
@@ -120,28 +139,53 @@ def test_scoring_again_takes_the_failure_back(realign: Run, here: Path, chat_ser
 
 
 # What happens to a record -> the replies to its requests, all of which say the key where they can say anything.
-FATES: dict[str, list[Behaviour]] = {
-    "": [answers],
-    "malformed_reply": [says(f"your key is {KEY}")] * 2,
-    "refused": [says(None, refusal=f"not for {KEY}")],
-    "rejected": [status(400, f"Incorrect API key provided: {KEY}")],
-    "bad_response": [lambda at: at.send(200, f"<html>{KEY}", kind="text/html")],
-    "rate_limited": [status(429, KEY)],
-    "server_error": [status(500, KEY)],
-    "timeout": [drips],
-    "connection_lost": [resets],
-}
+FATES: list[tuple[str, list[Behaviour]]] = [
+    ("", [answers]),
+    ("malformed_reply", [says(f"your key is {KEY}")] * 2),
+    ("refused", [says(None, refusal=f"not for {KEY}")]),
+    ("rejected", [status(400, f"Incorrect API key provided: {KEY}")]),
+    ("bad_response", [lambda at: at.send(200, f"<html>{KEY}", kind="text/html")]),
+    ("rate_limited", [status(429, KEY)]),
+    ("server_error", [status(500, KEY)]),
+    ("timeout", [drips]),
+    ("connection_lost", [resets]),
+]
+
+
+def escaped(text: str) -> str:
+    """As JSON may write any text."""
+    return "".join(f"\\u{ord(char):04x}" for char in text)
+
+
+def echoes(code: int, text: str) -> Behaviour:
+    """The key as JSON escapes it in a reply, once more as a string of JSON in it, and as HTML does."""
+    forms = [escaped(KEY), escaped(escaped(KEY)), KEY.replace("-", "\\\\u002d"), KEY.replace("-", "&#45;")]
+    return lambda at: at.send(code, text.replace("KEY", " or ".join(forms)))
+
+
+SAID = completion("KEY", KEY="KEY", usage_of=[{"KEY": ["KEY"]}])
+ESCAPED: list[tuple[str, list[Behaviour]]] = [
+    ("malformed_reply", [echoes(200, SAID)] * 2),
+    ("refused", [echoes(200, completion(None, refusal="KEY"))]),
+    ("rejected", [echoes(400, '{"error": {"message": "KEY"}}')]),
+    ("rejected", [echoes(400, '{"KEY": "KEY"}')]),
+    ("rejected", [echoes(400, '"KEY"')]),
+    ("rejected", [echoes(400, "nothing but KEY")]),
+    ("server_error", [echoes(200, '{"error": {"message": "KEY", "code": 500}}')]),
+]
 
 
 def test_the_key_is_nowhere(realign: Run, here: Path, chat_server: ChatServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither printed nor written, whatever goes wrong, with all the talk that can be had."""
     monkeypatch.setenv("OPENAI_LOG", "debug")
-    chat_server.script = [behaviour for replies in FATES.values() for behaviour in replies]
-    lines = "".join(json.dumps({**TAGGED[0], "id": str(i), "text": f"{i} rings"}) + "\n" for i in range(len(FATES)))
+    fates = [*FATES, *ESCAPED]
+    chat_server.script = [behaviour for _, replies in fates for behaviour in replies]
+    lines = "".join(json.dumps({**TAGGED[0], "id": str(i), "text": f"{i} rings"}) + "\n" for i in range(len(fates)))
     settings = [f"--set=scorer.{one}" for one in ("timeout=2", "retries=0", "concurrency=1")]
     done = realign("score", "--preset", "model.toml", *settings, "-v", "--out", "scored", input=lines, cwd=here)
-    assert (done.returncode, kinds(done)) == (3, [[fate] if fate else [] for fate in FATES]), done.stderr
-    _find_nowhere(KEY, done, here)
+    assert (done.returncode, kinds(done)) == (3, [[fate] if fate else [] for fate, _ in fates]), done.stderr
+    for secret in (KEY, escaped(KEY), KEY.replace("-", "\\u002d"), KEY.replace("-", "&#45;")):
+        _find_nowhere(secret, done, here)
     assert set(chat_server.keys) == {f"Bearer {KEY}"} and not chat_server.script
     chat_server.after = status(401, f"Incorrect API key provided: {KEY}")
     done = realign(*SCORE, "-v", "--out", "again", cwd=here)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import threading
 import time
@@ -36,7 +37,7 @@ BY_MODEL = [("book", "a red Book", 0.5), ("pen", "a yellow pen", 0.5)]
 
 
 def scorer(**options: Any) -> LanguageModelScorer:
-    return LanguageModelScorer("some-model", **{"timeout": 10.0, "retries": 1, **options})
+    return LanguageModelScorer("some-model", **{"timeout": 10.0, "retries": 1, "patience": 0.0, **options})
 
 
 def seen(scored: Scored) -> list[tuple[str, str, float]]:
@@ -73,6 +74,34 @@ def json_of(body: dict[str, Any]) -> str:
     return json.dumps({"objects": entries(body)})
 
 
+DRAFT = json.dumps({"objects": [{"tag": tag, "phrase": "", "likelihood": 0} for tag in TAGS]})
+
+
+def after_thoughts(begin: str, end: str) -> Behaviour:
+    """An answer that comes after a draft which could pass for one."""
+    return says(lambda body: f"{begin}Draft: {DRAFT} but the tags are in the text, so no.{end}{json_of(body)}")
+
+
+def thinks(at: Handler) -> None:
+    """A model that spends a thousand tokens before it answers, and never says so."""
+    if at.body["max_tokens"] < 1000:
+        at.send(200, completion("", finish="length"))
+    else:
+        answers(at)
+
+
+def counts(total: object) -> Behaviour:
+    """A server that says nonsense of tokens."""
+    return lambda at: at.send(
+        200, completion(json_of(at.body)).replace('"total_tokens": 100', f'"total_tokens": {json.dumps(total)}')
+    )
+
+
+FINAL = "<|start|>assistant<|channel|>final<|message|>"
+THOUGHTS = [{"type": "thinking", "thinking": [{"type": "text", "text": DRAFT}]}]
+NO_GRAMMAR = "Failed to initialize samplers: failed to parse grammar"
+UNKNOWN_NAME = "Unknown name \"additionalProperties\" at 'generation_config': Cannot find field."
+
 COPES = {
     "good": (answers, 1),
     "429 once": ([status(429)], 2),
@@ -85,6 +114,23 @@ COPES = {
     "prose around": (says(lambda body: f"Here you are [as asked]: {json_of(body)} I hope {{this}} helps!"), 1),
     "reasoning": (says(lambda body: f'<think>[{{"tag": "cat"}}] no...</think>\n{json_of(body)}'), 1),
     "end of reasoning": (says(lambda body: f'perhaps {{"objects": []}}?</think>{json_of(body)}'), 1),
+    "<thinking>": (after_thoughts("<thinking>", "</thinking>\n"), 1),
+    "[THINK]": (after_thoughts("[THINK]", "[/THINK]"), 1),
+    "harmony": (after_thoughts("<|channel|>analysis<|message|>", f"<|end|>{FINAL}"), 1),
+    "harmony, its marks lost": (after_thoughts("analysis", "assistantfinal"), 1),
+    "a draft and no marks": (after_thoughts("", " The answer: "), 1),
+    "thoughts after the answer": (says(lambda body: f"{json_of(body)}<think>or rather {DRAFT}"), 1),
+    "parts": (says(lambda body: [{"type": "text", "text": json_of(body)}]), 1),
+    "thoughts in parts": (says(lambda body: [*THOUGHTS, {"type": "text", "text": json_of(body)}]), 1),
+    "an answer taken for thoughts": (
+        lambda at: at.send(200, completion(None, reasoning_content=json_of(at.body))),
+        1,
+    ),
+    "thoughts beside the answer": (lambda at: at.send(200, completion(json_of(at.body), reasoning=DRAFT)), 1),
+    "no tokens left for the answer": (thinks, 2),
+    "no refusal": (lambda at: at.send(200, completion(json_of(at.body), refusal=False)), 1),
+    "half tokens": (counts(10.5), 1),
+    "tokens in words": (counts("ten"), 1),
     "spaces and case": (
         says(lambda body: json_of(body).replace("a red Book", " A  RED book").replace("a yellow", "A Yellow")),
         1,
@@ -93,6 +139,19 @@ COPES = {
     "no temperature": (rejects("temperature"), 2),
     "no schema": (rejects("response_format", "json_object", "text"), 2),
     "no form": (rejects("response_format"), 3),
+    "no schema, in other words": (rejects("response_format", "json_object", words=NO_GRAMMAR), 2),
+    "no schema, in no words": (rejects("response_format", "json_object", words=UNKNOWN_NAME, code=422), 2),
+    "no form, in no words": (rejects("response_format", words="Bad Request"), 3),
+    "no form, as a failure of the server": (rejects("response_format", code=500), 5),
+    "no schema, as a failure of the server": (rejects("response_format", "text", code=500, words=NO_GRAMMAR), 5),
+    "another bound": (rejects("max_tokens"), 2),
+    "no bound": (lambda at: rejects("max_completion_tokens" if "max_tokens" not in at.body else "max_tokens")(at), 3),
+    "an error under 200": ([lambda at: at.send(200, '{"error": {"message": "overloaded", "code": 502}}')], 2),
+    "an error of no kind": ([lambda at: at.send(200, '{"choices": null, "error": "x"}')], 2),
+    "packed": (
+        lambda at: at.send(200, gzip.compress(completion(json_of(at.body)).encode()), Content_Encoding="gzip"),
+        1,
+    ),
 }
 
 
@@ -119,7 +178,21 @@ FAILS = {
     "half of the JSON": (lambda at: at.send(200, completion("[]")[:-20]), "bad_response", 1),
     "no choices": (lambda at: at.send(200, '{"choices": []}'), "bad_response", 1),
     "something else": (lambda at: at.send(200, "[1]"), "bad_response", 1),
-    "too long": (status(400, "maximum context length"), "rejected", 1),
+    "too long": (status(400, "maximum context length"), "rejected", 3),  # it might be about the form
+    "an error under 200": (
+        lambda at: at.send(200, '{"error": {"message": "model overloaded", "code": 502}}'),
+        "server_error",
+        2,
+    ),
+    "a limit under 200": (lambda at: at.send(200, '{"error": {"code": 429}}'), "rate_limited", 2),
+    "packed badly": (lambda at: at.send(200, b"x" * 99, Content_Encoding="gzip"), "bad_response", 2),
+    "thoughts without an end": (says(f"<think>{DRAFT}"), "malformed_reply", 2),
+    "thoughts beside no answer": (
+        lambda at: at.send(200, completion("", finish="length", reasoning_content=DRAFT)),
+        "malformed_reply",
+        3,
+    ),
+    "a tag left out": (says(lambda body: json.dumps(entries(body)[:1])), "malformed_reply", 2),
     "refusal": (says(None, refusal="I'm sorry, \ud800 I cannot"), "refused", 1),
     "filter": (lambda at: at.send(200, completion("").replace('"stop"', '"content_filter"')), "refused", 1),
     "refusal in prose": (says("I'm sorry, I cannot help with that."), "malformed_reply", 2),
@@ -156,6 +229,20 @@ def test_what_fails_is_scored_by_rules(
     assert scored.objects == by_rules(PROMPT, TAGS).objects
     assert str(scored.recovered).count("\n") == 0 and str(scored.recovered).encode()
     assert len(chat_server.requests) == requests
+
+
+ENDLESS = {
+    "packed": lambda at: at.send(200, gzip.compress(b" " * 100_000_000, 9), Content_Encoding="gzip"),
+    "plain": says("[{" * 2_000_000),
+}
+
+
+@pytest.mark.parametrize("behaviour", ENDLESS.values(), ids=ENDLESS)
+def test_only_so_much_is_read_of_a_reply(chat_server: ChatServer, behaviour: Behaviour) -> None:
+    chat_server.after = behaviour
+    (scored,) = scorer().score([PROMPT], [TAGS])
+    assert kind(scored) == "bad_response"
+    assert str(scored.recovered).endswith("the reply is longer than 1,000,000 bytes")
 
 
 @pytest.mark.parametrize("form", ["seconds", "date"])
@@ -199,6 +286,36 @@ def test_the_answer_goes_back_with_what_is_wrong(chat_server: ChatServer) -> Non
     assert complaint["role"] == "user" and "must be 2, 0.5 or 0" in complaint["content"]
 
 
+def test_a_long_answer_goes_back_in_part(chat_server: ChatServer) -> None:
+    """Whole, it may fill what the model can read."""
+    chat_server.script = [says("and so on " * 10_000)]
+    assert kind(scorer().score([PROMPT], [TAGS])[0]) is None
+    *_, answer, _ = chat_server.requests[1]["messages"]
+    assert len(answer["content"]) < 400 and answer["content"].startswith("and so on")
+
+
+@pytest.mark.parametrize("mode", ["single", "two-turn"])
+def test_an_answer_is_bounded(chat_server: ChatServer, mode: str) -> None:
+    """By the longest valid one, at a byte a token, however many questions it takes."""
+    chat_server.after = says("no")
+    scorer(mode=mode).score([PROMPT], [TAGS])
+    longest = json.dumps({tag: {"phrase": PROMPT, "likelihood": 0.5} for tag in TAGS})
+    assert len(chat_server.requests) == 2
+    assert all(len(longest) <= request["max_tokens"] < 3 * len(longest) for request in chat_server.requests)
+
+
+def test_nothing_in_the_question_passes_for_an_answer(chat_server: ChatServer) -> None:
+    """A model that copies what it reads is not heard."""
+    prompt, tags = "a red book and a yellow pen and a car", ["book", "pencil", "car"]
+
+    def copied(body: dict[str, Any]) -> str:
+        read = "\n".join(message["content"] for message in body["messages"])
+        return read[read.index("{") :]
+
+    chat_server.after = says(copied)
+    assert kind(scorer().score([prompt], [tags])[0]) == "malformed_reply"
+
+
 @pytest.mark.parametrize("mode", ["single", "two-turn"])
 def test_a_tag_cannot_give_orders(chat_server: ChatServer, mode: str) -> None:
     """It arrives as a string among others, and a model that obeys it is not heard."""
@@ -224,6 +341,42 @@ def test_what_the_server_takes_is_learnt_once(chat_server: ChatServer) -> None:
         before = len(chat_server.requests)
         scorer().score([f"a blue book and {n} pens"], [["book"]])
         assert len(chat_server.requests) == before + requests
+
+
+def test_a_later_question_alone_does_without(chat_server: ChatServer) -> None:
+    """A schema that a server cannot use, a prompt that is too long: nothing is learnt from them for other questions."""
+    asking = scorer(concurrency=1)
+    chat_server.script = [answers, status(400, NO_GRAMMAR), answers, answers, status(400, "too many tokens"), answers]
+    scored = asking.score([f"a red book and {n} pens" for n in range(5)], [["book"]] * 5)
+    assert [kind(one) for one in scored] == [None, None, None, "rejected", None]
+    forms = [request["response_format"]["type"] for request in chat_server.requests]
+    assert forms == ["json_schema", "json_schema", "json_object", *["json_schema"] * 3]
+
+
+def test_two_servers_of_one_model_do_not_share_answers(
+    chat_server: ChatServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chat_server.after = says("no")
+    assert kind(scorer().score([PROMPT], [TAGS])[0]) == "malformed_reply"
+    monkeypatch.setenv("OPENAI_BASE_URL", chat_server.url.replace("/v1", "/another/v1"))
+    chat_server.after = answers
+    assert kind(scorer().score([PROMPT], [TAGS])[0]) is None
+
+
+UNSPACED = [  # a prompt in three parts, of which the second is quoted
+    "\u4e00\u4e2a|\u7ea2\u8272\u7684\u65b9\u5757|\u548c\u4e00\u4e2a\u84dd\u8272\u7684\u5706",  # Chinese
+    "\u767d\u3044\u7bb1\u306e\u4e0a\u306b|\u7dd1\u306e\u8f2a|\u304c\u3042\u308b",  # Japanese
+    "\u0e20\u0e32\u0e1e\u0e16\u0e48\u0e32\u0e22|\u0e41\u0e21\u0e27\u0e2a\u0e35\u0e41\u0e14\u0e07|\u0e1a\u0e19",  # Thai
+    "|\ube68\uac04 \uacf5|\uacfc \ud30c\ub780 \uc0c1\uc790",  # Korean, before a particle
+]
+
+
+@pytest.mark.parametrize("parts", UNSPACED)
+def test_words_of_scripts_without_spaces(chat_server: ChatServer, parts: str) -> None:
+    prompt, phrase = parts.replace("|", ""), parts.split("|")[1]
+    chat_server.after = says(json.dumps({"ball": {"phrase": phrase, "likelihood": 2}}))
+    (scored,) = scorer().score([prompt], [["ball"]])
+    assert (kind(scored), seen(scored)) == (None, [("ball", phrase, 2.0)])
 
 
 COLOURS = ["red", "blue", "green", "pink", "grey", "black", "white", "gold", "cyan", "tan"]
@@ -333,6 +486,51 @@ def test_later_it_is_a_failure_of_the_record(chat_server: ChatServer) -> None:
     assert [kind(one) for one in scored] == [None, "rejected", "rejected"]
 
 
+@pytest.mark.parametrize("count", [-1000, "many", None, 0])
+def test_a_count_of_tokens_that_cannot_be_does_not_open_the_cap(chat_server: ChatServer, count: object) -> None:
+    chat_server.after = counts(count)
+    scored = scorer(max_tokens=1).score(PROMPTS[:2], [["book"]] * 2)
+    assert [kind(one) for one in scored] == [None, "budget"]
+
+
+def test_a_server_that_starts_again_costs_nothing(chat_server: ChatServer, caplog: pytest.LogCaptureFixture) -> None:
+    """It breaks off what it was at, refuses connections, and then says for a while that it is loading."""
+    asking = scorer(concurrency=4, retries=0, patience=60.0)
+    assert kind(asking.score([PROMPT], [TAGS])[0]) is None
+    chat_server.script = [resets] * 4
+
+    def starts() -> None:
+        while len(chat_server.requests) < 5:
+            time.sleep(0.01)
+        chat_server.shutdown()
+        chat_server.socket.close()
+        with ChatServer(chat_server.server_port) as again:
+            again.script = [status(503, "Loading model")] * 3
+            threading.Thread(target=again.serve_forever, kwargs={"poll_interval": 0.02}).start()
+            over.wait(60)
+            again.shutdown()
+
+    over = threading.Event()
+    thread = threading.Thread(target=starts)
+    thread.start()
+    scored = asking.score(PROMPTS, [["book"]] * 8)
+    over.set()
+    thread.join()
+    assert [kind(one) for one in scored] == [None] * 8
+    assert caplog.text.count("does not answer; waiting for it for up to 60 s") <= 3
+
+
+def test_patience_ends_and_is_not_had_again(chat_server: ChatServer) -> None:
+    chat_server.after = status(503, "Loading model")
+    asking = scorer(retries=0, patience=0.6)
+    first = asking.score(PROMPTS[:1], [["book"]])
+    waited = len(chat_server.requests)
+    later = asking.score(PROMPTS[1:4], [["book"]] * 3)
+    assert [kind(one) for one in (*first, *later)] == ["server_error"] * 4
+    assert waited >= 3 and len(chat_server.requests) == waited + 3
+    assert "Loading model" in str(later[0].recovered)
+
+
 def test_nobody_there(chat_server: ChatServer, monkeypatch: pytest.MonkeyPatch) -> None:
     asking = scorer()
     chat_server.script = [answers]
@@ -362,6 +560,26 @@ def test_an_environment_that_cannot_work(
     with pytest.raises(UsageError, match=complaint) as error:
         scorer(cache=str(tmp_path)).score([PROMPT], [TAGS])
     assert not key or key not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ALL_PROXY", "socks5://me:my-password@127.0.0.1:7890"),
+        ("all_proxy", "socks://127.0.0.1:7890"),
+        ("HTTP_PROXY", "nonsense://127.0.0.1"),
+        ("SSL_CERT_FILE", "/nowhere/ca.pem"),
+        ("OPENAI_ORG_ID", "org \u00e9"),
+        ("OPENAI_PROJECT_ID", "proj\n"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_named(
+    chat_server: ChatServer, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match=name) as error:
+        scorer().score([PROMPT], [TAGS])
+    assert "my-password" not in str(error.value) and "\n" not in str(error.value)
 
 
 def test_a_server_of_ones_own_wants_no_key(chat_server: ChatServer, monkeypatch: pytest.MonkeyPatch) -> None:
