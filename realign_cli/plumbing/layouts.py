@@ -36,11 +36,11 @@ def import_images(source: Path, prompts: Path, out: Path, *, quiet: bool = False
     if not files:
         raise UsageError(f"{source}: no folder of images; --in takes one")
     given = read_prompt_file(prompts).prompts
+    entries = list(as_entries(given, _SEED))
     joined = paired(given, files, f"{len(given)} prompts in {prompts} and {len(files)} images in {source}")
     if not quiet:
         console.print(plain(f"images and prompts paired by {joined.rule}"), soft_wrap=True)
     complaints = list(joined.complaints)
-    entries = list(as_entries(given, _SEED))
     ids = []
     with held(out):
         settings = {"command": "import", "in": str(source), "prompts": str(prompts), "paired by": joined.rule}

@@ -113,6 +113,7 @@ class TestImport:
             (["a.png", "b.png"], [{"id": "x1"}, {"id": "x2"}], "2 prompts have no image, such as id 'x1'"),
             (["a.png", "b.png"], [{"file_name": "a.png"}, {}], "jsonl:2: no 'file_name', which other prompts have"),
             (["a.png", "b.png"], [{}, {"id": "b"}], "jsonl:1: no 'id', which other prompts have"),
+            (["a.png"], [{"id": "1" * 5000}], "jsonl:1: id: "),
             (["1.png", "01.png"], [{}, {}], "01.png and 1.png have one place in order"),
             (["1.jpg", "1.png"], [{}, {}], "1.jpg and 1.png have one place in order"),
         ],
