@@ -1,4 +1,4 @@
-"""What `fid` compares with where no --reference says it: the statistics that section [fid] of the preset names."""
+"""What `fid` compares with: the statistics or images that --reference or section [fid] of the preset names."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Against(NamedTuple):
     path: Path
 
 
-def own_reference(preset: Preset, naming: str) -> Against:
-    """The preset's own reference: packaged, made by `realign download`, or a path. `naming` is as of `Named`.
+def named_reference(preset: Preset, naming: str) -> Against:
+    """The reference that the preset names: packaged, made by `realign download`, or a path. `naming` is as of `Named`.
 
     Raises:
         UsageError: the preset names none.

@@ -75,19 +75,20 @@ def eval_(
     from realign_cli import presets
     from realign_cli.commands._eval import chosen, count, reference_of, session
     from realign_cli.commands._input import comparison
-    from realign_cli.commands._reference import Against, own_reference
+    from realign_cli.commands._reference import named_reference
     from realign_cli.commands._report import Report
     from realign_cli.plumbing.console import Verbosity
     from realign_cli.registry import Models
     from realign_cli.stages.eval import FID
 
     Verbosity(options.quiet, options.verbose).apply()
-    models = Models(presets.load(options.preset, options.overrides, backend), options.device)
-    names = chosen(metrics, models.preset, reference)
+    preset = presets.load(options.preset, options.overrides, backend)
+    names = chosen(metrics, preset, reference)
+    if reference and FID in names:
+        preset = preset.with_(FID, {"reference": str(reference)})
+    models = Models(preset, options.device)
     source, baseline = comparison(source, baseline, quiet=options.quiet)
-    against = None
-    if FID in names:
-        against = Against(str(reference), reference) if reference else own_reference(models.preset, options.naming)
+    against = named_reference(preset, options.naming) if FID in names else None
     total = count([source, baseline, against and against.path])
     with session(models, cache, batch_size, total, quiet=options.quiet) as opened:
         evaluate = opened.evaluate(names)
