@@ -140,8 +140,10 @@ class Chat:
             if completion.thought_too_long and not terms.thinks:
                 terms = replace(terms, thinks=True)
                 continue
-            if not self._answered or terms.thinks:
+            if not self._answered:
                 self._remember(terms)
+            elif terms.thinks:
+                self._remember(replace(self._terms, thinks=True))
             return replied
 
     def _remember(self, terms: _Terms) -> None:

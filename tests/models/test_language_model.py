@@ -198,6 +198,7 @@ FAILS = {
     "refusal in prose": (says("I'm sorry, I cannot help with that."), "malformed_reply", 2),
     "silence": (says(None), "malformed_reply", 2),
     "a number": (says("2"), "malformed_reply", 2),
+    "nothing but escapes": (says("\\" * 200_000), "malformed_reply", 2),
     "cut off": (says(lambda body: json_of(body)[:-20]), "malformed_reply", 2),
     "a deep hole": (says("[" * 100_000), "malformed_reply", 2),
     "a long number": (says(f'[{{"tag": "pen", "phrase": "", "likelihood": {"9" * 5000}}}]'), "malformed_reply", 2),
