@@ -28,6 +28,7 @@ class Blot:
 
 
 def _forms(char: str) -> str:
+    """What may stand for a character; runs are bounded, so that a text of nothing else is read in linear time."""
     code, hexadecimal = ord(char), f"{ord(char):02x}"
-    escaped = rf"\\+u00{hexadecimal}|\\+x{hexadecimal}|%{hexadecimal}|&#0*{code};|&#x0*{hexadecimal};"
-    return rf"(?:\\*{re.escape(char)}|(?i:{escaped}))"
+    escaped = rf"\\{{1,8}}(?:u00|x){hexadecimal}|%{hexadecimal}|&#0{{0,8}}{code};|&#x0{{0,8}}{hexadecimal};"
+    return rf"(?:\\{{0,8}}{re.escape(char)}|(?i:{escaped}))"

@@ -81,7 +81,7 @@ class Chat:
         self._place, self._server, secrets = _checked(self._url, self._key)
         self._blot = Blot(secrets)
         self._client: openai.AsyncOpenAI | None = None
-        self._terms_of = "terms", self._server, model, mode
+        self._form, self._terms_of = form, ("terms", self._server, model, mode)
         remembered = cache.get(*self._terms_of)
         self._terms = _Terms(*remembered) if remembered else _Terms(form)
         self._settled, self._answered = bool(remembered), False
@@ -140,11 +140,15 @@ class Chat:
             if completion.thought_too_long and not terms.thinks:
                 terms = replace(terms, thinks=True)
                 continue
-            if not self._answered or terms.thinks:
+            if not self._answered:
                 self._remember(terms)
+            elif terms.thinks:
+                self._remember(replace(self._terms, thinks=True))
             return replied
 
     def _remember(self, terms: _Terms) -> None:
+        if terms.form != self._form and not self._answered:
+            _log.warning("%s takes no %s; it is asked for %s", self._place, self._form, terms.form)
         if terms != self._terms or not self._settled:
             self._cache.put(*self._terms_of, entry=astuple(terms))
         self._terms, self._settled, self._answered = terms, True, True
@@ -156,7 +160,7 @@ class Chat:
         """
         if not isinstance(error, openai.BadRequestError | openai.UnprocessableEntityError | openai.InternalServerError):
             return None
-        guess = not self._answered and not isinstance(error, openai.InternalServerError)
+        guess = not self._settled and not isinstance(error, openai.InternalServerError)
         return terms.without(reply.words_of_error(error.body), guess=guess)
 
     def _is_missed(self, error: openai.OpenAIError) -> bool:

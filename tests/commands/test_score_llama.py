@@ -71,3 +71,12 @@ def test_a_model_of_noise_answers_validly_where_it_is_held_to_the_schema(
     for record, (text, tags) in zip(records, asked, strict=True):
         assert sorted(one["label"] for one in record["objects"]) == sorted(tags)
         assert all(one["phrase"] in text for one in record["objects"])
+    if scorer == "noise":
+        kept = [json.loads(path.read_text()) for path in (tmp_path / "cache" / "realign" / "replies").iterdir()]
+        said = [
+            json.loads(one["reply"]["choices"][0]["message"]["content"].strip("`json \n"))
+            for one in kept
+            if isinstance(one, dict)
+        ]
+        assert sorted(sorted(answer) for answer in said) == sorted(sorted(tags) for _, tags in asked)
+        assert any(binding["phrase"] for answer in said for binding in answer.values())

@@ -198,6 +198,7 @@ FAILS = {
     "refusal in prose": (says("I'm sorry, I cannot help with that."), "malformed_reply", 2),
     "silence": (says(None), "malformed_reply", 2),
     "a number": (says("2"), "malformed_reply", 2),
+    "nothing but escapes": (says("\\" * 200_000), "malformed_reply", 2),
     "cut off": (says(lambda body: json_of(body)[:-20]), "malformed_reply", 2),
     "a deep hole": (says("[" * 100_000), "malformed_reply", 2),
     "a long number": (says(f'[{{"tag": "pen", "phrase": "", "likelihood": {"9" * 5000}}}]'), "malformed_reply", 2),
@@ -327,13 +328,14 @@ def test_a_tag_cannot_give_orders(chat_server: ChatServer, mode: str) -> None:
     assert line == f"{json.dumps(PROMPT)}; {json.dumps(['book', order])}"
 
 
-def test_what_the_server_takes_is_learnt_once(chat_server: ChatServer) -> None:
+def test_what_the_server_takes_is_learnt_once(chat_server: ChatServer, caplog: pytest.LogCaptureFixture) -> None:
     """By the first question alone, and remembered by the next run."""
     chat_server.after = rejects("response_format")
     prompts = [f"a red book and {n} pens" for n in range(5)]
     scorer().score(prompts, [["book"]] * 5)
     forms = [request.get("response_format", {}).get("type") for request in chat_server.requests]
     assert forms == ["json_schema", "json_object", None, None, None, None, None]
+    assert caplog.messages == [f"{chat_server.url[:-3]} takes no json_schema; it is asked for text"]
     scorer().score(["a blue book"], [["book"]])
     assert len(chat_server.requests) == len(forms) + 1
     chat_server.after = rejects("temperature")  # it takes less than it did
