@@ -29,7 +29,7 @@ from ratios import PAIRS, Row, main
 from torch.utils.data import DataLoader
 
 from realign_cli import presets
-from realign_cli.models.inception import fid_inception
+from realign_cli.models.vision.inception import fid_inception
 from realign_cli.tinyworld.train.publish import WEIGHTS
 
 COUNT, BATCH, WORKERS = 100, 16, 2

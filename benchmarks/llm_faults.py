@@ -18,7 +18,7 @@ from unittest import mock
 
 from ratios import Row
 
-from realign_cli.models.language_model import LanguageModelScorer
+from realign_cli.models.language.llm_scorer import LanguageModelScorer
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from chat_server import Behaviour, ChatServer, Handler, answers, breaks_off, completion, resets, says, status

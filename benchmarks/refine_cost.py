@@ -27,7 +27,7 @@ from torch import Tensor
 
 from realign_cli import presets
 from realign_cli.equations import attention as eq
-from realign_cli.models.attention_control import Layout, modulated
+from realign_cli.models.diffusion.attention_control import Layout, modulated
 from realign_cli.registry import Models
 from realign_cli.roles import Region, Request
 

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from realign_cli.models.rule_scorer import Phrase, by_rules, noun_phrases
+from realign_cli.models.language.rule_scorer import Phrase, by_rules, noun_phrases
 
 TEMPLATE = re.compile(r"(an? (\w+) ([\w ]+)) and ((an? )?(\w+) ([\w ]+))", re.IGNORECASE)
 SUBJECTS = {"that", "who", "which", "it", "he", "she"}

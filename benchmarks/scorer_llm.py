@@ -24,8 +24,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from realign_cli.models.language_model import LanguageModelScorer
-from realign_cli.models.rule_scorer import RuleScorer
+from realign_cli.models.language.llm_scorer import LanguageModelScorer
+from realign_cli.models.language.rule_scorer import RuleScorer
 from realign_cli.tinyworld.scenes import held_out_prompts
 
 TEMPLATE = re.compile(r"(an? \w+ (\w+)) and (an? \w+ (\w+))", re.IGNORECASE)

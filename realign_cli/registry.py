@@ -27,7 +27,7 @@ _OURS = "realign_cli."
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 _REWARD = "reward-"
-_CONVERTERS = {"ram": "realign_cli.models.ram:convert"}
+_CONVERTERS = {"ram": "realign_cli.models.vision.ram:convert"}
 
 
 class Models:

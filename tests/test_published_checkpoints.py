@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.hub, pytest.mark.skipif(bool(_reason()), reason=_reaso
 @pytest.fixture(scope="module")
 def preset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """sd15, but scored by rules, so that no language model is asked."""
-    rules = '[scorer]\nadapter = "realign_cli.models.rule_scorer:RuleScorer"\ncheckpoint = ""\n\n'
+    rules = '[scorer]\nadapter = "realign_cli.models.language.rule_scorer:RuleScorer"\ncheckpoint = ""\n\n'
     text, replaced = re.subn(r"\[scorer\].*?\n\n", rules, PUBLISHED.read_text(), flags=re.DOTALL)
     assert replaced == 1
     file = tmp_path_factory.mktemp("preset") / "sd15.toml"

@@ -60,8 +60,11 @@ def test_what_a_preset_may_get_wrong_in_train(change: str) -> None:
     [
         ("[scorer]\n", r"\[scorer\] adapter '': "),
         ('[scorer]\nadapter = "realign_cli.models.nothing:Here"', r"\[scorer\] .*No module named"),
-        ('[scorer]\nadapter = "realign_cli.models.rule_scorer:Here"', r"\[scorer\] .*has no attribute 'Here'"),
-        ('[scorer]\nadapter = "realign_cli.models.rule_scorer:RuleScorer"\ntemper = 1', r"\[scorer\] .*'temper'"),
+        ('[scorer]\nadapter = "realign_cli.models.language.rule_scorer:Here"', r"\[scorer\] .*has no attribute 'Here'"),
+        (
+            '[scorer]\nadapter = "realign_cli.models.language.rule_scorer:RuleScorer"\ntemper = 1',
+            r"\[scorer\] .*'temper'",
+        ),
         ("[tagger]\n", r"preset 'mine' has no \[scorer\]"),
     ],
 )
@@ -71,7 +74,7 @@ def test_what_a_preset_file_may_get_wrong(tmp_path: Path, section: str, complain
 
 
 def test_packaged_weights_are_compared_with_their_sums(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    section = '[scorer]\nadapter = "realign_cli.models.rule_scorer:RuleScorer"\ncheckpoint = "package:rules"'
+    section = '[scorer]\nadapter = "realign_cli.models.language.rule_scorer:RuleScorer"\ncheckpoint = "package:rules"'
     monkeypatch.setattr(registry, "_WEIGHTS", tmp_path)
     with pytest.raises(RealignError, match=r"SHA256SUMS: missing; install realign again"):
         models(tmp_path, section).describe(["scorer"])
@@ -126,7 +129,7 @@ def test_without_a_gpu(tmp_path: Path) -> None:
 
 
 def test_our_own_adapters_are_told_by_their_class_and_others_whole(tmp_path: Path) -> None:
-    text = '[scorer]\nadapter = "realign_cli.models.rule_scorer:RuleScorer"\n[tagger]\nadapter = "mine.models:Tagger"\n'
+    text = '[scorer]\nadapter = "realign_cli.models.language.rule_scorer:RuleScorer"\n[tagger]\nadapter = "mine.models:Tagger"\n'
     settings = models(tmp_path, text).describe(["scorer", "tagger"])["settings"]
     assert (settings["scorer"]["adapter"], settings["tagger"]["adapter"]) == ("RuleScorer", "mine.models:Tagger")
 
@@ -136,7 +139,9 @@ def test_a_checkpoint_that_is_none_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "tag_list.txt").write_text("a\n")
     (tmp_path / "thresholds.txt").write_text("0.5\n")
     save_file({"x": torch.zeros(1)}, tmp_path / "model.safetensors", metadata={"config": "[]"})
-    text = f'[tagger]\nadapter = "realign_cli.models.ram:RamTagger"\ncheckpoint = "{tmp_path}"\nthreshold = 0.0\n'
+    text = (
+        f'[tagger]\nadapter = "realign_cli.models.vision.ram:RamTagger"\ncheckpoint = "{tmp_path}"\nthreshold = 0.0\n'
+    )
     with pytest.raises(UsageError, match=r"\[tagger\] adapter .*cannot load .*TypeError") as caught:
         _ = models(tmp_path, text).tagger
     assert "\n" not in str(caught.value)

@@ -26,7 +26,7 @@ from typer.testing import CliRunner
 
 from realign_cli import presets
 from realign_cli.app import app
-from realign_cli.models.ram import RamTagger
+from realign_cli.models.vision.ram import RamTagger
 from realign_cli.stages.prompt_sets import coco_images
 from realign_cli.tinyworld.scenes import render, scenes
 from realign_cli.tinyworld.train.publish import WEIGHTS
@@ -34,7 +34,7 @@ from realign_cli.tinyworld.train.publish import WEIGHTS
 WEIGHTS_OF_BLIP = "model.safetensors"
 PRESET = """
 [generator]
-adapter = "realign_cli.models.stable_diffusion:StableDiffusion"
+adapter = "realign_cli.models.diffusion.stable_diffusion:StableDiffusion"
 checkpoint = "someone/generator"
 steps = 2
 guidance = 3.0
@@ -42,15 +42,15 @@ size = 64
 batch_size = 1
 
 [captioner]
-adapter = "realign_cli.models.blip2:Blip2Captioner"
+adapter = "realign_cli.models.vision_language.blip2:Blip2Captioner"
 checkpoint = "someone/captioner"
 
 [text_encoder]
-adapter = "realign_cli.models.blip2:Blip2TextEncoder"
+adapter = "realign_cli.models.vision_language.blip2:Blip2TextEncoder"
 checkpoint = "someone/blip"
 
 [tagger]
-adapter = "realign_cli.models.ram:RamTagger"
+adapter = "realign_cli.models.vision.ram:RamTagger"
 checkpoint = "fetched:ram"
 threshold = 0.0
 """
@@ -242,7 +242,7 @@ COCO = """
 batch_size = 16
 
 [fid]
-adapter = "realign_cli.models.features:SceneFeatures"
+adapter = "realign_cli.tinyworld.scene_net:SceneFeatures"
 checkpoint = "package:features"
 reference = "someone/coco"
 

@@ -35,7 +35,9 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "empty.txt").write_text("\n")
     (folder / "prompts.txt").write_text("a red circle\n")
     (folder / "short.toml").write_text("[refine]\ncross = 1.0\n")
-    (folder / "mine.toml").write_text('[scorer]\nadapter = "realign_cli.models.rule_scorer:RuleScorer"\ntemper = 1\n')
+    (folder / "mine.toml").write_text(
+        '[scorer]\nadapter = "realign_cli.models.language.rule_scorer:RuleScorer"\ntemper = 1\n'
+    )
     write(folder / "tagged", TAGGED)
     return folder
 
@@ -61,7 +63,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("score --in tagged --set scorer.chekpoint=x", "no such key; did you mean 'scorer.checkpoint'?"),
         (
             "score --in tagged --preset mine.toml",
-            "preset 'mine': [scorer] adapter 'realign_cli.models.rule_scorer:Rule",
+            "preset 'mine': [scorer] adapter 'realign_cli.models.language.rule_scorer:Rule",
         ),
         ("refine --in tagged --out new --preset short.toml", "preset 'short': refine.self_: Field required; "),
         ("demo --out new --prompts prompts.txt --preset short.toml", "preset 'short' has no [generator]"),

@@ -175,7 +175,7 @@ def test_demo_goes_on_past_a_record_that_fails(realign: Run, tmp_path: Path, mon
     (tmp_path / "moody.py").write_text(
         "from dataclasses import replace\n"
         "from realign_cli.errors import RecordError\n"
-        "from realign_cli.models.rule_scorer import RuleScorer\n\n\n"
+        "from realign_cli.models.language.rule_scorer import RuleScorer\n\n\n"
         "class Moody(RuleScorer):\n"
         "    def score(self, prompts, labels):\n"
         "        no = RecordError('refusal', 'no rings')\n"
@@ -183,7 +183,7 @@ def test_demo_goes_on_past_a_record_that_fails(realign: Run, tmp_path: Path, mon
         "        return [replace(one, recovered=no) if 'ring' in prompt else one for prompt, one in scored]\n"
     )
     packaged = (Path(presets.__file__).parent / "tiny.toml").read_text()
-    preset = packaged.replace("realign_cli.models.rule_scorer:RuleScorer", "moody:Moody")
+    preset = packaged.replace("realign_cli.models.language.rule_scorer:RuleScorer", "moody:Moody")
     (tmp_path / "moody.toml").write_text(preset)
     done = realign("demo", "--prompts", "mine.txt", "--out", "demo", "--preset", "moody.toml", cwd=tmp_path)
     assert done.returncode == 3

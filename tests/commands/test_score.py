@@ -16,7 +16,7 @@ Run = Callable[..., CompletedProcess[str]]
 
 PRESET = """
 [scorer]
-adapter = "realign_cli.models.language_model:LanguageModelScorer"
+adapter = "realign_cli.models.language.llm_scorer:LanguageModelScorer"
 checkpoint = "some-model"
 mode = "single"
 concurrency = 4

@@ -56,7 +56,7 @@ def test_a_model_of_noise_answers_validly_where_it_is_held_to_the_schema(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     (tmp_path / "model.toml").write_text(
-        '[scorer]\nadapter = "realign_cli.models.language_model:LanguageModelScorer"\ncheckpoint = "noise"\n'
+        '[scorer]\nadapter = "realign_cli.models.language.llm_scorer:LanguageModelScorer"\ncheckpoint = "noise"\n'
         f'mode = "{mode}"\nretries = 0\n'
     )
     asked = list(PROMPTS.items())[:count]

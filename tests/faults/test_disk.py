@@ -14,7 +14,7 @@ from faults.warm import Warm, contents
 from PIL import Image
 
 from realign_cli.errors import RealignError
-from realign_cli.models.reply_cache import ReplyCache
+from realign_cli.models.language.reply_cache import ReplyCache
 from realign_cli.plumbing.source import METADATA
 
 pytestmark = pytest.mark.fault

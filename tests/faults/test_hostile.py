@@ -205,7 +205,7 @@ def test_what_lies_on_the_python_path_is_imported(
     realign: Callable[..., CompletedProcess[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path / "source", [{"text": "a", "id": "0", "tags": TAGS}])
-    (tmp_path / "own.py").write_text("from realign_cli.models.rule_scorer import RuleScorer as Scorer\n")
+    (tmp_path / "own.py").write_text("from realign_cli.models.language.rule_scorer import RuleScorer as Scorer\n")
     (tmp_path / "mine.toml").write_text('[scorer]\nadapter = "own:Scorer"\n')
     command = ("score", "--in", "source", "--preset", "mine.toml")
     alone = realign(*command, cwd=tmp_path)
@@ -225,7 +225,7 @@ class Trap:
 
 
 def test_a_checkpoint_cannot_run_code(tmp_path: Path) -> None:
-    from realign_cli.models.inception import InceptionFeatures
+    from realign_cli.models.vision.inception import InceptionFeatures
 
     trap, sprung = tmp_path / "weights.pth", tmp_path / "sprung"
     trap.write_bytes(pickle.dumps(Trap(sprung)))

@@ -53,7 +53,7 @@ def test_once_ends_cleanly_and_the_command_it_names_goes_on(warm: Warm, here: Pa
 STUBBORN = """
 import time
 from pathlib import Path
-from realign_cli.models.rule_scorer import RuleScorer
+from realign_cli.models.language.rule_scorer import RuleScorer
 
 class Stubborn(RuleScorer):
     def score(self, prompts, labels):

@@ -23,10 +23,10 @@ from transformers import (
 )
 
 from realign_cli.errors import RealignError, UsageError
-from realign_cli.models import blip2
-from realign_cli.models.grounded_sam import SamMasks, build_sam
-from realign_cli.models.open_clip_judge import OpenClipJudge
-from realign_cli.models.transformers_sam import TransformersSam
+from realign_cli.models.vision.grounded_sam import SamMasks, build_sam
+from realign_cli.models.vision.transformers_sam import TransformersSam
+from realign_cli.models.vision_language import blip2
+from realign_cli.models.vision_language.open_clip import OpenClipJudge
 from realign_cli.tinyworld.train.publish import WEIGHTS
 
 BOXES = [(7, 9, 29, 31), (36, 33, 54, 51)]

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from realign_cli.models.features import SceneFeatures
 from realign_cli.plumbing.stats import read_stats, write_stats
 from realign_cli.registry import packaged
+from realign_cli.tinyworld.scene_net import SceneFeatures
 from realign_cli.tinyworld.train.publish import WEIGHTS
 from realign_cli.tinyworld.train.reference import statistics
 

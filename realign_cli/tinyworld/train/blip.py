@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import to_pil_image
 from transformers import Blip2Config, Blip2ForConditionalGeneration, Blip2ForImageTextRetrieval
 
-from realign_cli.models.blip2 import (
+from realign_cli.models.vision_language.blip2 import (
     Blip2Judge,
     Blip2TextEncoder,
     match_logits,

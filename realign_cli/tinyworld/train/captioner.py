@@ -22,7 +22,7 @@ from transformers import (
     OPTConfig,
 )
 
-from realign_cli.models.blip2 import Blip2Captioner, caption_targets, pixels_to_input
+from realign_cli.models.vision_language.blip2 import Blip2Captioner, caption_targets, pixels_to_input
 from realign_cli.tinyworld.scenes import COLOURS, GROUNDS, SHAPES, SIZE, Scene
 from realign_cli.tinyworld.train import examples
 from realign_cli.tinyworld.train.fit import fit

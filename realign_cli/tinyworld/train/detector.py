@@ -23,8 +23,8 @@ from transformers import (
     SwinConfig,
 )
 
-from realign_cli.models.grounded_sam import GroundingDetector
-from realign_cli.models.ram import load_ram
+from realign_cli.models.vision.grounded_sam import GroundingDetector
+from realign_cli.models.vision.ram import load_ram
 from realign_cli.tinyworld.scenes import SHAPES, SIZE
 from realign_cli.tinyworld.train.fit import fit
 from realign_cli.tinyworld.train.pictures import LOOSE, Pictures, draw_loose

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
-from realign_cli.models.grounded_sam import GroundingDetector, SamMasks, build_sam
+from realign_cli.models.vision.grounded_sam import GroundingDetector, SamMasks, build_sam
 from realign_cli.tinyworld.scenes import SHAPES, SIZE
 from realign_cli.tinyworld.train import detector
 from realign_cli.tinyworld.train.fit import fit

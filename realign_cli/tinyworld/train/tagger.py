@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.transforms.functional import to_pil_image
 
-from realign_cli.models.ram import Ram, RamConfig, RamTagger, preprocess, save_ram
+from realign_cli.models.vision.ram import Ram, RamConfig, RamTagger, preprocess, save_ram
 from realign_cli.tinyworld.scenes import SHAPES, SIZE
 from realign_cli.tinyworld.train.fit import fit
 from realign_cli.tinyworld.train.pictures import LOOSE, Pictures, draw_loose

@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Tensor
+
+from realign_cli.models.diffusion.attention_control import Layout, modulated
+from realign_cli.roles import Modulation
+
+WIDTH, TOKENS, SIDE = 32, 12, 16
+TIMESTEPS = torch.arange(951, 0, -50)  # 20 steps, of which the first 6 (down to 701) are modulated
+FIRST, LAST = TIMESTEPS[0], TIMESTEPS[-1]
+DEFAULT = Modulation(
+    cross=1.0, self_=0.3, power=5, share=0.3, clamp=True, splice=True, score=True, only_phrase_tokens=False
+)
+
+
+@pytest.fixture(scope="module")
+def unet() -> UNet2DConditionModel:
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(
+        sample_size=SIDE,
+        block_out_channels=(32, 64),
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D",) * 2,
+        up_block_types=("CrossAttnUpBlock2D",) * 2,
+        cross_attention_dim=WIDTH,
+        attention_head_dim=4,
+        norm_num_groups=8,
+    ).eval()
+    with torch.no_grad():  # sharp attention: random weights would attend evenly, and there is no headroom in that
+        for name, weight in unet.named_parameters():
+            if name.endswith(("to_q.weight", "to_k.weight")):
+                weight *= 4
+    return unet
+
+
+def layout(*boxes: tuple[slice, slice], likelihoods: tuple[float, ...] = (2.0, 0.5)) -> Layout:
+    """Objects in `boxes` of a 64x64 image; the first one's phrase is tokens 1 to 3, the second one's 5 to 7."""
+    masks = torch.zeros(len(boxes), 64, 64, dtype=torch.bool)
+    tokens = torch.zeros(len(boxes), TOKENS, dtype=torch.bool)
+    for i, box in enumerate(boxes):
+        masks[i][box] = True
+        tokens[i, 4 * i + 1 : 4 * i + 4] = True
+    return Layout(masks, tokens, torch.tensor(likelihoods[: len(boxes)]))
+
+
+ONE = layout((slice(0, 32), slice(0, 32)))
+TWO = layout((slice(0, 40), slice(0, 32)), (slice(24, 64), slice(16, 48)))  # overlapping
+EVERYWHERE = layout((slice(None), slice(None)))
+
+
+def inputs(batch: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(batch)
+    latents = torch.randn(batch, 4, SIDE, SIDE, generator=generator)
+    return latents, torch.randn(batch, TOKENS, WIDTH, generator=generator)
+
+
+@torch.no_grad()
+def predict(unet: UNet2DConditionModel, batch: tuple[Tensor, Tensor], timestep: Tensor = FIRST) -> Tensor:
+    return unet(batch[0], timestep, encoder_hidden_states=batch[1]).sample
+
+
+class Explicit:
+    """Eq. 7-9 written out plainly for one layer, query by query, as an oracle."""
+
+    def __init__(self, rows: list[Layout | None], modulation: Modulation, timestep: int) -> None:
+        self.rows, self.modulation, self.lambda_ = rows, modulation, (timestep / 1000) ** modulation.power
+
+    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None):
+        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        q, k, v = attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context)
+        q, k, v = (x.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for x in (q, k, v))
+        s = q @ k.mT * attn.scale
+        for row, where in enumerate(self.rows):
+            if where is not None:
+                s[row] = self.modulate(s[row], where, cross=encoder_hidden_states is not None)
+        out = (s.softmax(-1) @ v).transpose(1, 2).flatten(2)
+        return attn.to_out[0](out)
+
+    def modulate(self, s: Tensor, where: Layout, *, cross: bool) -> Tensor:
+        side = round(s.shape[1] ** 0.5)
+        cell = 64 // side
+        masks = where.masks.float().unflatten(1, (side, cell)).unflatten(3, (side, cell)).mean((2, 4)) >= 0.5
+        masks = masks.flatten(1)
+        strength = self.lambda_ * (self.modulation.cross if cross else self.modulation.self_)
+        score = torch.ones(s.shape[2])
+        if cross:
+            for j in range(len(score)):
+                speakers = where.likelihoods[where.tokens[:, j]]
+                if len(speakers):
+                    score[j] = speakers.max() if self.modulation.score else 1.0
+                elif self.modulation.only_phrase_tokens:
+                    score[j] = 0.0
+        out = s.clone()
+        for i in range(s.shape[1]):
+            holding = masks[:, i]
+            if holding.any():
+                union = masks[holding].any(0)
+                match = where.tokens[holding].any(0) if cross else union
+                weight = strength * score * (1 - union.float().mean())
+                weight = weight.clamp(max=1) if self.modulation.clamp else weight
+                row = s[:, i]
+                goal = torch.where(match, row.amax(-1, keepdim=True), row.amin(-1, keepdim=True))
+                out[:, i] = row + weight * (goal - row)
+        return out
+
+
+@pytest.mark.parametrize(
+    "modulation",
+    [
+        DEFAULT,
+        replace(DEFAULT, cross=2.0, self_=0.6, power=1, clamp=False, score=False),
+        replace(DEFAULT, only_phrase_tokens=True),
+    ],
+    ids=["default", "strong unclamped", "phrases only"],
+)
+def test_equals_the_equations_written_out(unet: UNet2DConditionModel, modulation: Modulation):
+    batch = inputs(6)
+    layouts = [TWO, None, ONE]
+    with modulated(unet, layouts, modulation, TIMESTEPS):
+        actual = predict(unet, batch)
+    stock = unet.attn_processors
+    unet.set_attn_processor(Explicit([None, None, None, *layouts], modulation, int(FIRST)))
+    expected = predict(unet, batch)
+    unet.set_attn_processor(stock)
+    torch.testing.assert_close(actual, expected, atol=2e-5, rtol=0)
+
+
+def test_changes_the_conditional_half_of_images_with_a_layout_only(unet: UNet2DConditionModel):
+    batch = inputs(6)
+    plain = predict(unet, batch)
+    with modulated(unet, [None, ONE, TWO], DEFAULT, TIMESTEPS):
+        change = (predict(unet, batch) - plain).abs().amax((1, 2, 3))
+    assert (change[:4] < 1e-5).all()
+    assert (change[4:] > 1e-3).all()
+
+
+def test_without_guidance_the_batch_is_all_conditional(unet: UNet2DConditionModel):
+    batch = inputs(2)
+    plain = predict(unet, batch)
+    with modulated(unet, [ONE, None], DEFAULT, TIMESTEPS):
+        change = (predict(unet, batch) - plain).abs().amax((1, 2, 3))
+    assert change[0] > 1e-3
+    assert change[1] < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("layouts", "modulation", "timestep"),
+    [
+        ([None, None], DEFAULT, FIRST),
+        ([ONE, TWO], DEFAULT, TIMESTEPS[6]),
+        ([ONE, TWO], DEFAULT, LAST),
+        ([ONE, TWO], replace(DEFAULT, share=0.0), FIRST),
+        ([ONE, TWO], replace(DEFAULT, cross=0.0, self_=0.0), FIRST),
+    ],
+    ids=["no layouts", "first step past the share", "last step", "no share", "no weight"],
+)
+def test_is_bit_equal_where_nothing_is_modulated(
+    unet: UNet2DConditionModel, layouts: list[Layout | None], modulation: Modulation, timestep: Tensor
+):
+    batch = inputs(4)
+    plain = predict(unet, batch, timestep)
+    with modulated(unet, layouts, modulation, TIMESTEPS):
+        assert torch.equal(predict(unet, batch, timestep), plain)
+
+
+def test_the_last_step_of_the_share_is_modulated(unet: UNet2DConditionModel):
+    batch = inputs(2)
+    plain = predict(unet, batch, TIMESTEPS[5])
+    with modulated(unet, [ONE], DEFAULT, TIMESTEPS):
+        assert not torch.allclose(predict(unet, batch, TIMESTEPS[5]), plain, atol=1e-4)
+
+
+def test_an_object_that_fills_the_image_changes_nothing(unet: UNet2DConditionModel):
+    batch = inputs(2)
+    plain = predict(unet, batch)
+    with modulated(unet, [EVERYWHERE], DEFAULT, TIMESTEPS):
+        torch.testing.assert_close(predict(unet, batch), plain, atol=1e-5, rtol=0)
+
+
+def test_an_image_does_not_depend_on_the_layouts_beside_it(unet: UNet2DConditionModel):
+    batch = inputs(6)
+    results = []
+    for beside in ([None, TWO, None], [ONE, TWO, TWO]):
+        with modulated(unet, beside, DEFAULT, TIMESTEPS):
+            results.append(predict(unet, batch)[4])
+    assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("error", [None, ValueError, KeyboardInterrupt])
+def test_leaves_the_unet_as_it_was(unet: UNet2DConditionModel, error: type[BaseException] | None):
+    before, hooks = unet.attn_processors, len(unet._forward_pre_hooks)
+    try:
+        with modulated(unet, [ONE], DEFAULT, TIMESTEPS):
+            assert unet.attn_processors.keys() == before.keys()
+            assert not set(unet.attn_processors.values()) & set(before.values())
+            if error:
+                raise error
+    except (ValueError, KeyboardInterrupt) as raised:
+        assert type(raised) is error
+    assert unet.attn_processors == before
+    assert len(unet._forward_pre_hooks) == hooks
