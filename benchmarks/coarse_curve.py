@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from realign_cli.equations.statistics import bootstrap_mean
+from realign_cli.equations.bootstrap import bootstrap_mean
 
 ORACLE = ("binding", "all_correct")
 

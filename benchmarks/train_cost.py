@@ -23,9 +23,8 @@ from ratios import PAIRS, Row, in_turn, main, peaks, ratios
 
 from realign_cli import presets
 from realign_cli.registry import Models
-from realign_cli.stages import train
-from realign_cli.stages.train import Feedback, RewardFeedback
 from realign_cli.tinyworld.scenes import training_prompts
+from realign_cli.training.feedback import Feedback, RewardFeedback
 
 MODELS = Models(presets.load("tiny"), "cpu")
 BATCH = 4

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from realign_cli import presets
 from realign_cli.commands._pipeline import coarse_to_final
-from realign_cli.options import Run
+from realign_cli.commands.options import Run
 from realign_cli.registry import Models
 from realign_cli.tinyworld.scenes import held_out_prompts
 

@@ -37,8 +37,8 @@ from realign_cli.commands import (
     tag,
     train,
 )
+from realign_cli.commands.options import spread
 from realign_cli.errors import NoInput, RealignError
-from realign_cli.options import spread
 from realign_cli.safe_path import shun_working_directory
 
 
@@ -159,7 +159,7 @@ def _close_stdout() -> None:
 
 
 def _say(line: str) -> None:
-    from realign_cli.plumbing.console import console, plain
+    from realign_cli.console import console, plain
 
     console.print(plain(line), style="red", soft_wrap=True)
 

@@ -9,17 +9,17 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING
 
+from realign_cli import console
 from realign_cli.commands._pipeline import COARSE, FINAL
 from realign_cli.commands.status import show
-from realign_cli.plumbing import console
-from realign_cli.plumbing.folder import clear
-from realign_cli.plumbing.lock import held
-from realign_cli.plumbing.source import Shard, journal_path
-from realign_cli.plumbing.status import lines, status
-from realign_cli.plumbing.workers import keep_running, together
+from realign_cli.data.records import Shard, journal_path
+from realign_cli.fleet.supervisor import keep_running, together
+from realign_cli.runs.folder import clear
+from realign_cli.runs.lock import held
+from realign_cli.runs.status import lines, status
 
 if TYPE_CHECKING:
-    from realign_cli.options import Run
+    from realign_cli.commands.options import Run
     from realign_cli.presets import Preset
     from realign_cli.registry import Models
 

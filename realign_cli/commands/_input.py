@@ -8,10 +8,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from realign_cli.commands.options import COARSE, FINAL
+from realign_cli.console import console, plain
+from realign_cli.data.records import METADATA, STDIN, parts
 from realign_cli.errors import UsageError
-from realign_cli.options import COARSE, FINAL
-from realign_cli.plumbing.console import console, plain
-from realign_cli.plumbing.source import METADATA, STDIN, parts
 
 _MAKERS = {
     COARSE: "realign generate --prompts prompts.txt --out coarse/",

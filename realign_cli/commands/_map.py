@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from realign_cli.options import COARSE, Map, Run
+from realign_cli.commands.options import COARSE, Map, Run
 
 if TYPE_CHECKING:
-    from realign_cli.plumbing.source import Entry
+    from realign_cli.data.records import Entry
     from realign_cli.presets import Preset
     from realign_cli.records import Stage
     from realign_cli.registry import Models
@@ -47,11 +47,11 @@ def process(
     """
     from realign_cli import presets
     from realign_cli.commands import _input
-    from realign_cli.plumbing import source
-    from realign_cli.plumbing.console import Verbosity
-    from realign_cli.plumbing.folder import RunFolder
-    from realign_cli.plumbing.run import run_map
+    from realign_cli.console import Verbosity
+    from realign_cli.data import records
     from realign_cli.registry import Models
+    from realign_cli.runs.folder import RunFolder
+    from realign_cli.runs.runner import run_map
 
     Verbosity(options.quiet, options.verbose).apply()
     if models is None:
@@ -61,10 +61,10 @@ def process(
         assert isinstance(options, Map)
         options = replace(options, source=_input.records(options.source, (COARSE,), quiet=options.quiet))
     stages = stages_of(models)
-    shard = source.Shard.parse(options.shard) if options.shard else source.WHOLE
+    shard = records.Shard.parse(options.shard) if options.shard else records.WHOLE
     if entries is None:
         assert isinstance(options, Map) and options.source
-        records, ids = source.read_records(options.source), source.record_ids(options.source)
+        records, ids = records.read_records(options.source), records.record_ids(options.source)
     else:
         records, ids = iter(entries), [entry.record.id for entry in entries]
     sizes = None if ids is None else shard.sizes(ids)
@@ -94,7 +94,7 @@ def process(
     if not summary.complete:
         summary.next_command = f"realign status {shlex.quote(str(options.out))}"
     elif next_command and options.out:
-        compared = isinstance(options, Map) and options.source != source.STDIN
+        compared = isinstance(options, Map) and options.source != records.STDIN
         baseline = f" --baseline {shlex.quote(str(options.source))}" if compared else ""
         summary.next_command = next_command.format(out=shlex.quote(str(options.out)), baseline=baseline)
         summary.next_command += options.naming
@@ -120,6 +120,6 @@ def _check_combination(options: Run) -> None:
         raise UsageError(f"--overwrite clears what all shards of {options.out} share; delete the folder first")
     if isinstance(options, Map) and options.source and options.source != "-":
         source = Path(options.source)
-        folder = source if source.is_dir() else source.parent
+        folder = source if records.is_dir() else records.parent
         if folder.resolve().is_relative_to(options.out.resolve()):
             raise UsageError(f"--in {options.source} lies in --out {options.out}; give --out another folder")

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from realign_cli.commands import _map
-from realign_cli.options import COARSE, FINAL
+from realign_cli.commands.options import COARSE, FINAL
 
 if TYPE_CHECKING:
-    from realign_cli.options import Run
+    from realign_cli.commands.options import Run
     from realign_cli.records import Stage
     from realign_cli.registry import Models
     from realign_cli.stages.refine import Keep
@@ -24,10 +24,10 @@ def coarse_to_final(
     With `captions` the coarse images are captioned too. Returns how many records of the final folder failed; coarse
     records that failed are among them, for they pass through.
     """
-    from realign_cli.plumbing.journal import kept_records
-    from realign_cli.plumbing.prompts import read_prompts
-    from realign_cli.plumbing.sheet import write_contact_sheet
-    from realign_cli.plumbing.source import METADATA, Entry
+    from realign_cli.data.prompts import read_prompts
+    from realign_cli.data.records import METADATA, Entry
+    from realign_cli.runs.contact_sheet import write_contact_sheet
+    from realign_cli.runs.journal import kept_records
     from realign_cli.stages.caption_reward import CaptionReward
     from realign_cli.stages.generate import Generate
     from realign_cli.stages.refine import Refine

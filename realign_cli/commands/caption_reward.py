@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from realign_cli.commands import _map
-from realign_cli.options import Blip, Map
+from realign_cli.commands.options import Blip, Map
 
 if TYPE_CHECKING:
     from realign_cli.registry import Models

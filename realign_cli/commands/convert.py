@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from realign_cli.options import Named
+from realign_cli.commands.options import Named
 
 
 class Convertible(StrEnum):
@@ -32,10 +32,10 @@ def convert(
     realign convert ram checkpoints/ram_swin_large_14m.pth
     """
     from realign_cli import presets, registry
+    from realign_cli.console import Verbosity, console, plain
     from realign_cli.errors import UsageError
-    from realign_cli.plumbing import atomic
-    from realign_cli.plumbing.console import Verbosity, console, plain
-    from realign_cli.plumbing.lock import held
+    from realign_cli.files import atomic
+    from realign_cli.runs.lock import held
 
     Verbosity(options.quiet, options.verbose).apply()
     if file is None:

@@ -7,7 +7,7 @@ import typer
 
 from realign_cli.commands._pipeline import coarse_to_final
 from realign_cli.commands.eval import eval_
-from realign_cli.options import COARSE, FINAL, Embedded, Run
+from realign_cli.commands.options import COARSE, FINAL, Embedded, Run
 
 _PROMPTS = 16
 
@@ -33,11 +33,11 @@ def demo(
     realign demo --prompts my_prompts.txt --out my-demo/
     """
     from realign_cli import presets
-    from realign_cli.plumbing import atomic
-    from realign_cli.plumbing.console import console, plain
-    from realign_cli.plumbing.folder import sheet_path
-    from realign_cli.plumbing.lock import held
+    from realign_cli.console import console, plain
+    from realign_cli.files import atomic
     from realign_cli.registry import Models
+    from realign_cli.runs.folder import sheet_path
+    from realign_cli.runs.lock import held
     from realign_cli.tinyworld.scenes import held_out_prompts
 
     if prompts is None:

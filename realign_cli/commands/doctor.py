@@ -4,12 +4,12 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from realign_cli.options import Named
+from realign_cli.commands.options import Named
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from realign_cli.plumbing.machine import Finding
+    from realign_cli.commands._checks import Finding
     from realign_cli.presets import Checkpoint, Preset
 
 # The sections whose models a command holds at the same time.
@@ -41,7 +41,7 @@ def doctor(options: Named) -> None:
     from dataclasses import asdict
 
     from realign_cli import presets
-    from realign_cli.plumbing.console import Verbosity, plain
+    from realign_cli.console import Verbosity, plain
 
     Verbosity(options.quiet, options.verbose).apply()
     preset = presets.load(options.preset, options.overrides)
@@ -59,37 +59,38 @@ def doctor(options: Named) -> None:
 
 
 def _findings(preset: Preset, name: str) -> Iterator[Finding]:
+    from realign_cli.commands import _checks
     from realign_cli.commands.download import is_present
-    from realign_cli.plumbing import hub, machine
+    from realign_cli.files import hub
 
-    yield machine.python()
-    yield machine.packages()
+    yield _checks.python()
+    yield _checks.packages()
     yield from _memory(preset)
     used = [checkpoint for checkpoint in preset.checkpoints if preset.users(checkpoint)]
     missing = [checkpoint for checkpoint in used if not is_present(preset, checkpoint)]
-    yield machine.disk(hub.home(), sum(checkpoint.gigabytes for checkpoint in missing))
+    yield _checks.disk(hub.home(), sum(checkpoint.gigabytes for checkpoint in missing))
     yield _checkpoints(used, missing, name)
     if missing and hub.offline():
-        yield machine.Finding("hub", "HF_HUB_OFFLINE forbids it", "unset HF_HUB_OFFLINE to fetch what is missing")
+        yield _checks.Finding("hub", "HF_HUB_OFFLINE forbids it", "unset HF_HUB_OFFLINE to fetch what is missing")
     elif missing:
-        yield machine.reached(
+        yield _checks.reached(
             "hub", hub.address(), "check the network, or name a mirror with HF_ENDPOINT; --preset tiny"
         )
     scorer = preset.sections.get("scorer", {})
     if "language_model" in scorer.get("adapter", ""):
-        yield machine.language_model(scorer["checkpoint"])
+        yield _checks.language_model(scorer["checkpoint"])
 
 
 def _memory(preset: Preset) -> Iterator[Finding]:
     """Of the GPU, against the weights that each command holds."""
-    from realign_cli.plumbing import machine
+    from realign_cli.commands import _checks
 
-    gpu = machine.gpu_memory()
+    gpu = _checks.gpu_memory()
     if gpu is None:
         remedy = "--preset tiny runs without; --device cpu insists" if preset.needs_gpu else ""
-        yield machine.Finding("GPU", "none", remedy)
+        yield _checks.Finding("GPU", "none", remedy)
         return
-    yield machine.Finding("GPU", f"{gpu[0]}, {gpu[1]:.1f} GB")
+    yield _checks.Finding("GPU", f"{gpu[0]}, {gpu[1]:.1f} GB")
     for command, sections in _HELD.items():
         held = [found for name in sections if (found := _published(preset, name))]
         needed = sum(checkpoint.loaded for checkpoint in dict.fromkeys(held))
@@ -98,7 +99,7 @@ def _memory(preset: Preset) -> Iterator[Finding]:
         offload = ", or --set generator.cpu_offload=true" if command in ("generate", "refine") else ""
         remedy = f"use a larger GPU{offload}" if needed > gpu[1] else ""
         if needed:
-            yield machine.Finding(f"memory of {command}", f"{needed:.1f} GB of weights", remedy)
+            yield _checks.Finding(f"memory of {command}", f"{needed:.1f} GB of weights", remedy)
 
 
 def _published(preset: Preset, section: str) -> Checkpoint | None:
@@ -106,7 +107,7 @@ def _published(preset: Preset, section: str) -> Checkpoint | None:
 
 
 def _checkpoints(used: list[Checkpoint], missing: list[Checkpoint], name: str) -> Finding:
-    from realign_cli.plumbing.machine import Finding
+    from realign_cli.commands._checks import Finding
 
     if not used:
         return Finding("checkpoints", "packaged with the program")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from realign_cli.options import Named
+from realign_cli.commands.options import Named
 
 if TYPE_CHECKING:
     from realign_cli.presets import Checkpoint, Preset
@@ -44,10 +44,11 @@ def download(
     from dataclasses import replace
 
     from realign_cli import presets
-    from realign_cli.commands._reference import make_statistics
+    from realign_cli.commands import _checks
+    from realign_cli.console import Verbosity, console, plain
     from realign_cli.errors import RealignError, UsageError
-    from realign_cli.plumbing import hub, machine
-    from realign_cli.plumbing.console import Verbosity, console, plain
+    from realign_cli.evaluation.reference import make_statistics
+    from realign_cli.files import hub
     from realign_cli.registry import Models
 
     Verbosity(options.quiet, options.verbose).apply()
@@ -70,7 +71,7 @@ def download(
         sys.stdout.writelines(_line(preset, checkpoint) for checkpoint in wanted)
         sys.stdout.write(f"{sum(checkpoint.gigabytes for checkpoint in fetching):.1f} GB to fetch\n")
         return
-    room = machine.disk(hub.home(), sum(checkpoint.gigabytes for checkpoint in fetching))
+    room = _checks.disk(hub.home(), sum(checkpoint.gigabytes for checkpoint in fetching))
     if room.remedy:
         raise RealignError(f"{room.detail}; {room.remedy}")
     for checkpoint in missing:
@@ -89,7 +90,7 @@ def download(
 
 def is_present(preset: Preset, checkpoint: Checkpoint) -> bool:
     """Whether a checkpoint was fetched, or what is made of a set of images."""
-    from realign_cli.commands._reference import statistics_of
+    from realign_cli.evaluation.reference import statistics_of
 
     if checkpoint.kind == "dataset":
         return statistics_of(preset, checkpoint).is_file()
@@ -97,7 +98,7 @@ def is_present(preset: Preset, checkpoint: Checkpoint) -> bool:
 
 
 def is_fetched(checkpoint: Checkpoint) -> bool:
-    from realign_cli.plumbing import hub
+    from realign_cli.files import hub
 
     if checkpoint.files:
         return not checkpoint.missing
@@ -107,8 +108,8 @@ def is_fetched(checkpoint: Checkpoint) -> bool:
 def _fetch(checkpoint: Checkpoint, *, quiet: bool) -> str:
     """Fetch what is missing of it; the commit, if it comes from the hub."""
     from realign_cli.errors import RealignError
-    from realign_cli.plumbing import hub
-    from realign_cli.plumbing.download import fetched
+    from realign_cli.files import hub
+    from realign_cli.files.download import fetched
 
     if hub.offline():
         raise RealignError(
@@ -123,7 +124,7 @@ def _fetch(checkpoint: Checkpoint, *, quiet: bool) -> str:
 
 
 def _line(preset: Preset, checkpoint: Checkpoint) -> str:
-    from realign_cli.plumbing.console import plain
+    from realign_cli.console import plain
 
     state = "here" if is_present(preset, checkpoint) else "missing"
     revision = checkpoint.revision[:12] or "SHA-256"

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from realign_cli.options import COARSE, FINAL, Blip, Common
+from realign_cli.commands.options import COARSE, FINAL, Blip, Common
 
 Cache = Annotated[
     Path | None,
@@ -73,13 +73,13 @@ def eval_(
     realign refine --in coarse/ --out final/ | realign eval --baseline coarse/ --json
     """
     from realign_cli import presets
-    from realign_cli.commands._eval import chosen, count, reference_of, session
     from realign_cli.commands._input import comparison
-    from realign_cli.commands._reference import named_reference
-    from realign_cli.commands._report import Report
-    from realign_cli.plumbing.console import Verbosity
+    from realign_cli.console import Verbosity
+    from realign_cli.evaluation.evaluate import FID
+    from realign_cli.evaluation.reference import named_reference
+    from realign_cli.evaluation.report import Report
+    from realign_cli.evaluation.session import chosen, count, reference_of, session
     from realign_cli.registry import Models
-    from realign_cli.stages.eval import FID
 
     Verbosity(options.quiet, options.verbose).apply()
     preset = presets.load(options.preset, options.overrides, backend)
@@ -126,15 +126,15 @@ def stats(
     realign eval --in final/ --reference coco.npz --preset inception
     """
     from realign_cli import presets
-    from realign_cli.commands._eval import count, session
     from realign_cli.commands._input import records
+    from realign_cli.console import Verbosity, console, plain
     from realign_cli.errors import UsageError
-    from realign_cli.plumbing.console import Verbosity, console, plain
-    from realign_cli.plumbing.lock import held
-    from realign_cli.plumbing.stats import SUFFIX, write_stats
+    from realign_cli.evaluation.distance import reference
+    from realign_cli.evaluation.evaluate import FID
+    from realign_cli.evaluation.fid_stats import SUFFIX, write_stats
+    from realign_cli.evaluation.session import count, session
     from realign_cli.registry import Models
-    from realign_cli.stages.distance import reference
-    from realign_cli.stages.eval import FID
+    from realign_cli.runs.lock import held
 
     if out.suffix != SUFFIX:
         raise UsageError(f"--out {out}: a file of statistics ends in {SUFFIX}")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from realign_cli.options import COARSE, FINAL, Screen
+from realign_cli.commands.options import COARSE, FINAL, Screen
 
 
 class Layout(StrEnum):
@@ -39,12 +39,12 @@ def export(
     realign export t2i-compbench --in final/ --out for-compbench/
     """
     from realign_cli.commands import _input
-    from realign_cli.plumbing import layouts
-    from realign_cli.plumbing.console import Verbosity
+    from realign_cli.console import Verbosity
+    from realign_cli.runs import interchange
 
     Verbosity(options.quiet, options.verbose).apply()
     source = _input.records(source, (FINAL, COARSE), quiet=options.quiet)
-    write = layouts.export_geneval if layout is Layout.geneval else layouts.export_t2i_compbench
+    write = interchange.export_geneval if layout is Layout.geneval else interchange.export_t2i_compbench
     summary = write(source, out)
     summary.show(quiet=options.quiet, as_json=options.as_json)
     if summary.failed:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from realign_cli.commands import _map
-from realign_cli.options import Model, Run
+from realign_cli.commands.options import Model, Run
 
 
 def generate(
@@ -32,8 +32,8 @@ def generate(
     import shlex
 
     from realign_cli import presets
+    from realign_cli.data.prompts import read_prompts
     from realign_cli.errors import UsageError
-    from realign_cli.plumbing.prompts import read_prompts
     from realign_cli.stages.generate import Generate
 
     if options.out is None:

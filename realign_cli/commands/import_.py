@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from realign_cli.options import Screen
+from realign_cli.commands.options import Screen
 
 
 def import_(
@@ -28,8 +28,8 @@ def import_(
 
     realign eval --in their-records/ --baseline coarse/
     """
-    from realign_cli.plumbing.console import Verbosity
-    from realign_cli.plumbing.layouts import import_images
+    from realign_cli.console import Verbosity
+    from realign_cli.runs.interchange import import_images
 
     Verbosity(options.quiet, options.verbose).apply()
     summary = import_images(source, prompts, out, quiet=options.quiet)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from realign_cli.options import Screen
+from realign_cli.commands.options import Screen
 
 if TYPE_CHECKING:
     from realign_cli.records import Record
@@ -64,11 +64,11 @@ def prompts(
 
     realign prompts abc6k --from ABC-6K.txt --out abc6k.jsonl
     """
+    from realign_cli.console import Summary
     from realign_cli.errors import UsageError
-    from realign_cli.plumbing import atomic
-    from realign_cli.plumbing.console import Summary
-    from realign_cli.plumbing.lock import held
+    from realign_cli.files import atomic
     from realign_cli.records import dump_line
+    from realign_cli.runs.lock import held
 
     began = time.monotonic()
     if everything and name is not PromptSet.cc500:
@@ -87,9 +87,9 @@ def prompts(
 
 
 def _records(name: PromptSet, file: Path | None, everything: bool) -> list[Record]:
-    from realign_cli.plumbing.source import read_text
+    from realign_cli.data import prompt_sets
+    from realign_cli.data.records import read_text
     from realign_cli.records import Record
-    from realign_cli.stages import prompt_sets
 
     if name is PromptSet.shapes:
         from realign_cli.tinyworld.scenes import held_out_prompts
@@ -102,8 +102,8 @@ def _records(name: PromptSet, file: Path | None, everything: bool) -> list[Recor
 
 
 def _published(name: PromptSet) -> Path:
-    from realign_cli.plumbing.cache import cache_folder
-    from realign_cli.plumbing.download import fetched
+    from realign_cli.evaluation.answers import cache_folder
+    from realign_cli.files.download import fetched
 
     url, sha256 = _PUBLISHED[name]
     path = cache_folder() / "prompts" / url.rsplit("/", 1)[-1]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from realign_cli.commands import _map
-from realign_cli.options import Map, Model
+from realign_cli.commands.options import Map, Model
 
 if TYPE_CHECKING:
     from realign_cli.registry import Models
@@ -41,7 +41,7 @@ def refine(
     """
     from realign_cli import presets
     from realign_cli.errors import UsageError
-    from realign_cli.plumbing.sheet import write_contact_sheet
+    from realign_cli.runs.contact_sheet import write_contact_sheet
 
     if options.out is None:
         raise UsageError("images need a folder: give --out DIR")

@@ -8,8 +8,8 @@ import typer
 
 from realign_cli.commands._pipeline import coarse_to_final
 from realign_cli.commands.eval import eval_
+from realign_cli.commands.options import COARSE, FINAL, Model, Run
 from realign_cli.commands.refine import Keep
-from realign_cli.options import COARSE, FINAL, Model, Run
 
 if TYPE_CHECKING:
     from realign_cli.registry import Models
@@ -62,8 +62,8 @@ def run(
     """
     from realign_cli import presets
     from realign_cli.commands import _fleet
+    from realign_cli.data.prompts import read_prompts
     from realign_cli.errors import UsageError
-    from realign_cli.plumbing.prompts import read_prompts
     from realign_cli.registry import Models
 
     out = options.out

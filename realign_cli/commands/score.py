@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from realign_cli.commands import _map
-from realign_cli.options import Map
+from realign_cli.commands.options import Map
 
 
 def score(

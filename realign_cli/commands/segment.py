@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from realign_cli.commands import _map
-from realign_cli.options import Map
+from realign_cli.commands.options import Map
 
 
 def segment(options: Map) -> None:

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from realign_cli.options import Screen
+from realign_cli.commands.options import Screen
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from realign_cli.plumbing.status import Status
+    from realign_cli.runs.status import Status
 
 _UNFINISHED = 4
 
@@ -34,7 +34,7 @@ def status(
     """
     from rich.console import Console
 
-    from realign_cli.plumbing.status import status
+    from realign_cli.runs.status import status
 
     runs = status(folder)
     if options.as_json or not options.quiet:
@@ -47,7 +47,7 @@ def status(
 
 def show(runs: list[Status], screen: Console, *, as_json: bool) -> None:
     """A table with a row per shard and what went wrong, or one line of JSON."""
-    from realign_cli.plumbing.console import plain, table
+    from realign_cli.console import plain, table
 
     if as_json:
         screen.print(plain(json.dumps([_as_dict(run) for run in runs])), soft_wrap=True)

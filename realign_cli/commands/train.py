@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from realign_cli.options import Common
+from realign_cli.commands.options import Common
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from PIL import Image
 
+    from realign_cli.data.captions import Captions, Example
     from realign_cli.errors import UsageError
-    from realign_cli.plumbing.captions import Captions, Example
     from realign_cli.registry import Models
     from realign_cli.roles import Reward, Trainee, Training
-    from realign_cli.stages.train import Examples, Feedback
+    from realign_cli.training.feedback import Examples, Feedback
 
 log = logging.getLogger(__name__)
 
@@ -141,8 +141,8 @@ def train(
     realign generate --prompts prompts.txt --model runs/coarse --out coarse/
     """
     from realign_cli import presets
-    from realign_cli.plumbing.captions import COCO
-    from realign_cli.plumbing.console import Verbosity, console, plain
+    from realign_cli.console import Verbosity, console, plain
+    from realign_cli.data.captions import COCO
     from realign_cli.registry import Models
 
     Verbosity(options.quiet, options.verbose).apply()
@@ -170,10 +170,10 @@ def train(
     if embedded:
         _require_known_words(data, captions)
 
-    from realign_cli.plumbing.checkpoint import require_space  # takes seconds, and what is wrong above is known by now
-    from realign_cli.plumbing.fit import Schedule, accelerate, fit, start
-    from realign_cli.plumbing.lock import held
-    from realign_cli.stages.train import RewardFeedback
+    from realign_cli.runs.lock import held
+    from realign_cli.training.checkpoint import require_space  # takes seconds, and what is wrong above is known by now
+    from realign_cli.training.feedback import RewardFeedback
+    from realign_cli.training.loop import Schedule, accelerate, fit, start
 
     accelerator = accelerate(out, options.device == "cpu", training.mixed_precision, report_to)
     if accelerator.is_main_process and not options.quiet:
@@ -239,7 +239,7 @@ def _weights(text: str) -> dict[str, float]:
 
 
 def _captions(data: str) -> Captions:
-    from realign_cli.plumbing.captions import Captions, Example, read_captions
+    from realign_cli.data.captions import Captions, Example, read_captions
 
     if data != "shapes":
         return read_captions(data)
@@ -319,14 +319,14 @@ def _config(
 
 def _checkpoint_bytes(trainee: Trainee, averaged: bool) -> int:
     """Of all that are kept and the one being written: weights, two moments, perhaps an average, and the model."""
-    from realign_cli.plumbing.checkpoint import KEPT
+    from realign_cli.training.checkpoint import KEPT
 
     trained = sum(weight.numel() for weight in trainee.trained().values())
     return (KEPT + 1) * (4 * trained * (3 + averaged) + trainee.saved_bytes())
 
 
 def _feedback(training: Training, weights: Mapping[str, float], micro_batches: int, seed: int) -> Feedback:
-    from realign_cli.stages.train import Feedback
+    from realign_cli.training.feedback import Feedback
 
     return Feedback(
         rewards=weights,
@@ -365,8 +365,8 @@ def _examples(
     import numpy as np
 
     from realign_cli.errors import UsageError
-    from realign_cli.plumbing.fit import LATENTS, PENALTIES, kept
-    from realign_cli.stages.train import Examples, own_latents, penalties, real_latents
+    from realign_cli.training.feedback import Examples, own_latents, penalties, real_latents
+    from realign_cli.training.loop import LATENTS, PENALTIES, kept
 
     batch_size, draw = feedback.batch_size, np.random.default_rng(feedback.seed)
     real = captions.examples
@@ -414,8 +414,8 @@ def _report(options: Common, out: Path, config: Mapping[str, Any], left_out: Seq
     import json
     import shlex
 
-    from realign_cli.plumbing.card import write_card
-    from realign_cli.plumbing.console import console, plain
+    from realign_cli.console import console, plain
+    from realign_cli.training.model_card import write_card
 
     write_card(out, config, left_out)
     if options.as_json:

@@ -7,10 +7,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from realign_cli.errors import RecordError
+from realign_cli.pictures import strip
 from realign_cli.records import Item, Outcome, Record, Refinement, noise_seed
 from realign_cli.roles import Models, Modulation, Region, Request
 from realign_cli.stages.caption_reward import captions
-from realign_cli.stages.pictures import strip
 from realign_cli.stages.segment import decode
 
 if TYPE_CHECKING:

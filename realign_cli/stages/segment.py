@@ -10,9 +10,9 @@ import numpy as np
 from pycocotools import mask as coco
 
 from realign_cli.errors import RecordError
+from realign_cli.pictures import mask_picture, overlay
 from realign_cli.records import Item, Mask, Object, Outcome, Record
 from realign_cli.roles import Models
-from realign_cli.stages.pictures import mask_picture, overlay
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -27,9 +27,9 @@ def render(
     """Draw held-out scenes of two things with true captions, as reference images for the Fréchet distance."""
     from PIL import Image
 
-    from realign_cli.plumbing import atomic
-    from realign_cli.plumbing.folder import RunFolder, image_name
+    from realign_cli.files import atomic
     from realign_cli.records import Record
+    from realign_cli.runs.folder import RunFolder, image_name
     from realign_cli.tinyworld import scenes
 
     stream = scenes.scenes(seed, held_out=True, count=2)
@@ -48,7 +48,7 @@ if __name__ == "__main__":
     try:
         app(prog_name="python -m realign_cli.tinyworld")
     except RealignError as error:
-        from realign_cli.plumbing.console import console, plain
+        from realign_cli.console import console, plain
 
         console.print(plain(f"python -m realign_cli.tinyworld: {error}"), style="red", soft_wrap=True)
         sys.exit(error.exit_code)

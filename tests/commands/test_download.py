@@ -26,8 +26,8 @@ from typer.testing import CliRunner
 
 from realign_cli import presets
 from realign_cli.app import app
+from realign_cli.data.prompt_sets import coco_images
 from realign_cli.models.vision.ram import RamTagger
-from realign_cli.stages.prompt_sets import coco_images
 from realign_cli.tinyworld.scenes import render, scenes
 from realign_cli.tinyworld.train.publish import WEIGHTS
 

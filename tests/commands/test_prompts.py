@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from realign_cli.app import app
-from realign_cli.plumbing.prompts import read_prompts
+from realign_cli.data.prompts import read_prompts
 from realign_cli.tinyworld.scenes import held_out_prompts
 
 Run = Callable[..., CompletedProcess[str]]

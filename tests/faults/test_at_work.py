@@ -10,9 +10,9 @@ import pytest
 from faults.warm import Warm, contents
 from PIL import Image
 
+from realign_cli.data.records import METADATA
 from realign_cli.errors import UsageError
-from realign_cli.plumbing.lock import held
-from realign_cli.plumbing.source import METADATA
+from realign_cli.runs.lock import held
 from realign_cli.tinyworld.__main__ import render
 
 pytestmark = pytest.mark.fault

@@ -13,9 +13,9 @@ import pytest
 from faults.warm import Warm, contents
 from PIL import Image
 
+from realign_cli.data.records import METADATA
 from realign_cli.errors import RealignError
 from realign_cli.models.language.reply_cache import ReplyCache
-from realign_cli.plumbing.source import METADATA
 
 pytestmark = pytest.mark.fault
 
@@ -112,7 +112,7 @@ def test_a_report_that_cannot_be_written(warm: Warm, tmp_path: Path, most: int) 
 def test_a_checkpoint_without_room(mounted: Callable[..., Path]) -> None:
     import torch
 
-    from realign_cli.plumbing import checkpoint
+    from realign_cli.training import checkpoint
 
     run = mounted(16)
     small, large = {"weights.a": torch.ones(8)}, {"weights.a": torch.ones(40_000)}
@@ -166,7 +166,7 @@ def test_a_user_without_a_home() -> None:
     """As in a container that runs under a number of no account."""
     if os.geteuid():
         pytest.skip("only root can become a user without an account")
-    from realign_cli.plumbing.cache import cache_folder
+    from realign_cli.evaluation.answers import cache_folder
 
     child = os.fork()
     if not child:

@@ -17,8 +17,8 @@ import pytest
 from faults.warm import Warm, contents
 from PIL import Image
 
+from realign_cli.data.records import METADATA
 from realign_cli.errors import RealignError
-from realign_cli.plumbing.source import METADATA
 
 pytestmark = pytest.mark.fault
 

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from realign_cli.data.records import METADATA, open_image
 from realign_cli.errors import RecordError
-from realign_cli.plumbing.source import METADATA, open_image
 
 pytestmark = pytest.mark.fault
 

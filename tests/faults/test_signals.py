@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from faults.warm import Warm, contents
 
-from realign_cli.plumbing.source import METADATA
+from realign_cli.data.records import METADATA
 
 pytestmark = pytest.mark.fault
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from realign_cli.plumbing.stats import read_stats, write_stats
+from realign_cli.evaluation.fid_stats import read_stats, write_stats
 from realign_cli.registry import packaged
 from realign_cli.tinyworld.scene_net import SceneFeatures
 from realign_cli.tinyworld.train.publish import WEIGHTS

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from realign_cli.plumbing.lock import held
-from realign_cli.plumbing.source import read_records
+from realign_cli.data.records import read_records
+from realign_cli.runs.lock import held
 from realign_cli.tinyworld import scenes
 
 

@@ -24,7 +24,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from realign_cli.plumbing import checkpoint
+from realign_cli.training import checkpoint
 
 log = logging.getLogger(__name__)
 

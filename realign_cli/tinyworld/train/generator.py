@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from transformers import CLIPTextModel
 
-from realign_cli.plumbing import atomic
+from realign_cli.files import atomic
 from realign_cli.tinyworld import scenes
 from realign_cli.tinyworld.oracle import Oracle
 from realign_cli.tinyworld.train import text

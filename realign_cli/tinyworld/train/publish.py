@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from realign_cli.plumbing import atomic
+from realign_cli.files import atomic
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
 

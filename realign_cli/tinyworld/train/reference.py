@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from realign_cli.equations.frechet import Moments, moments
-from realign_cli.plumbing.stats import write_stats
+from realign_cli.evaluation.fid_stats import write_stats
 from realign_cli.tinyworld import scenes
 from realign_cli.tinyworld.scene_net import WIDTH, SceneFeatures
 from realign_cli.tinyworld.train.publish import WEIGHTS, publish

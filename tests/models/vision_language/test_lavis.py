@@ -46,8 +46,8 @@ def test_where_lavis_is_missing_one_line_says_where_it_can_be(realign, coarse, c
 def test_the_way_to_lavis_needs_no_library_that_it_excludes():
     code = """
 import json, sys
-import realign_cli.models.vision_language.lavis, realign_cli.registry, realign_cli.stages.caption_reward, realign_cli.stages.eval
-import realign_cli.commands._eval, realign_cli.commands._report, realign_cli.plumbing.run
+import realign_cli.models.vision_language.lavis, realign_cli.registry, realign_cli.stages.caption_reward, realign_cli.evaluation.evaluate
+import realign_cli.evaluation.session, realign_cli.evaluation.report, realign_cli.runs.runner
 print(json.dumps(sorted({name.split(".")[0] for name in sys.modules})))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)

@@ -1,0 +1,184 @@
+"""The measurements of `realign eval` as tables, files and pictures."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console
+
+from realign_cli import console, pictures
+from realign_cli.data import records as sources
+from realign_cli.evaluation.compare import Mean, Regression, Row, categories, compare, worst
+from realign_cli.evaluation.distance import Distance, distance
+from realign_cli.evaluation.evaluate import FID, Evaluate
+from realign_cli.files import atomic
+from realign_cli.runs import contact_sheet
+from realign_cli.runs.lock import held
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from realign_cli.evaluation.session import Known, Measurement
+
+_PIPE_WIDTH = 160  # columns of the table where there is no terminal to ask
+_DRAWN = 12  # images on worst.png
+_COLUMNS = ("metric", "n", "mean", "95 %", "baseline", "difference", "95 %", "win rate", "95 %", "won/lost")
+
+
+class Report:
+    """Everything that one `realign eval` found; `settings` say what it was found with."""
+
+    def __init__(
+        self,
+        evaluate: Evaluate,
+        settings: Mapping[str, Any],
+        run: Measurement,
+        before: Measurement | None,
+        known: Known | None,
+    ) -> None:
+        self._settings = settings
+        self._run, self._before, self._known = run, before, known
+        baseline = before.measured.scores if before else None
+        self._rows = compare(run.measured.scores, baseline, _members(run))
+        self._worst = worst(run.measured.scores, baseline) if baseline else []
+        self._judges = {
+            name: {"note": judge.note, "fingerprint": judge.fingerprint, "prompts_cut": run.measured.cut[name]}
+            for name, judge in evaluate.judges.items()
+        }
+        self._features = evaluate.extractor.name if evaluate.extractor else None
+        sides = {"in": run, "baseline": before}
+        self._distances = {
+            name: distance(side.features, known.reference) for name, side in sides.items() if side and known
+        }
+        measured = [side for side in (run, before, known and known.measurement) if side]
+        self._complaints = [line for side in measured for line in side.complaints()]
+        self.failed = sum(len(side.failures) for side in measured)
+
+    def show(self, *, quiet: bool, as_json: bool) -> None:
+        """The report on stdout, what could not be measured on stderr."""
+        for line in self._complaints:
+            console.console.print(console.plain(line), soft_wrap=True)
+        if as_json:
+            typer.echo(json.dumps(self._as_dict(), allow_nan=False))
+            return
+        screen = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+        if self._rows:
+            screen.print(console.table(_COLUMNS, [_cells(row) for row in self._rows]), soft_wrap=True)
+        lines = [_distance_line(name, one) for name, one in self._distances.items()]
+        if not quiet:
+            lines += [*self._notes(), *self._falls()]
+        for line in lines:
+            screen.print(console.plain(line), soft_wrap=True)
+
+    def write(self, out: Path) -> None:
+        """metrics.json, scores.jsonl, worst.jsonl, and pictures of the means, the values and the worst regressions."""
+        with held(out):
+            self._write(out)
+
+    def _write(self, out: Path) -> None:
+        from realign_cli.evaluation import plots  # loads a plotting library, which only this needs
+
+        atomic.write_json(out / "metrics.json", self._as_dict())
+        scores = self._run.measured.scores
+        _write_lines(out / "scores.jsonl", ({"id": i, **values} for i, values in scores.items()))
+        if self._rows:
+            atomic.write_png(out / "intervals.png", plots.intervals(self._rows))
+            baseline = self._before.measured.scores if self._before else {}
+            atomic.write_png(out / "values.png", plots.values(scores, baseline))
+        if self._before:
+            _write_lines(out / "worst.jsonl", map(self._fall, self._worst))
+            drawn = {fall.id: fall for fall in sorted(self._worst, key=lambda fall: -fall.rank)}  # its worst fall
+            strips = [self._draw(fall) for fall in sorted(drawn.values(), key=lambda fall: fall.rank)[:_DRAWN]]
+            if strips:
+                atomic.write_png(out / "worst.png", contact_sheet.sheet_of(strips))
+
+    def _as_dict(self) -> dict[str, Any]:
+        report: dict[str, Any] = {"in": self._run.source}
+        if self._before:
+            report["baseline"] = self._before.source
+        report |= {"metrics": [asdict(row) for row in self._rows], "judges": self._judges}
+        if self._known:
+            reference = {"name": self._known.name, "n": self._known.reference.moments.n, "sha256": self._known.sha256}
+            distances = {name: asdict(one) for name, one in self._distances.items()}
+            report[FID] = {"features": self._features, "reference": reference, **distances}
+        return report | {"notes": self._notes(), "failed": self.failed} | self._settings
+
+    def _notes(self) -> list[str]:
+        notes = [f"{name}: {judge['note']}; {judge['prompts_cut']} prompts cut" for name, judge in self._judges.items()]
+        if self._known:
+            notes.append(f"fid: {self._features}; reference {self._known.name}")
+        notes += dict.fromkeys(one.caveat for one in self._distances.values() if one.caveat)
+        if self._before:
+            ids, others = self._run.entries.keys(), self._before.entries.keys()
+            if ids != others:
+                notes.append(f"differences: {len(ids & others)} ids are in both; {len(ids)} here, {len(others)} there")
+        return notes
+
+    def _falls(self) -> list[str]:
+        """The worst regression of each column, for the screen."""
+        return [
+            f"fell most, {fall.metric}: {fall.id} {fall.baseline:.3f} -> {fall.value:.3f}  "
+            f"{self._run.entries[fall.id].record.text}"
+            for fall in self._worst
+            if fall.rank == 0
+        ]
+
+    def _fall(self, fall: Regression) -> dict[str, Any]:
+        """A regression as a line of worst.jsonl, with the paths of both images."""
+        assert self._before
+        entry, before = self._run.entries[fall.id], self._before.entries[fall.id]
+        return {
+            **asdict(fall),
+            "difference": fall.value - fall.baseline,
+            "text": entry.record.text,
+            "image": str(sources.image_path(entry.record, entry.base).absolute()),
+            "baseline_image": str(sources.image_path(before.record, before.base).absolute()),
+        }
+
+    def _draw(self, fall: Regression) -> Image:
+        assert self._before
+        sides = self._before.entries[fall.id], self._run.entries[fall.id]
+        images = [sources.open_image(sources.image_path(entry.record, entry.base)) for entry in sides]
+        title = f"{fall.metric} {fall.baseline:.3f} -> {fall.value:.3f}, {fall.id}"
+        return pictures.before_and_after(title, sides[1].record.text, *images)
+
+
+def _members(run: Measurement) -> dict[str, list[str]]:
+    """Category -> ids."""
+    members: dict[str, list[str]] = {}
+    for record_id, entry in run.entries.items():
+        for category in categories(entry.record):
+            members.setdefault(category, []).append(record_id)
+    return dict(sorted(members.items()))
+
+
+def _write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    atomic.write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+
+
+def _cells(row: Row) -> list[str]:
+    line = [f"  {row.category}" if row.category else row.metric, str(row.value.n), *_mean(row.value)]
+    if row.baseline and row.difference and row.win_rate:
+        line += [f"{row.baseline.mean:.3f}", *_mean(row.difference, "+"), *_mean(row.win_rate)]
+        line += [f"{row.won}/{row.lost}"]
+    return line + [""] * (len(_COLUMNS) - len(line))
+
+
+def _mean(mean: Mean, sign: str = "") -> list[str]:
+    """Mean and interval; one value has no interval."""
+    interval = f"{mean.low:{sign}.3f} to {mean.high:{sign}.3f}" if mean.n > 1 else "-"
+    return [f"{mean.mean:{sign}.3f}", interval]
+
+
+def _distance_line(name: str, found: Distance) -> str:
+    against = "an unknown number" if found.n_reference is None else str(found.n_reference)
+    line = f"fid ({name}): {found.fid:.3f}"
+    if found.kid:
+        line += f"  kid {found.kid.value:.5f} +- {found.kid.error:.5f} (standard error)"
+    return f"{line}  n {found.n} against {against}, {found.dimensions}-d"

@@ -1,0 +1,63 @@
+"""Workers side by side: several pieces of work at once, and commands that are started again when they are killed."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from threading import Event
+
+from realign_cli.console import console, plain
+from realign_cli.errors import RealignError
+
+_DEATHS = 3  # in a row, with nothing achieved in between, after which a worker is given up
+_ASKED = (-signal.SIGINT, -signal.SIGTERM)  # whoever sends these wants no other worker in its place
+_PULSE, _LOOK = 0.2, 1.0  # seconds from one look at a process, and at all work, to the next
+
+
+def together(works: Sequence[Callable[[Event], int]], watch: Callable[[], None]) -> list[int]:
+    """What each of `works` returns; they run at once, in threads of this process, while `watch` is called regularly.
+
+    Each is given an event, which is set where they shall stop because this process was interrupted. If some raise, the
+    others go on to their end before the first error is raised here.
+    """
+    stop = Event()
+    with ThreadPoolExecutor(len(works)) as pool:
+        started = [pool.submit(work, stop) for work in works]
+        try:
+            while wait(started, timeout=_LOOK).not_done:
+                watch()
+            watch()
+        finally:
+            stop.set()
+    return [one.result() for one in started]
+
+
+def keep_running(command: Sequence[str], achieved: Callable[[], object], stop: Event) -> int:
+    """Run a command, again whenever a signal kills it, and return its exit code.
+
+    `achieved` gives what changes whenever the command gets on.
+
+    Raises:
+        RealignError: it was killed several times in a row without getting on.
+    """
+    deaths, before = 0, achieved()
+    while deaths < _DEATHS:
+        code = _run(command, stop)
+        if code >= 0 or code in _ASKED or stop.is_set():
+            return code
+        now = achieved()
+        deaths, before = (1 if now != before else deaths + 1), now
+        console.print(plain(f"a worker was ended by {signal.Signals(-code).name}"), soft_wrap=True)
+    raise RealignError(f"a worker was killed {_DEATHS} times in a row on the same records: {' '.join(command)}")
+
+
+def _run(command: Sequence[str], stop: Event) -> int:
+    # In a process group of its own, Ctrl-C reaches it once, by way of this process, and so it ends in order.
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, process_group=0) as process:
+        while process.poll() is None:
+            if stop.wait(_PULSE):
+                process.terminate()
+                process.wait()
+    return process.returncode
