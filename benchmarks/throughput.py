@@ -28,16 +28,19 @@ from PIL import Image
 from ratios import Row, in_turn, main, ratios
 
 from realign_cli import presets
-from realign_cli.data.records import Entry, open_image, read_records
+from realign_cli.data.images import open_image
+from realign_cli.data.records import Entry, read_records
 from realign_cli.evaluation.evaluate import FID, Evaluate, Sight
 from realign_cli.pictures import mask_picture, overlay
-from realign_cli.records import Item, Object, Outcome, Record, Stage
+from realign_cli.records import Object, Record
 from realign_cli.registry import Models
 from realign_cli.runs.folder import RunFolder
 from realign_cli.runs.runner import run_map
+from realign_cli.stages.base import Item, Outcome, Stage
 from realign_cli.stages.caption_reward import CaptionReward, captions
+from realign_cli.stages.run_lengths import decode, encode
 from realign_cli.stages.score import Score
-from realign_cli.stages.segment import Segment, decode, encode
+from realign_cli.stages.segment import Segment
 from realign_cli.stages.tag import Tag
 from realign_cli.tinyworld import scenes
 

@@ -24,6 +24,7 @@ from ratios import PAIRS, Row, in_turn, main, peaks, ratios
 from realign_cli import presets
 from realign_cli.registry import Models
 from realign_cli.tinyworld.scenes import training_prompts
+from realign_cli.training import feedback
 from realign_cli.training.feedback import Feedback, RewardFeedback
 
 MODELS = Models(presets.load("tiny"), "cpu")
@@ -87,8 +88,8 @@ def shares(rounds: int) -> dict[str, list[float]]:
     watch(trainee, "advance", "rollout")
     watch(trainee, "clean", "the step with gradient")
     watch(trainee, "decode", "decoding")
-    watch(train, "penalise", "captions and rewards")
-    watch(train, "captions", "captions and rewards")
+    watch(feedback, "penalise", "captions and rewards")
+    watch(feedback, "captions", "captions and rewards")
     parts = ("rollout", "the step with gradient", "decoding", "captions and rewards", "the way back")
     found: dict[str, list[float]] = {part: [] for part in parts}
     steps = count()

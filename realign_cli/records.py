@@ -8,20 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from realign_cli.errors import RecordError, UsageError
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from realign_cli.errors import UsageError
 
 ID = r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$"
 SCHEMA = 1  # raised when a key changes its meaning; a record that says nothing is of schema 1
-
 Box = Annotated[tuple[int, int, int, int], Field(strict=False)]  # JSON has no tuples
 
 
@@ -123,48 +117,6 @@ class Record(_Part):
     def failed(self) -> bool:
         """Whether a stage could not do its part, so that later stages leave the record alone."""
         return not all(failure.recovered for failure in self.failures)
-
-
-@dataclass(frozen=True)
-class Item:
-    """What a stage gets: a record, and its image as RGB if the stage looks at images."""
-
-    record: Record
-    image: Image | None = None
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a stage gives: the keys it adds, the record's new image if it makes one, and pictures for people.
-
-    `pictures` has, by kind ("overlay", "strip", "mask-0"), what draws each if it is wanted; where they are stored is
-    the runner's affair.
-    `recovered` is what went wrong where the stage had to find its result in another way than it was asked to.
-    """
-
-    changes: Mapping[str, Any] = field(default_factory=dict)
-    image: Image | None = None
-    pictures: Mapping[str, Callable[[], Image]] = field(default_factory=dict)
-    recovered: RecordError | None = None
-
-
-class Stage(Protocol):
-    """A function from a batch of items to one outcome, or one error, for each."""
-
-    @property
-    def name(self) -> str: ...  # of the command
-    @property
-    def needs(self) -> Mapping[str, str]: ...  # key of a record -> the command that adds it
-    @property
-    def looks(self) -> bool: ...  # at images
-    @property
-    def uses(self) -> Sequence[str]: ...  # sections of the preset
-
-    def done(self, record: Record) -> bool:
-        """Whether the record has what this stage adds."""
-        ...
-
-    def __call__(self, items: Sequence[Item]) -> list[Outcome | RecordError]: ...
 
 
 def parse_line(line: str, place: str) -> Record:

@@ -90,7 +90,7 @@ class Models:
         Raises:
             UsageError: a key is missing, unknown or of another type.
         """
-        from realign_cli.roles import Modulation
+        from realign_cli.settings import Modulation
 
         return self._checked(Modulation, "refine")
 
@@ -101,7 +101,7 @@ class Models:
         Raises:
             UsageError: a key is missing, unknown, of another type or out of range.
         """
-        from realign_cli.roles import Training
+        from realign_cli.settings import Training
 
         return self._checked(Training, "train")
 

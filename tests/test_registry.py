@@ -129,7 +129,8 @@ def test_without_a_gpu(tmp_path: Path) -> None:
 
 
 def test_our_own_adapters_are_told_by_their_class_and_others_whole(tmp_path: Path) -> None:
-    text = '[scorer]\nadapter = "realign_cli.models.language.rule_scorer:RuleScorer"\n[tagger]\nadapter = "mine.models:Tagger"\n'
+    ours = "realign_cli.models.language.rule_scorer:RuleScorer"
+    text = f'[scorer]\nadapter = "{ours}"\n[tagger]\nadapter = "mine.models:Tagger"\n'
     settings = models(tmp_path, text).describe(["scorer", "tagger"])["settings"]
     assert (settings["scorer"]["adapter"], settings["tagger"]["adapter"]) == ("RuleScorer", "mine.models:Tagger")
 

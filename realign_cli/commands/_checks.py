@@ -7,11 +7,12 @@ import importlib.metadata
 import json
 import os
 import platform
-import shutil
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
+
+from realign_cli.files.disk import free_bytes
 
 _DISTRIBUTION = "realign"
 _TIMEOUT = 10  # seconds
@@ -70,14 +71,6 @@ def disk(folder: Path, gigabytes: float) -> Finding:
     free = free_bytes(folder) / 1e9
     detail = f"{free:.1f} GB free at {folder}, {gigabytes:.1f} GB to fetch"
     return Finding("disk", detail, "free some space, or set HF_HOME to another disk" if free < gigabytes else "")
-
-
-def free_bytes(folder: Path) -> int:
-    """Of the disk where `folder` is or will be."""
-    place = folder.absolute()
-    while not place.exists():
-        place = place.parent
-    return shutil.disk_usage(place).free
 
 
 def reached(name: str, url: str, remedy: str) -> Finding:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from realign_cli import console
 from realign_cli.commands._pipeline import COARSE, FINAL
 from realign_cli.commands.status import show
-from realign_cli.data.records import Shard, journal_path
+from realign_cli.data.records import journal_path
+from realign_cli.data.shards import Shard
 from realign_cli.fleet.supervisor import keep_running, together
 from realign_cli.runs.folder import clear
 from realign_cli.runs.lock import held

@@ -16,8 +16,8 @@ from realign_cli.commands.options import COARSE, Map, Run
 if TYPE_CHECKING:
     from realign_cli.data.records import Entry
     from realign_cli.presets import Preset
-    from realign_cli.records import Stage
     from realign_cli.registry import Models
+    from realign_cli.stages.base import Stage
 
 
 def run(options: Run, stages_of: Callable[[Models], Sequence[Stage]], **settings: Any) -> None:
@@ -120,6 +120,6 @@ def _check_combination(options: Run) -> None:
         raise UsageError(f"--overwrite clears what all shards of {options.out} share; delete the folder first")
     if isinstance(options, Map) and options.source and options.source != "-":
         source = Path(options.source)
-        folder = source if records.is_dir() else records.parent
+        folder = source if source.is_dir() else source.parent
         if folder.resolve().is_relative_to(options.out.resolve()):
             raise UsageError(f"--in {options.source} lies in --out {options.out}; give --out another folder")

@@ -11,8 +11,8 @@ from realign_cli.commands.options import COARSE, FINAL
 
 if TYPE_CHECKING:
     from realign_cli.commands.options import Run
-    from realign_cli.records import Stage
     from realign_cli.registry import Models
+    from realign_cli.stages.base import Stage
     from realign_cli.stages.refine import Keep
 
 

@@ -102,7 +102,7 @@ def _records(name: PromptSet, file: Path | None, everything: bool) -> list[Recor
 
 
 def _published(name: PromptSet) -> Path:
-    from realign_cli.evaluation.answers import cache_folder
+    from realign_cli.files.cache_folder import cache_folder
     from realign_cli.files.download import fetched
 
     url, sha256 = _PUBLISHED[name]

@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from realign_cli.data.captions import Captions, Example
     from realign_cli.errors import UsageError
     from realign_cli.registry import Models
-    from realign_cli.roles import Reward, Trainee, Training
-    from realign_cli.training.feedback import Examples, Feedback
+    from realign_cli.roles import Reward, Trainee
+    from realign_cli.settings import Training
+    from realign_cli.training.examples import Examples
+    from realign_cli.training.feedback import Feedback
 
 log = logging.getLogger(__name__)
 
@@ -365,7 +367,7 @@ def _examples(
     import numpy as np
 
     from realign_cli.errors import UsageError
-    from realign_cli.training.feedback import Examples, own_latents, penalties, real_latents
+    from realign_cli.training.examples import Examples, own_latents, penalties, real_latents
     from realign_cli.training.loop import LATENTS, PENALTIES, kept
 
     batch_size, draw = feedback.batch_size, np.random.default_rng(feedback.seed)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from realign_cli.data.images import image_path, open_image
 from realign_cli.data.prompts import KEYS, SUFFIXES, read_prompt_file
-from realign_cli.data.records import Entry, image_path, open_image, read_records
+from realign_cli.data.records import Entry, read_records
 from realign_cli.errors import UsageError
 
 if TYPE_CHECKING:

@@ -2,35 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import os
 import re
 import sys
-import unicodedata
 import zipfile
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import TYPE_CHECKING
+from pathlib import Path, PurePosixPath
 
+from realign_cli.data.images import image_files
 from realign_cli.data.pipe import record_lines
-from realign_cli.errors import NoInput, RecordError, UsageError
+from realign_cli.data.shards import WHOLE, Shard
+from realign_cli.errors import NoInput, UsageError
 from realign_cli.records import ID, Record, as_record, parse_json, parse_line
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-    from PIL.ImageFile import ImageFile
-
 log = logging.getLogger(__name__)
-
 METADATA = "metadata.jsonl"
 STDIN = "-"
-IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})  # pytorch-fid's
-_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # not EPS, which Pillow gives to Ghostscript to run
 
 
 @dataclass(frozen=True)
@@ -40,53 +30,6 @@ class Entry:
     record: Record
     place: str
     base: Path | None = None
-
-
-@dataclass(frozen=True)
-class Shard:
-    """The i-th of n parts of a record set, by a hash of the id; the union of all n parts is the whole."""
-
-    index: int
-    count: int
-
-    @classmethod
-    def parse(cls, text: str) -> Shard:
-        index, _, count = text.partition("/")
-        if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
-            raise UsageError(f"--shard {text}: write i/n with 1 <= i <= n, such as 1/4")
-        return cls(int(index), int(count))
-
-    @classmethod
-    def of_name(cls, suffix: str) -> Shard | None:
-        """The shard that ends a file's name with this `suffix`, if it is one."""
-        if not suffix:
-            return WHOLE
-        found = re.fullmatch(r"-(\d+)-of-(\d+)", suffix)
-        return cls(int(found[1]), int(found[2])) if found else None
-
-    @property
-    def suffix(self) -> str:
-        """What the names of this shard's files end with; nothing for the whole."""
-        return "" if self.count == 1 else f"-{self.index}-of-{self.count}"
-
-    def __str__(self) -> str:
-        return f"{self.index}/{self.count}"
-
-    def owns(self, record_id: str) -> bool:
-        return self.owner(record_id) == self.index
-
-    def sizes(self, ids: Iterable[str]) -> list[int]:
-        """How many of `ids` each of the n shards owns."""
-        owners = Counter(map(self.owner, ids))
-        return [owners[index] for index in range(1, self.count + 1)]
-
-    def owner(self, record_id: str) -> int:
-        """The index of the shard, of as many as this one is of, that owns a record."""
-        digest = hashlib.sha256(record_id.encode()).digest()
-        return int.from_bytes(digest[:8], "big") % self.count + 1
-
-
-WHOLE = Shard(1, 1)
 
 
 def read_records(source: str) -> Iterator[Entry]:
@@ -162,24 +105,6 @@ def count_records(source: str) -> int | None:
         return sum(1 for line in file if line.strip())
 
 
-def image_files(folder: Path) -> list[Path]:
-    """The images that lie in `folder` itself, by their suffix, in the natural order of their names: 2 before 10.
-
-    Hidden files are none: macOS leaves a ._a.png beside a.png on other file systems, with no picture in it.
-    """
-    paths = (path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-    return sorted(
-        (path for path in paths if not path.name.startswith(".") and path.is_file()),
-        key=lambda path: (natural(path.name), path.name),
-    )
-
-
-def natural(name: str) -> list[str | int]:
-    """What sorts names by the numbers in them, whatever their Unicode normalisation."""
-    parts = re.split(r"(\d+)", unicodedata.normalize("NFC", name))
-    return [int(part) if part.isdecimal() else part for part in parts]
-
-
 def read_images(folder: Path) -> Iterator[Entry]:
     """Records without prompts for the images of a plain folder; their ids are numbers."""
     for number, path in enumerate(image_files(folder)):
@@ -200,96 +125,6 @@ def _is_plain(source: str) -> bool:
     path = Path(source)
     is_folder = source != STDIN and path.is_dir()
     return is_folder and not (path / METADATA).exists() and not parts(path) and bool(image_files(path))
-
-
-def image_path(record: Record, base: Path | None) -> Path:
-    """The one place that turns `file_name` into a path.
-
-    In a folder's file the name is relative to `base` and may not leave it; on a pipe (`base` is None) it is absolute.
-
-    Raises:
-        RecordError: the name is neither.
-    """
-    name = record.file_name
-    if not name or "\0" in name:
-        raise RecordError("no_image", f"record {record.id} names no image")
-    if base is None:
-        if not Path(name).is_absolute():
-            raise RecordError("bad_file_name", f"file_name {name!r} on a pipe must be an absolute path")
-        return Path(name)
-    parts = PurePosixPath(name).parts
-    foreign = PurePosixPath(name).is_absolute() or PureWindowsPath(name).drive or PureWindowsPath(name).root
-    path = base / name
-    if foreign or ".." in parts or not _inside(path, base):
-        raise RecordError("bad_file_name", f"file_name {name!r} leaves its folder {base}")
-    return path
-
-
-def require_file(path: Path) -> None:
-    """Refuse what is no file: to read from a pipe or a device may never end.
-
-    Raises:
-        RecordError: nothing is there, or no file.
-        OSError: it cannot be told.
-    """
-    if not path.exists():
-        raise RecordError("missing_image", f"{path}: no such image; generate it again")
-    if not path.is_file():
-        raise RecordError("unreadable_image", f"{path}: not a file; generate it again")
-
-
-def open_image(path: Path) -> Image:
-    """Read an image as RGB, whatever its mode; transparent parts become white, of an animation the first frame counts.
-
-    Raises:
-        RecordError: not a readable image.
-    """
-    import warnings
-
-    from PIL import Image, PngImagePlugin
-
-    # For the whole process, since threads come here. What is wrong with an image is an error below, or does not matter.
-    warnings.filterwarnings("ignore", module=r"PIL\.")
-    PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY  # programs keep whole workflows in one chunk
-    try:
-        require_file(path)
-        with Image.open(path, formats=_FORMATS) as file:
-            if Image.MAX_IMAGE_PIXELS and file.width * file.height > Image.MAX_IMAGE_PIXELS:
-                raise ValueError(f"{file.width} x {file.height} pixels could be a decompression bomb")
-            image = _upright(file)
-            if image.mode.startswith("I"):  # 16 bits, which a plain conversion clips to white
-                image = image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
-            if image.mode == "F":
-                raise ValueError("float pixels have no agreed range; save them as 8-bit")
-            if "A" in image.mode or "transparency" in image.info:
-                image = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-            return image.convert("RGB")
-    except RecordError:
-        raise
-    except Exception as error:  # on damaged bytes Pillow's decoders raise whatever comes of them
-        reason = f"{error}" or type(error).__name__
-        raise RecordError("unreadable_image", f"{path}: not a readable image ({reason}); generate it again") from None
-
-
-def _upright(file: ImageFile) -> Image:
-    """The pixels as the orientation in EXIF or XMP has them shown; nothing else of such a block is looked at.
-
-    As in a viewer, a block that cannot be read turns nothing.
-    """
-    from PIL import ExifTags, ImageOps
-
-    file.load()
-    try:
-        orientation = file.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # whatever comes of bytes that are no EXIF
-        orientation = None
-    image = file.copy()
-    # Pillow writes all tags back after turning, and fails where one is odd; so it gets the orientation alone.
-    image.info = {key: value for key, value in file.info.items() if key == "transparency"}
-    image.getexif()[ExifTags.Base.Orientation] = orientation
-    ImageOps.exif_transpose(image, in_place=True)
-    return image
 
 
 def read_text(path: Path, member: str = "") -> str:
@@ -375,8 +210,3 @@ def unique(entries: Iterable[Entry]) -> Iterator[Entry]:
         if first != entry.place:
             raise UsageError(f"{entry.place}: id {entry.record.id!r} was used before, at {first}; ids must be unique")
         yield entry
-
-
-def _inside(path: Path, base: Path) -> bool:
-    """Whether `path`, with every symbolic link followed, still lies in `base`."""
-    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(base))

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from realign_cli.data.records import Entry, image_path, open_image, require_file
+from realign_cli.data.images import image_path, open_image, require_file
+from realign_cli.data.records import Entry
 from realign_cli.errors import RealignError, RecordError
 from realign_cli.files.prefetch import ahead
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from realign_cli import registry
 from realign_cli.data import coco
 from realign_cli.errors import RealignError, UsageError
-from realign_cli.evaluation.answers import cache_folder
 from realign_cli.evaluation.evaluate import FID
+from realign_cli.files.cache_folder import cache_folder
 
 if TYPE_CHECKING:
     from realign_cli.presets import Checkpoint, Preset

@@ -13,10 +13,12 @@ from realign_cli.console import Advance, progress
 from realign_cli.data import records as sources
 from realign_cli.errors import RealignError, RecordError, UsageError
 from realign_cli.evaluation import fid_stats
-from realign_cli.evaluation.answers import Cache, RowFile, cache_folder
+from realign_cli.evaluation.answers import Cache
 from realign_cli.evaluation.decoding import Viewer
 from realign_cli.evaluation.distance import Reference, of_statistics, reference
 from realign_cli.evaluation.evaluate import FID, Evaluate, Measured, Sight
+from realign_cli.evaluation.feature_rows import RowFile
+from realign_cli.files.cache_folder import cache_folder
 
 if TYPE_CHECKING:
     from realign_cli.data.records import Entry

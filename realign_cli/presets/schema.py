@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
-from realign_cli.roles import Guidance, SamplerSteps
+from realign_cli.settings import Guidance, SamplerSteps
 
 FETCHED = "fetched:"
 _HUB = "https://huggingface.co"

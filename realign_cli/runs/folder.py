@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from realign_cli import __version__
-from realign_cli.data.records import METADATA, WHOLE, Shard, done_path, journal_path, parts, shard_of
+from realign_cli.data.records import METADATA, done_path, journal_path, parts, shard_of
+from realign_cli.data.shards import WHOLE, Shard
 from realign_cli.errors import RealignError, UsageError
 from realign_cli.files import atomic
 from realign_cli.records import SCHEMA, Record, parse_line, require_schema

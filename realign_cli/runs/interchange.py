@@ -11,8 +11,9 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING
 
 from realign_cli.console import Summary, console, plain
+from realign_cli.data.images import image_files, image_path, natural, open_image
 from realign_cli.data.prompts import Prompt, as_entries, read_prompt_file
-from realign_cli.data.records import Entry, image_files, image_path, natural, open_image, read_records
+from realign_cli.data.records import Entry, read_records
 from realign_cli.errors import RecordError, UsageError
 from realign_cli.files import atomic
 from realign_cli.runs.folder import RunFolder

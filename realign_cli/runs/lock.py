@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
-from realign_cli.data.records import WHOLE, Shard
+from realign_cli.data.shards import WHOLE, Shard
 from realign_cli.errors import RealignError, UsageError
 from realign_cli.files import atomic
 

@@ -14,13 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from realign_cli import console
+from realign_cli.data.images import image_path, open_image, require_file
 from realign_cli.data.pipe import RecordWriter
-from realign_cli.data.records import WHOLE, Entry, Shard, image_path, open_image, require_file
+from realign_cli.data.records import Entry
+from realign_cli.data.shards import WHOLE, Shard
 from realign_cli.errors import RecordError, UsageError
 from realign_cli.files import atomic
 from realign_cli.files.prefetch import ahead
-from realign_cli.records import Failure, Item, Outcome, Record, Stage
+from realign_cli.records import Failure, Record
 from realign_cli.runs.folder import RunFolder, image_name, picture_path
+from realign_cli.stages.base import Item, Outcome, Stage
 
 if TYPE_CHECKING:
     from PIL.Image import Image

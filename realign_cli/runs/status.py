@@ -7,7 +7,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from realign_cli.data.records import METADATA, WHOLE, Shard, parts, shard_of
+from realign_cli.data.records import METADATA, parts, shard_of
+from realign_cli.data.shards import WHOLE, Shard
 from realign_cli.errors import UsageError
 from realign_cli.runs import lock
 from realign_cli.runs.folder import RUN

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from realign_cli.errors import RecordError
-from realign_cli.records import Item, Outcome, Record, noise_seed
+from realign_cli.records import Record, noise_seed
 from realign_cli.roles import Models, Request
+from realign_cli.stages.base import Item, Outcome
 
 
 class Generate:

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Literal
 
 from realign_cli.errors import RecordError
 from realign_cli.pictures import strip
-from realign_cli.records import Item, Outcome, Record, Refinement, noise_seed
-from realign_cli.roles import Models, Modulation, Region, Request
+from realign_cli.records import Record, Refinement, noise_seed
+from realign_cli.roles import Models, Region, Request
+from realign_cli.settings import Modulation
+from realign_cli.stages.base import Item, Outcome
 from realign_cli.stages.caption_reward import captions
-from realign_cli.stages.segment import decode
+from realign_cli.stages.run_lengths import decode
 
 if TYPE_CHECKING:
     from PIL.Image import Image

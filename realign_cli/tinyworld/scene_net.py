@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from realign_cli.errors import RealignError
 from realign_cli.models.fingerprint import fingerprint
-from realign_cli.models.vision_language.blip2 import RESIZING, Checkpoint, images_to_input
+from realign_cli.models.loading import Checkpoint
+from realign_cli.models.pixels import RESIZING, images_to_input
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from realign_cli.commands._checks import free_bytes
 from realign_cli.errors import RealignError, UsageError
 from realign_cli.files import atomic
+from realign_cli.files.disk import free_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor

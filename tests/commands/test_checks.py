@@ -90,7 +90,7 @@ def test_packages(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("gigabytes", "short"), [(40.0, set()), (16.0, {"train", "refine"}), (None, {"GPU"})])
 def test_memory(monkeypatch: pytest.MonkeyPatch, gigabytes: float | None, short: set[str]) -> None:
     """Weights of sd15 as each command holds them, against the paper's GPU, a smaller one and none."""
-    monkeypatch.setattr(machine, "gpu_memory", lambda: gigabytes and ("a GPU", gigabytes))
+    monkeypatch.setattr(_checks, "gpu_memory", lambda: gigabytes and ("a GPU", gigabytes))
     found = {one.name.removeprefix("memory of "): one for one in doctor._memory(presets.load("sd15"))}
     assert {name for name, one in found.items() if one.remedy} == short
     if gigabytes:

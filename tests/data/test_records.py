@@ -13,20 +13,18 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from realign_cli.data.images import image_path, open_image
 from realign_cli.data.records import (
     METADATA,
-    WHOLE,
-    Shard,
     count_records,
     done_path,
-    image_path,
     journal_path,
-    open_image,
     read_any,
     read_records,
     record_ids,
     shard_of,
 )
+from realign_cli.data.shards import WHOLE, Shard
 from realign_cli.errors import RecordError, UsageError
 from realign_cli.records import Record
 

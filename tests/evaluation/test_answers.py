@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 
 from realign_cli.errors import RealignError
-from realign_cli.evaluation.answers import Cache, RowFile
+from realign_cli.evaluation import answers
+from realign_cli.evaluation.answers import Cache
+from realign_cli.evaluation.feature_rows import RowFile
 
 WRITER = """
 import sys
 from pathlib import Path
+from realign_cli.evaluation import answers
 from realign_cli.evaluation.answers import Cache
 memory = Cache(Path(sys.argv[1]))
 for i in range(50):
@@ -33,7 +36,7 @@ def test_answers_outlive_the_process_that_wrote_them(tmp_path: Path) -> None:
 
 def test_another_version_starts_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Cache(tmp_path).put({"a": b"1"})
-    monkeypatch.setattr(cache, "__version__", "99")
+    monkeypatch.setattr(answers, "__version__", "99")
     assert Cache(tmp_path).get("a") is None
 
 

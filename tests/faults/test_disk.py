@@ -166,7 +166,7 @@ def test_a_user_without_a_home() -> None:
     """As in a container that runs under a number of no account."""
     if os.geteuid():
         pytest.skip("only root can become a user without an account")
-    from realign_cli.evaluation.answers import cache_folder
+    from realign_cli.files.cache_folder import cache_folder
 
     child = os.fork()
     if not child:

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from realign_cli.data.records import METADATA, open_image
+from realign_cli.data.images import open_image
+from realign_cli.data.records import METADATA
 from realign_cli.errors import RecordError
 
 pytestmark = pytest.mark.fault

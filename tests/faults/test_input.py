@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from realign_cli.data.captions import read_captions
+from realign_cli.data.images import image_path
 from realign_cli.data.prompts import read_prompts
-from realign_cli.data.records import METADATA, image_path, journal_path, read_records
+from realign_cli.data.records import METADATA, journal_path, read_records
 from realign_cli.errors import RecordError, UsageError
 from realign_cli.records import Record, dump_line, parse_line
 from realign_cli.runs.folder import RUN, RunFolder

@@ -18,7 +18,8 @@ from safetensors.torch import save, save_file
 from realign_cli import presets
 from realign_cli.data.records import METADATA
 from realign_cli.errors import UsageError
-from realign_cli.models.diffusion.stable_diffusion import LORA, StableDiffusion, load_lora
+from realign_cli.models.diffusion.lora import LORA, load_lora
+from realign_cli.models.diffusion.stable_diffusion import StableDiffusion
 from realign_cli.registry import Models
 from realign_cli.tinyworld.train.publish import WEIGHTS
 from realign_cli.training import checkpoint

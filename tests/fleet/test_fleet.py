@@ -20,7 +20,7 @@ from subprocess import CompletedProcess, Popen
 import psutil
 import pytest
 
-from realign_cli.data.records import WHOLE, Shard
+from realign_cli.data.shards import WHOLE, Shard
 from realign_cli.runs.lock import held
 
 Run = Callable[..., CompletedProcess[str]]

@@ -23,6 +23,7 @@ from transformers import (
 )
 
 from realign_cli.errors import RealignError, UsageError
+from realign_cli.models.pixels import MEAN
 from realign_cli.models.vision.grounded_sam import SamMasks, build_sam
 from realign_cli.models.vision.transformers_sam import TransformersSam
 from realign_cli.models.vision_language import blip2
@@ -104,7 +105,7 @@ def test_size_and_normalisation_are_the_checkpoints(captioner_folder: Path) -> N
     theirs = BlipImageProcessor.from_pretrained(captioner_folder)(image, return_tensors="pt").pixel_values
     assert torch.allclose(blip2.images_to_input([image], **captioner._preprocessing), theirs, atol=1e-5)
     packaged = blip2.Blip2Captioner(WEIGHTS / "captioner", device="cpu")
-    assert packaged._preprocessing["mean"] == blip2._MEAN
+    assert packaged._preprocessing["mean"] == MEAN
 
 
 @pytest.mark.parametrize("configured", [False, True])

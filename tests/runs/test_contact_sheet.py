@@ -12,10 +12,11 @@ from PIL import Image
 from realign_cli.data.records import Entry
 from realign_cli.errors import RecordError
 from realign_cli.files import atomic
-from realign_cli.records import Item, Outcome, Record
+from realign_cli.records import Record
 from realign_cli.runs.contact_sheet import write_contact_sheet
 from realign_cli.runs.folder import RunFolder, image_name, picture_path, sheet_path
 from realign_cli.runs.runner import run_map
+from realign_cli.stages.base import Item, Outcome
 
 
 def test_strips_row_by_row(tmp_path: Path) -> None:

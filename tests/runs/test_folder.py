@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from realign_cli import presets
-from realign_cli.data.records import METADATA, WHOLE, Shard, journal_path
+from realign_cli.data.records import METADATA, journal_path
+from realign_cli.data.shards import WHOLE, Shard
 from realign_cli.errors import RealignError, UsageError
 from realign_cli.files import atomic
 from realign_cli.records import Record, parse_line
@@ -218,7 +219,7 @@ def test_a_folder_that_names_the_modules_of_adapters_goes_on(tmp_path: Path) -> 
     folder = tmp_path / "scored"
     shutil.copytree(Path(__file__).parent / "made_by_0_1_0", folder)
     before = json.loads((folder / RUN).read_text())["config"]
-    assert before["settings"]["scorer"]["adapter"] == "realign_cli.models.language.rule_scorer:RuleScorer"
+    assert before["settings"]["scorer"]["adapter"] == "realign_cli.models.rule_scorer:RuleScorer"
     now = {"command": "score", **Models(presets.load("tiny")).describe(["scorer"])}
     assert list(RunFolder(folder, now).kept) == ["0", "1"]
     for other in ("LanguageModelScorer", "mine.rule_scorer:RuleScorer"):

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from realign_cli.data.records import image_path, open_image, read_records
+from realign_cli.data.images import image_path, open_image
+from realign_cli.data.records import read_records
 from realign_cli.errors import UsageError
 from realign_cli.runs.interchange import export_geneval, export_t2i_compbench, import_images
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from realign_cli.data.records import WHOLE, Shard
+from realign_cli.data.shards import WHOLE, Shard
 from realign_cli.errors import RealignError, UsageError
 from realign_cli.files import atomic
 from realign_cli.runs.lock import Holder, held, holders

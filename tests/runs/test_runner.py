@@ -15,12 +15,14 @@ import pytest
 from PIL import Image
 
 from realign_cli.console import Summary
-from realign_cli.data.records import METADATA, Entry, journal_path, open_image, read_records
+from realign_cli.data.images import open_image
+from realign_cli.data.records import METADATA, Entry, journal_path, read_records
 from realign_cli.errors import RealignError, RecordError, UsageError
 from realign_cli.files import atomic
-from realign_cli.records import Item, Outcome, Record, Tag
+from realign_cli.records import Record, Tag
 from realign_cli.runs.folder import RunFolder
 from realign_cli.runs.runner import run_map
+from realign_cli.stages.base import Item, Outcome
 
 
 class Grey:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from realign_cli.data.records import WHOLE, Shard
+from realign_cli.data.shards import WHOLE, Shard
 from realign_cli.errors import UsageError
 from realign_cli.records import Failure, Record
 from realign_cli.runs.folder import RUN, RunFolder

@@ -9,10 +9,12 @@ import torch
 from PIL import Image
 
 from realign_cli.errors import RecordError
-from realign_cli.records import Item, Mask, Object, Outcome, Record, noise_seed
-from realign_cli.roles import Modulation, Request
+from realign_cli.records import Mask, Object, Record, noise_seed
+from realign_cli.roles import Request
+from realign_cli.settings import Modulation
+from realign_cli.stages.base import Item, Outcome
 from realign_cli.stages.refine import Refine
-from realign_cli.stages.segment import encode
+from realign_cli.stages.run_lengths import encode
 
 MODULATION = Modulation(
     cross=1.0, self_=0.3, power=5.0, share=0.3, clamp=True, splice=True, score=True, only_phrase_tokens=False

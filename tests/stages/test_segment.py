@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from realign_cli.errors import RecordError
-from realign_cli.records import Box, Item, Mask, Object, Outcome, Record
+from realign_cli.records import Box, Mask, Object, Record
 from realign_cli.roles import Detection
-from realign_cli.stages.segment import Segment, decode, encode
+from realign_cli.stages.base import Item, Outcome
+from realign_cli.stages.run_lengths import decode, encode
+from realign_cli.stages.segment import Segment
 
 
 class Found:

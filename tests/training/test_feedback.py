@@ -13,7 +13,8 @@ from realign_cli import presets
 from realign_cli.errors import UsageError
 from realign_cli.registry import Models
 from realign_cli.tinyworld import scenes
-from realign_cli.training.feedback import Examples, Feedback, RewardFeedback, own_latents, penalties, real_latents
+from realign_cli.training.examples import Examples, own_latents, penalties, real_latents
+from realign_cli.training.feedback import Feedback, RewardFeedback
 
 FEEDBACK = Feedback(
     rewards={"caption": 1.0},

@@ -15,7 +15,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
 from realign_cli.equations import attention as eq
-from realign_cli.roles import Modulation
+from realign_cli.settings import Modulation
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,21 +14,20 @@ import torch
 import transformers
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from PIL.Image import Image
-from safetensors import safe_open
 from torch import Tensor
 
 from realign_cli.errors import RecordError, UsageError
 from realign_cli.models.batches import in_full_batches
 from realign_cli.models.diffusion.attention_control import Layout, modulated
-from realign_cli.roles import Modulation, Region, Request
+from realign_cli.roles import Region, Request
+from realign_cli.settings import Modulation
 
 if TYPE_CHECKING:
     from realign_cli.models.diffusion.trainee import Trainee
+from realign_cli.models.diffusion.lora import _reason, load_lora
+from realign_cli.models.loading import silent
 
 log = logging.getLogger(__name__)
-
-LORA = "pytorch_lora_weights.safetensors"
-_LORA_WEIGHT = re.compile(r"lora[._](A|B|down|up)\.weight$")  # as diffusers, peft and kohya name them
 _SMALL_VOCABULARY = 1000
 _TEXTS_AT_ONCE = 8
 _TEXTS_REMEMBERED = 256  # 60 MB for Stable Diffusion 1.x in float32
@@ -292,51 +291,6 @@ def _layout(found: Sequence[tuple[Region, list[slice]]], length: int) -> Layout 
         tokens=tokens,
         likelihoods=torch.tensor([region.likelihood for region, _ in found]),
     )
-
-
-def load_lora(pipeline: Any, folder: str | Path, adapter: str = "lora") -> None:
-    """Load a LoRA of the U-Net; that there is none of the text encoder is no news.
-
-    Raises:
-        UsageError: it cannot be read, is empty, or has weights that have no place in this network.
-    """
-    file = Path(folder) / LORA
-    try:
-        with safe_open(file, "pt") as opened:
-            wanted = sum(bool(_LORA_WEIGHT.search(key)) for key in opened.keys())  # noqa: SIM118  # not a mapping
-        with silent():
-            pipeline.load_lora_weights(folder, adapter_name=adapter, weight_name=LORA, use_safetensors=True)
-    except Exception as error:  # of a file that does not fit, libraries raise what they come upon first
-        raise UsageError(
-            f"{file}: no LoRA of this generator ({_reason(error)}); give one that was trained on it"
-        ) from None
-    parts = [part for name in ("unet", "text_encoder", "text_encoder_2") if (part := getattr(pipeline, name, None))]
-    loaded = sum("lora_" in name and f".{adapter}." in name for part in parts for name, _ in part.named_parameters())
-    if not wanted or loaded < wanted:
-        raise UsageError(
-            f"{file}: no LoRA of this generator ({loaded} of its {wanted} weights have a place in it); give one that "
-            "was trained on it"
-        )
-
-
-@contextmanager
-def silent() -> Iterator[None]:
-    """Inside, the libraries log nothing: what they raise says it too."""
-    loggers = [logging.getLogger(library) for library in ("diffusers", "transformers")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-def _reason(error: Exception) -> str:
-    """What an error says, without the details that follow it; of a heading, the first detail."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return " ".join(lines[: 1 + lines[0].endswith(":")])
 
 
 def _small_vocabulary(pipeline: Any) -> list[str]:

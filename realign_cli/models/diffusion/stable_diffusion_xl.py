@@ -10,10 +10,12 @@ from diffusers import StableDiffusionXLPipeline
 from PIL.Image import Image
 
 from realign_cli.errors import RecordError, UsageError
-from realign_cli.models.diffusion.stable_diffusion import StableDiffusion, silent
+from realign_cli.models.diffusion.stable_diffusion import StableDiffusion
+from realign_cli.models.loading import silent
 
 if TYPE_CHECKING:
-    from realign_cli.roles import Modulation, Request
+    from realign_cli.roles import Request
+    from realign_cli.settings import Modulation
 
 
 class StableDiffusionXL(StableDiffusion):

@@ -16,7 +16,7 @@ from peft.utils import get_peft_model_state_dict
 from torch import Tensor
 
 from realign_cli.errors import RealignError, RecordError
-from realign_cli.models.diffusion.stable_diffusion import load_lora
+from realign_cli.models.diffusion.lora import load_lora
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -28,8 +28,8 @@ from transformers.utils import logging as transformers_logging
 
 from realign_cli.errors import UsageError
 from realign_cli.models.batches import in_full_batches
+from realign_cli.models.loading import cannot_load
 from realign_cli.models.thin import squashed
-from realign_cli.models.vision_language.blip2 import cannot_load
 from realign_cli.roles import Detection
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ from realign_cli.models.batches import in_full_batches
 from realign_cli.records import Tag
 
 _HEADS = 4
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 # Buffers of the published checkpoint that follow from the configuration.
 _DERIVED = re.compile(r"(relative_position_index|attn_mask)$")
@@ -194,7 +194,7 @@ def preprocess(image: Image, side: int) -> Tensor:
     """Squash to (3, side, side), bilinear, and normalise as ImageNet."""
     small = image.convert("RGB").resize((side, side), Resampling.BILINEAR)
     pixels = torch.from_numpy(np.array(small)).permute(2, 0, 1).float() / 255
-    return (pixels - torch.tensor(_MEAN)[:, None, None]) / torch.tensor(_STD)[:, None, None]
+    return (pixels - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
 
 
 def load_ram(file: Path) -> Ram:

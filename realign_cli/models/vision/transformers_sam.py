@@ -13,7 +13,7 @@ from PIL.Image import Image
 from transformers import SamModel, SamProcessor
 from transformers.utils import logging as transformers_logging
 
-from realign_cli.models.vision_language.blip2 import cannot_load
+from realign_cli.models.loading import cannot_load
 
 if TYPE_CHECKING:
     from realign_cli.records import Box

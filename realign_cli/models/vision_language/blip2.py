@@ -7,12 +7,10 @@ there is none or it cannot be reached. The functions that take tensors are diffe
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -27,19 +25,15 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from realign_cli.errors import RealignError
 from realign_cli.models.fingerprint import fingerprint
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from transformers import PreTrainedTokenizerBase
+from realign_cli.models.loading import Checkpoint, cannot_load
+from realign_cli.models.pixels import MEAN, RESIZING, STD, images_to_input, pixels_to_input
 
-_MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP's training images, used by BLIP-2 as well
-_STD = (0.26862954, 0.26130258, 0.27577711)
 _MAX_TEXT_TOKENS = 32  # as BLIP-2 was trained
-RESIZING = "bicubic with antialiasing, aspect ratio not kept"
-
-Checkpoint = str | os.PathLike[str]
 M = TypeVar("M", bound=PreTrainedModel)
 
 
@@ -190,24 +184,6 @@ class Blip2Judge:
         return [len(ids) > _MAX_TEXT_TOKENS for ids in self.tokenizer(list(prompts), verbose=False).input_ids]
 
 
-def pixels_to_input(pixels: Tensor, size: int, mean: Sequence[float] = _MEAN, std: Sequence[float] = _STD) -> Tensor:
-    """Resize and normalise float pixels in [0, 1], (B, 3, H, W), to what the vision model reads, (B, 3, size, size).
-
-    Bicubic with antialiasing, as published BLIP-2 and CLIP preprocess, but on tensors, so that gradients reach the
-    pixels. The aspect ratio is not kept.
-    """
-    pixels = F.interpolate(pixels, (size, size), mode="bicubic", antialias=True)
-    centre, spread = (pixels.new_tensor(values)[:, None, None] for values in (mean, std))
-    return (pixels.clamp(0, 1) - centre) / spread  # bicubic overshoots at edges
-
-
-def images_to_input(images: Sequence[Image], size: int, **normalisation: Any) -> Tensor:
-    """`pixels_to_input` of PIL images of any mode and any mix of sizes."""
-    arrays = [np.array(image.convert("RGB"), dtype=np.float32) / 255 for image in images]
-    pixels = [torch.from_numpy(array).permute(2, 0, 1)[None] for array in arrays]
-    return torch.cat([pixels_to_input(one, size, **normalisation) for one in pixels])
-
-
 def preprocessing(checkpoint: Checkpoint, revision: str, config: Blip2Config) -> dict[str, Any]:
     """What `pixels_to_input` is to do for a checkpoint: its image size, and its mean and deviation if it names them."""
     try:
@@ -216,8 +192,8 @@ def preprocessing(checkpoint: Checkpoint, revision: str, config: Blip2Config) ->
         own = {}
     return {
         "size": config.vision_config.image_size,
-        "mean": own.get("image_mean", _MEAN),
-        "std": own.get("image_std", _STD),
+        "mean": own.get("image_mean", MEAN),
+        "std": own.get("image_std", STD),
     }
 
 
@@ -313,12 +289,3 @@ def _load_tokenizer(checkpoint: Checkpoint, revision: str) -> PreTrainedTokenize
         return AutoTokenizer.from_pretrained(checkpoint, revision=revision)
     except OSError as error:
         raise cannot_load(checkpoint, error) from None
-
-
-def cannot_load(checkpoint: Checkpoint, error: Exception) -> RealignError:
-    """A library's account of why there is no checkpoint, in one line and with what to do."""
-    reason = str(error).strip().splitlines()[0].rstrip(".")
-    return RealignError(
-        f"cannot load {os.fspath(checkpoint)}: {reason}. "
-        "Name a folder that holds the checkpoint, make the hub reachable, or use '--preset tiny'"
-    )

@@ -19,11 +19,12 @@ from transformers.models.blip.modeling_blip import BlipVisionModel
 from transformers.models.blip.modeling_blip_text import BlipTextModel
 
 from realign_cli.errors import RealignError
-from realign_cli.models.vision_language.blip2 import cannot_load, pixels_to_input
+from realign_cli.models.loading import cannot_load
+from realign_cli.models.pixels import pixels_to_input
 from realign_cli.roles import Models
 
 _FILE = "ImageReward.pt"
-_MEAN, _STD = 0.16717362830052426, 1.0333394966054072  # of the raw scores on the authors' data
+MEAN, STD = 0.16717362830052426, 1.0333394966054072  # of the raw scores on the authors' data
 _MAX_TOKENS = 35
 _HEAD = 64  # width of an attention head in every published BLIP
 _VISION = (  # the checkpoint's names -> those of transformers
@@ -76,7 +77,7 @@ class ImageReward:
             list(prompts), padding="max_length", truncation=True, max_length=_MAX_TOKENS, return_tensors="pt"
         ).to(self._device)
         raw = self._model(pixels_to_input(pixels.float(), size), text.input_ids, text.attention_mask)
-        return (raw - _MEAN) / _STD
+        return (raw - MEAN) / STD
 
 
 class _Network(nn.Module):

@@ -14,8 +14,9 @@ from torch import Tensor, no_grad, stack
 
 from realign_cli.errors import RealignError
 from realign_cli.models.fingerprint import fingerprint
+from realign_cli.models.loading import Checkpoint, cannot_load
+from realign_cli.models.pixels import pixels_to_input
 from realign_cli.models.thin import squashed
-from realign_cli.models.vision_language.blip2 import Checkpoint, cannot_load, pixels_to_input
 
 if TYPE_CHECKING:
     from PIL.Image import Image

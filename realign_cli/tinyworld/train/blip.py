@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import to_pil_image
 from transformers import Blip2Config, Blip2ForConditionalGeneration, Blip2ForImageTextRetrieval
 
+from realign_cli.models.pixels import pixels_to_input
 from realign_cli.models.vision_language.blip2 import (
     Blip2Judge,
     Blip2TextEncoder,
     match_logits,
-    pixels_to_input,
     query_embeddings,
     text_embeddings,
     tokenize,

@@ -22,7 +22,8 @@ from transformers import (
     OPTConfig,
 )
 
-from realign_cli.models.vision_language.blip2 import Blip2Captioner, caption_targets, pixels_to_input
+from realign_cli.models.pixels import pixels_to_input
+from realign_cli.models.vision_language.blip2 import Blip2Captioner, caption_targets
 from realign_cli.tinyworld.scenes import COLOURS, GROUNDS, SHAPES, SIZE, Scene
 from realign_cli.tinyworld.train import examples
 from realign_cli.tinyworld.train.fit import fit
@@ -33,7 +34,7 @@ from realign_cli.tinyworld.train.tokenizers import IMAGE, word_tokenizer
 _VISION_STEPS, _VISION_BATCH = 1800, 32
 _STEPS, _BATCH = 1500, 48
 _WIDTH = 128
-_INITIAL_STD = 0.08  # of the initial weights; with the usual 0.02, made for wide models, narrow layers pass on little
+_INITIALSTD = 0.08  # of the initial weights; with the usual 0.02, made for wide models, narrow layers pass on little
 _CANONICAL_SHARE = 0.7  # the other captions come in any order, so that prompts in any order stay likely
 _REPLACED_SHARE = 0.1  # share of input words replaced, so that the next word must come from the picture
 
@@ -46,7 +47,7 @@ def vision_config() -> Blip2VisionConfig:
         num_attention_heads=4,
         image_size=SIZE,
         patch_size=SIZE // examples.GRID,
-        initializer_range=_INITIAL_STD,
+        initializer_range=_INITIALSTD,
     )
 
 
@@ -59,7 +60,7 @@ def qformer_config(vocabulary: int) -> Blip2QFormerConfig:
         num_attention_heads=4,
         max_position_embeddings=32,
         cross_attention_frequency=1,
-        initializer_range=_INITIAL_STD,
+        initializer_range=_INITIALSTD,
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
     )
@@ -76,7 +77,7 @@ def build() -> Blip2ForConditionalGeneration:
         num_attention_heads=4,
         max_position_embeddings=64,
         dropout=0.0,
-        init_std=_INITIAL_STD,
+        init_std=_INITIALSTD,
         pad_token_id=words.pad_token_id,
         bos_token_id=words.bos_token_id,
         eos_token_id=words.eos_token_id,
@@ -85,7 +86,7 @@ def build() -> Blip2ForConditionalGeneration:
         vision_config=vision_config(),
         qformer_config=qformer_config(len(words)),
         text_config=text,
-        initializer_range=_INITIAL_STD,
+        initializer_range=_INITIALSTD,
         num_query_tokens=len(COLOURS),
         image_token_index=words.convert_tokens_to_ids(IMAGE),
     )

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import to_pil_image
 from transformers import Blip2ForConditionalGeneration, Blip2VisionModel
 
-from realign_cli.models.vision_language.blip2 import pixels_to_input
+from realign_cli.models.pixels import pixels_to_input
 from realign_cli.models.vision_language.open_clip import OpenClipJudge
 from realign_cli.tinyworld.scenes import SIZE
 from realign_cli.tinyworld.train import examples

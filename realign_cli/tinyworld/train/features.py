@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
-from realign_cli.models.vision_language.blip2 import pixels_to_input
+from realign_cli.models.pixels import pixels_to_input
 from realign_cli.tinyworld.scene_net import PAIRS, SIZE, WEIGHTS, WIDTH, SceneNet, anywhere
 from realign_cli.tinyworld.scenes import COLOURS, GROUNDS, SHAPES, Scene
 from realign_cli.tinyworld.train import examples

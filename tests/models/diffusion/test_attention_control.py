@@ -8,7 +8,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from realign_cli.models.diffusion.attention_control import Layout, modulated
-from realign_cli.roles import Modulation
+from realign_cli.settings import Modulation
 
 WIDTH, TOKENS, SIDE = 32, 12, 16
 TIMESTEPS = torch.arange(951, 0, -50)  # 20 steps, of which the first 6 (down to 701) are modulated

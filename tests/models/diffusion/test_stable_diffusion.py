@@ -15,7 +15,8 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from realign_cli.errors import RecordError, UsageError
 from realign_cli.models.diffusion.stable_diffusion import StableDiffusion
-from realign_cli.roles import Modulation, Region, Request
+from realign_cli.roles import Region, Request
+from realign_cli.settings import Modulation
 from realign_cli.tinyworld import scenes
 from realign_cli.tinyworld.train.tokenizers import clip_tokenizer
 

@@ -12,7 +12,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from realign_cli.errors import UsageError
 from realign_cli.models.diffusion.stable_diffusion_xl import StableDiffusionXL
-from realign_cli.roles import Modulation, Request
+from realign_cli.roles import Request
+from realign_cli.settings import Modulation
 from realign_cli.tinyworld import scenes
 from realign_cli.tinyworld.train.tokenizers import clip_tokenizer
 

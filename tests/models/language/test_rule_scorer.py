@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from realign_cli.models.language.rule_scorer import RuleScorer, by_rules, noun_phrases
 from realign_cli.tinyworld import scenes
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PROMPTS = ROOT / "../shared/data/prompts"
 
 # Words that meet every rule of the chunker, in any order, and text of any kind.

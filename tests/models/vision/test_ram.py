@@ -18,7 +18,7 @@ from realign_cli.tinyworld import scenes
 from realign_cli.tinyworld.train.publish import WEIGHTS
 from realign_cli.tinyworld.train.tagger import measure
 
-PARITY = Path(__file__).parents[2] / "../shared/data/parity"
+PARITY = Path(__file__).parents[3] / "../shared/data/parity"
 TAGGER = WEIGHTS / "tagger"
 
 SMALL = RamConfig(img=16, embed=8, depths=[1, 2], heads=[1, 2], win=2, vw=16, hid=16, inter=24, ncls=3, proj=12)

@@ -30,7 +30,7 @@ CAPTIONER, TEXT, MATCHING = (
 )
 MATCHING += "/pretrain"
 PROMPTS = ["a red circle", "a green ring and a blue square", "a pink cross"]
-ZOO = Path(__file__).parents[1] / "lavis_zoo.py"
+ZOO = Path(__file__).parents[2] / "lavis_zoo.py"
 
 
 @pytest.mark.skipif(INSTALLED, reason="LAVIS is installed")
@@ -46,8 +46,9 @@ def test_where_lavis_is_missing_one_line_says_where_it_can_be(realign, coarse, c
 def test_the_way_to_lavis_needs_no_library_that_it_excludes():
     code = """
 import json, sys
-import realign_cli.models.vision_language.lavis, realign_cli.registry, realign_cli.stages.caption_reward, realign_cli.evaluation.evaluate
-import realign_cli.evaluation.session, realign_cli.evaluation.report, realign_cli.runs.runner
+import realign_cli.models.vision_language.lavis, realign_cli.registry, realign_cli.stages.caption_reward
+import realign_cli.evaluation.evaluate, realign_cli.evaluation.session, realign_cli.evaluation.report
+import realign_cli.runs.runner
 print(json.dumps(sorted({name.split(".")[0] for name in sys.modules})))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)

@@ -1,0 +1,46 @@
+"""A LoRA of a generator, as diffusers saves and loads it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+
+from realign_cli.errors import UsageError
+from realign_cli.models.loading import silent
+
+LORA = "pytorch_lora_weights.safetensors"
+_LORA_WEIGHT = re.compile(r"lora[._](A|B|down|up)\.weight$")  # as diffusers, peft and kohya name them
+
+
+def load_lora(pipeline: Any, folder: str | Path, adapter: str = "lora") -> None:
+    """Load a LoRA of the U-Net; that there is none of the text encoder is no news.
+
+    Raises:
+        UsageError: it cannot be read, is empty, or has weights that have no place in this network.
+    """
+    file = Path(folder) / LORA
+    try:
+        with safe_open(file, "pt") as opened:
+            wanted = sum(bool(_LORA_WEIGHT.search(key)) for key in opened.keys())  # noqa: SIM118  # not a mapping
+        with silent():
+            pipeline.load_lora_weights(folder, adapter_name=adapter, weight_name=LORA, use_safetensors=True)
+    except Exception as error:  # of a file that does not fit, libraries raise what they come upon first
+        raise UsageError(
+            f"{file}: no LoRA of this generator ({_reason(error)}); give one that was trained on it"
+        ) from None
+    parts = [part for name in ("unet", "text_encoder", "text_encoder_2") if (part := getattr(pipeline, name, None))]
+    loaded = sum("lora_" in name and f".{adapter}." in name for part in parts for name, _ in part.named_parameters())
+    if not wanted or loaded < wanted:
+        raise UsageError(
+            f"{file}: no LoRA of this generator ({loaded} of its {wanted} weights have a place in it); give one that "
+            "was trained on it"
+        )
+
+
+def _reason(error: Exception) -> str:
+    """What an error says, without the details that follow it; of a heading, the first detail."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines[: 1 + lines[0].endswith(":")])

@@ -1,0 +1,55 @@
+"""What a stage is: items in, one outcome or error for each out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from realign_cli.errors import RecordError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+from realign_cli.records import Record
+
+
+@dataclass(frozen=True)
+class Item:
+    """What a stage gets: a record, and its image as RGB if the stage looks at images."""
+
+    record: Record
+    image: Image | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a stage gives: the keys it adds, the record's new image if it makes one, and pictures for people.
+
+    `pictures` has, by kind ("overlay", "strip", "mask-0"), what draws each if it is wanted; where they are stored is
+    the runner's affair.
+    `recovered` is what went wrong where the stage had to find its result in another way than it was asked to.
+    """
+
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    image: Image | None = None
+    pictures: Mapping[str, Callable[[], Image]] = field(default_factory=dict)
+    recovered: RecordError | None = None
+
+
+class Stage(Protocol):
+    """A function from a batch of items to one outcome, or one error, for each."""
+
+    @property
+    def name(self) -> str: ...  # of the command
+    @property
+    def needs(self) -> Mapping[str, str]: ...  # key of a record -> the command that adds it
+    @property
+    def looks(self) -> bool: ...  # at images
+    @property
+    def uses(self) -> Sequence[str]: ...  # sections of the preset
+
+    def done(self, record: Record) -> bool:
+        """Whether the record has what this stage adds."""
+        ...
+
+    def __call__(self, items: Sequence[Item]) -> list[Outcome | RecordError]: ...
