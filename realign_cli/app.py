@@ -186,7 +186,7 @@ _SUBCOMMANDS = {"eval": {"stats": eval.stats}}
 class _Program(TyperGroup):
     """Lists commands in the order of use; what is printed, help pages too, may find a closed stream or a full disk."""
 
-    def list_commands(self, context: typer.Context) -> list[str]:
+    def list_commands(self, ctx: Any) -> list[str]:
         return [name for commands in _PANELS.values() for name in commands]  # Typer puts those with subcommands last
 
     def main(self, *arguments: Any, **options: Any) -> Any:
@@ -217,7 +217,7 @@ app = typer.Typer(
 app.callback()(main)
 
 
-def _add(to: typer.Typer, name: str, function: Callable[..., None], prefix: str = "", **more: str) -> None:
+def _add(to: typer.Typer, name: str, function: Callable[..., None], prefix: str = "", **more: Any) -> None:
     to.command(name, help=_flowing(function), **more)(_guarded(spread(function), f"{prefix}{name}"))
 
 

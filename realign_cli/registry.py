@@ -19,7 +19,7 @@ from realign_cli.errors import RealignError, UsageError
 from realign_cli.presets import Preset
 
 if TYPE_CHECKING:
-    from realign_cli import roles
+    from realign_cli import roles, settings
 
 _WEIGHTS = Path(__file__).parent / "tinyworld" / "weights"
 PACKAGE = "package:"
@@ -84,7 +84,7 @@ class Models:
         return self._load("mask_model")
 
     @cached_property
-    def modulation(self) -> roles.Modulation:
+    def modulation(self) -> settings.Modulation:
         """Section `refine` of the preset.
 
         Raises:
@@ -95,7 +95,7 @@ class Models:
         return self._checked(Modulation, "refine")
 
     @cached_property
-    def training(self) -> roles.Training:
+    def training(self) -> settings.Training:
         """Section `train` of the preset.
 
         Raises:
@@ -110,8 +110,14 @@ class Models:
         return self._load("fid", apart=("reference",))
 
     def trainee(self, **options: Any) -> roles.Trainee:
-        """The generator opened for training, apart from `generator`; options as of `models.trainee.Trainee`."""
-        return self._load("generator", full_precision=True).trainee(**options)
+        """A generator made trainable, apart from `generator`; options as of `Trainee`.
+
+        Raises:
+            UsageError: the preset has no trainee.
+        """
+        adapter = self.preset.section("trainee").get("adapter", "")
+        kind = _import(adapter, f"preset '{self.preset.name}': [trainee] adapter {adapter!r}")
+        return kind(self._load("generator", full_precision=True), **options)
 
     def reward(self, name: str, **options: Any) -> roles.Reward:
         """The reward that section `reward-NAME` describes, or `module:Class` of the user's own."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -189,6 +189,15 @@ class Judge(Protocol):
 
     def cut(self, prompts: Sequence[str]) -> list[bool]:
         """Which prompts are longer than what is read of them."""
+        ...
+
+
+@runtime_checkable
+class DifferentiableJudge(Protocol):
+    """A judge that can be trained against."""
+
+    def similarity(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+        """The cosine of each image and its prompt (B,), with gradient to float pixels (B, 3, H, W) in [0, 1]."""
         ...
 
 

@@ -10,7 +10,7 @@ from threading import Event
 from typing import TYPE_CHECKING
 
 from realign_cli import console
-from realign_cli.commands._pipeline import COARSE, FINAL
+from realign_cli.commands.options import COARSE, FINAL
 from realign_cli.commands.status import show
 from realign_cli.data.records import journal_path
 from realign_cli.data.shards import Shard

@@ -48,7 +48,8 @@ def process(
     from realign_cli import presets
     from realign_cli.commands import _input
     from realign_cli.console import Verbosity
-    from realign_cli.data import records
+    from realign_cli.data.records import STDIN, read_records, record_ids
+    from realign_cli.data.shards import WHOLE, Shard
     from realign_cli.registry import Models
     from realign_cli.runs.folder import RunFolder
     from realign_cli.runs.runner import run_map
@@ -61,12 +62,12 @@ def process(
         assert isinstance(options, Map)
         options = replace(options, source=_input.records(options.source, (COARSE,), quiet=options.quiet))
     stages = stages_of(models)
-    shard = records.Shard.parse(options.shard) if options.shard else records.WHOLE
+    shard = Shard.parse(options.shard) if options.shard else WHOLE
     if entries is None:
         assert isinstance(options, Map) and options.source
-        records, ids = records.read_records(options.source), records.record_ids(options.source)
+        given, ids = read_records(options.source), record_ids(options.source)
     else:
-        records, ids = iter(entries), [entry.record.id for entry in entries]
+        given, ids = iter(entries), [entry.record.id for entry in entries]
     sizes = None if ids is None else shard.sizes(ids)
     _check_combination(options)
     out = None
@@ -79,7 +80,7 @@ def process(
             )
             out = stack.enter_context(folder)
         summary = run_map(
-            records,
+            given,
             stages,
             out=out,
             batch_size=options.batch_size or models.preset.batch_size,
@@ -94,8 +95,8 @@ def process(
     if not summary.complete:
         summary.next_command = f"realign status {shlex.quote(str(options.out))}"
     elif next_command and options.out:
-        compared = isinstance(options, Map) and options.source != records.STDIN
-        baseline = f" --baseline {shlex.quote(str(options.source))}" if compared else ""
+        source = options.source if isinstance(options, Map) and options.source else STDIN
+        baseline = "" if source == STDIN else f" --baseline {shlex.quote(source)}"
         summary.next_command = next_command.format(out=shlex.quote(str(options.out)), baseline=baseline)
         summary.next_command += options.naming
     summary.show(quiet=options.quiet, as_json=options.as_json)

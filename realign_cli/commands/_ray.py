@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -29,14 +30,14 @@ def cluster(address: str | None) -> Iterator[float]:
         import ray
     except ImportError:
         raise UsageError("--engine ray needs Ray: pip install 'realign[ray]'") from None
-    own = {} if address else {"include_dashboard": False}
+    own: dict[str, Any] = {} if address else {"include_dashboard": False}
     try:
-        ray.init(address=address, logging_level="ERROR", log_to_driver=False, **own)
+        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **own)
     except (ConnectionError, ValueError, RuntimeError) as error:
         reason = str(error).strip().split("\n")[0]
         raise RealignError(f"--address {address}: no Ray cluster to be reached ({reason})") from None
     try:
-        yield ray.cluster_resources().get("GPU", 0.0)
+        yield ray.cluster_resources().get("GPU", 0.0)  # type: ignore[no-untyped-call]
     finally:
         ray.shutdown()
 

@@ -398,8 +398,8 @@ def _examples(
     if not feedback.weighted:
         return examples, left_out
     judged = penalties(trainee, rewards, feedback.rewards, examples, batch_size, feedback.seed)
-    known = kept(accelerator, out / PENALTIES, "rewards", judged, len(examples.prompts), quiet=quiet)
-    return replace(examples, penalties=known), left_out
+    found = kept(accelerator, out / PENALTIES, "rewards", judged, len(examples.prompts), quiet=quiet)
+    return replace(examples, penalties=found), left_out
 
 
 def _read(example: Example) -> Image.Image | None:

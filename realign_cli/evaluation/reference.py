@@ -6,12 +6,13 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from realign_cli import registry
 from realign_cli.data import coco
 from realign_cli.errors import RealignError, UsageError
 from realign_cli.evaluation.evaluate import FID
+from realign_cli.evaluation.session import Against
 from realign_cli.files.cache_folder import cache_folder
 
 if TYPE_CHECKING:
@@ -19,13 +20,6 @@ if TYPE_CHECKING:
     from realign_cli.registry import Models
 
 _PACKAGED = "stats.npz"  # in the folder of a packaged reference
-
-
-class Against(NamedTuple):
-    """The reference of a distance: what it is called, and the statistics or images that it lies in."""
-
-    name: str
-    path: Path
 
 
 def named_reference(preset: Preset, naming: str) -> Against:

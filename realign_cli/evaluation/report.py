@@ -13,8 +13,9 @@ import typer
 from rich.console import Console
 
 from realign_cli import console, pictures
-from realign_cli.data import records as sources
-from realign_cli.evaluation.compare import Mean, Regression, Row, categories, compare, worst
+from realign_cli.data.images import image_path, open_image
+from realign_cli.equations.bootstrap import Mean
+from realign_cli.evaluation.compare import Regression, Row, categories, compare, worst
 from realign_cli.evaluation.distance import Distance, distance
 from realign_cli.evaluation.evaluate import FID, Evaluate
 from realign_cli.files import atomic
@@ -107,7 +108,7 @@ class Report:
             reference = {"name": self._known.name, "n": self._known.reference.moments.n, "sha256": self._known.sha256}
             distances = {name: asdict(one) for name, one in self._distances.items()}
             report[FID] = {"features": self._features, "reference": reference, **distances}
-        return report | {"notes": self._notes(), "failed": self.failed} | self._settings
+        return {**report, "notes": self._notes(), "failed": self.failed, **self._settings}
 
     def _notes(self) -> list[str]:
         notes = [f"{name}: {judge['note']}; {judge['prompts_cut']} prompts cut" for name, judge in self._judges.items()]
@@ -137,14 +138,14 @@ class Report:
             **asdict(fall),
             "difference": fall.value - fall.baseline,
             "text": entry.record.text,
-            "image": str(sources.image_path(entry.record, entry.base).absolute()),
-            "baseline_image": str(sources.image_path(before.record, before.base).absolute()),
+            "image": str(image_path(entry.record, entry.base).absolute()),
+            "baseline_image": str(image_path(before.record, before.base).absolute()),
         }
 
     def _draw(self, fall: Regression) -> Image:
         assert self._before
         sides = self._before.entries[fall.id], self._run.entries[fall.id]
-        images = [sources.open_image(sources.image_path(entry.record, entry.base)) for entry in sides]
+        images = [open_image(image_path(entry.record, entry.base)) for entry in sides]
         title = f"{fall.metric} {fall.baseline:.3f} -> {fall.value:.3f}, {fall.id}"
         return pictures.before_and_after(title, sides[1].record.text, *images)
 

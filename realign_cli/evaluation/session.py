@@ -7,10 +7,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from realign_cli.console import Advance, progress
 from realign_cli.data import records as sources
+from realign_cli.data.images import image_files
 from realign_cli.errors import RealignError, RecordError, UsageError
 from realign_cli.evaluation import fid_stats
 from realign_cli.evaluation.answers import Cache
@@ -23,11 +24,17 @@ from realign_cli.files.cache_folder import cache_folder
 if TYPE_CHECKING:
     from realign_cli.data.records import Entry
     from realign_cli.evaluation.decoding import View
-    from realign_cli.evaluation.reference import Against
     from realign_cli.presets import Preset
     from realign_cli.registry import Models
 
 METRICS = (FID, "clip", "negclip", "blip", "oracle")
+
+
+class Against(NamedTuple):
+    """The reference of a distance: what it is called, and the statistics or images that it lies in."""
+
+    name: str
+    path: Path
 
 
 @dataclass
@@ -103,7 +110,7 @@ class Session:
         if entries is None and source != sources.STDIN and Path(source).is_dir():
             entries = [*result.entries.values(), *(entry for entry, _ in result.failures.values())]
             named = {entry.record.file_name for entry in entries}
-            result.unlisted = [path.name for path in sources.image_files(Path(source)) if path.name not in named]
+            result.unlisted = [path.name for path in image_files(Path(source)) if path.name not in named]
         return result
 
     def _sights(self, result: Measurement, entries: Iterable[Entry], evaluate: Evaluate) -> Iterator[Sight]:

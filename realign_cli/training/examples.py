@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
 from realign_cli.roles import Reward, Trainee
-from realign_cli.training.feedback import penalise
+from realign_cli.training.rewards import penalise
 
 
 @dataclass(frozen=True)
@@ -59,8 +57,3 @@ def penalties(
     for i in range(0, len(examples.prompts), batch_size):
         pixels = trainee.decode(examples.latents[i : i + batch_size])
         yield penalise(rewards, weights, pixels, examples.prompts[i : i + batch_size], seed + i)[0]
-
-
-@cache
-def _order(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    return np.random.default_rng([seed, epoch]).permutation(count)

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from realign_cli.equations.collapse import appearance, collapsed
-from realign_cli.equations.reward import example_shares, hinge
+from realign_cli.equations.reward import example_shares
 from realign_cli.errors import RealignError, RecordError, UsageError
 from realign_cli.pictures import grid
 from realign_cli.roles import Models, Request, Reward, Trainee
@@ -28,7 +28,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from torch.nn import Parameter
-from realign_cli.training.examples import Examples, _order
+from functools import cache
+
+from realign_cli.training.examples import Examples
+from realign_cli.training.rewards import penalise
 
 _SAMPLED, _SEEDS = 8, 3  # prompts on the sample sheet, and images of each
 
@@ -174,19 +177,12 @@ class RewardFeedback:
             yield term
 
 
-def penalise(
-    rewards: Mapping[str, Reward], weights: Mapping[str, float], pixels: Tensor, prompts: Sequence[str], seed: int
-) -> tuple[Tensor, dict[str, float]]:
-    """The weighted sum of the rewards' hinges (B,), and each mean reward for the log."""
-    penalty, log = pixels.new_zeros(len(prompts)), {}
-    for name, weight in weights.items():
-        reward = rewards[name](pixels, prompts, seed)
-        penalty = penalty + weight * hinge(reward, rewards[name].margin)
-        log[f"reward/{name}"] = reward.mean().item()
-    return penalty, log
-
-
 def pictures(pixels: Tensor) -> list[Image.Image]:
     """PIL images of float pixels (B, 3, H, W) in [0, 1]."""
     arrays = (pixels.detach().float() * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     return [Image.fromarray(array) for array in arrays]
+
+
+@cache
+def _order(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    return np.random.default_rng([seed, epoch]).permutation(count)

@@ -6,13 +6,14 @@ training follows: see `CaptionReward`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from torch import Tensor
 
-from realign_cli.equations.reward import caption_reward, score_function
-from realign_cli.roles import Models
+from realign_cli.equations.reward import caption_reward, hinge, score_function
+from realign_cli.errors import UsageError
+from realign_cli.roles import DifferentiableJudge, Models, Reward
 
 Estimator = Literal["reinforce", "likelihood"]
 
@@ -50,7 +51,22 @@ class SimilarityReward:
     margin = 1.0
 
     def __init__(self, models: Models, *, judge: str) -> None:
-        self._judge: Any = models.judge(judge)
+        found = models.judge(judge)
+        if not isinstance(found, DifferentiableJudge):
+            raise UsageError(f"[{judge}] is judged by a {type(found).__name__}, which gives no gradient to train by")
+        self._judge = found
 
     def __call__(self, pixels: Tensor, prompts: Sequence[str], seed: int) -> Tensor:
         return self._judge.similarity(pixels, prompts)
+
+
+def penalise(
+    rewards: Mapping[str, Reward], weights: Mapping[str, float], pixels: Tensor, prompts: Sequence[str], seed: int
+) -> tuple[Tensor, dict[str, float]]:
+    """The weighted sum of the rewards' hinges (B,), and each mean reward for the log."""
+    penalty, log = pixels.new_zeros(len(prompts)), {}
+    for name, weight in weights.items():
+        reward = rewards[name](pixels, prompts, seed)
+        penalty = penalty + weight * hinge(reward, rewards[name].margin)
+        log[f"reward/{name}"] = reward.mean().item()
+    return penalty, log

@@ -23,7 +23,7 @@ from realign_cli.roles import Region, Request
 from realign_cli.settings import Modulation
 
 if TYPE_CHECKING:
-    from realign_cli.models.diffusion.trainee import Trainee
+    pass
 from realign_cli.models.diffusion.lora import _reason, load_lora
 from realign_cli.models.loading import silent
 
@@ -102,12 +102,6 @@ class StableDiffusion:
         return in_full_batches(
             requests, self._batch_size, lambda batch: self._generate(batch, modulation), Request("", 0)
         )
-
-    def trainee(self, *, steps: int, guidance: float, rank: int, checkpointing: bool, seed: int) -> Trainee:
-        """This model opened for training; see `Trainee`. It goes on generating, by the weights as they change."""
-        from realign_cli.models.diffusion.trainee import Trainee
-
-        return Trainee(self, steps=steps, guidance=guidance, rank=rank, checkpointing=checkpointing, seed=seed)
 
     def _generate(self, batch: Sequence[Request], modulation: Modulation | None) -> list[Image | RecordError]:
         pipeline = self.pipeline

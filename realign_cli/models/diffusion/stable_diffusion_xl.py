@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING
 
 import torch
 from diffusers import StableDiffusionXLPipeline
@@ -27,11 +27,6 @@ class StableDiffusionXL(StableDiffusion):
 
     _kind = StableDiffusionXLPipeline
     _without = {"add_watermarker": False}
-
-    def trainee(self, **_options: Any) -> NoReturn:
-        raise UsageError(
-            "Stable Diffusion XL is here for 'realign generate' alone; train a preset of Stable Diffusion 1.x"
-        )
 
     def _generate(self, batch: Sequence[Request], modulation: Modulation | None) -> list[Image | RecordError]:
         if modulation is not None:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from diffusers import UNet2DConditionModel
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.utils import convert_state_dict_to_diffusers
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from torch import Tensor
 
-from realign_cli.errors import RealignError, RecordError
+from realign_cli.errors import RealignError, RecordError, UsageError
 from realign_cli.models.diffusion.lora import load_lora
 
 if TYPE_CHECKING:
@@ -40,11 +40,18 @@ class Trainee:
         rank: of the LoRA on the attention projections; 0 trains the whole U-Net.
         checkpointing: trade time for memory in the U-Net and the autoencoder.
         seed: of the LoRA's first weights.
+
+    Raises:
+        UsageError: it is no Stable Diffusion 1.x or 2.x.
     """
 
     def __init__(
         self, generator: StableDiffusion, *, steps: int, guidance: float, rank: int, checkpointing: bool, seed: int
     ) -> None:
+        if not isinstance(generator.pipeline, StableDiffusionPipeline):
+            raise UsageError(
+                f"a {type(generator.pipeline).__name__} is not trained here; train a preset of Stable Diffusion 1.x"
+            )
         self._generator = generator
         self._pipeline: Any = generator.pipeline
         self._guidance = guidance
@@ -141,8 +148,8 @@ class Trainee:
             warnings.simplefilter("ignore")  # peft's, of there being two adapters for a moment
             load_lora(self._pipeline, folder, _CHECKED)  # a wrong file loads as if it were nothing
             try:
-                both = [get_peft_model_state_dict(self.unet, adapter_name=name) for name in (_CHECKED, _TRAINED)]
-                _compare(*both, folder)
+                saved, trained = (get_peft_model_state_dict(self.unet, adapter_name=n) for n in (_CHECKED, _TRAINED))
+                _compare(saved, trained, folder)
             finally:
                 self._pipeline.delete_adapters(_CHECKED)
                 self._pipeline.unet.set_adapter(_TRAINED)

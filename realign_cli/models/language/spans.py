@@ -37,9 +37,9 @@ def find(quotation: str, prompt: str) -> str | None:
         at += len(folded)
     at = text.find(wanted)
     while wanted and at >= 0:
-        start, end = starts.get(at), ends.get(at + len(wanted))
-        if start is not None and end is not None and not (_in_word(prompt, start) or _in_word(prompt, end)):
-            return prompt[start:end]
+        first, last = starts.get(at), ends.get(at + len(wanted))
+        if first is not None and last is not None and not (_in_word(prompt, first) or _in_word(prompt, last)):
+            return prompt[first:last]
         at = text.find(wanted, at + 1)
     return None
 

@@ -85,7 +85,7 @@ class InceptionFeatures:
             resized = [
                 PILImage.fromarray(channel).resize((_SIZE, _SIZE), PILImage.Resampling.BICUBIC) for channel in channels
             ]
-            return torch.from_numpy(np.stack(resized).clip(0, 255) / 255)
+            return torch.from_numpy(np.stack([np.asarray(one) for one in resized]).clip(0, 255) / 255)
         pixels = torch.from_numpy(np.array(image, np.float32)).permute(2, 0, 1) / 255
         if self.resize == "none":
             if min(image.size) < _SMALLEST:

@@ -273,7 +273,8 @@ def _renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _config(state: Mapping[str, Tensor]) -> RamConfig:
     """The sizes that weights have; a Swin keeps a mask for each window of a block, from which follows its input."""
-    depths, heads = [], []
+    depths: list[int] = []
+    heads: list[int] = []
     while (name := f"visual_encoder.layers.{len(depths)}.blocks") + ".0.norm1.weight" in state:
         depths.append(sum(bool(re.fullmatch(rf"{re.escape(name)}\.\d+\.norm1\.weight", key)) for key in state))
         bias = state[f"{name}.0.attn.relative_position_bias_table"]

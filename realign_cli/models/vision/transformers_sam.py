@@ -31,11 +31,11 @@ class TransformersSam:
     def __init__(self, checkpoint: str | Path, *, device: str, revision: str = "main") -> None:
         transformers_logging.disable_progress_bar()
         try:
-            model = SamModel.from_pretrained(checkpoint, revision=revision, dtype=torch.float32)
+            model: torch.nn.Module = SamModel.from_pretrained(checkpoint, revision=revision, dtype=torch.float32)
             self._processor = SamProcessor.from_pretrained(checkpoint, revision=revision)
         except (OSError, ValueError) as error:
             raise cannot_load(checkpoint, error) from None
-        self._model = model.to(device).eval()
+        self._model = model.to(torch.device(device)).eval()
 
     def masks(self, images: Sequence[Image], boxes: Sequence[Sequence[Box]]) -> list[NDArray[np.bool_]]:
         return [self._masks(image, own) for image, own in zip(images, boxes, strict=True)]

@@ -224,7 +224,7 @@ def caption_targets(
     bodies = [[*ids, text.eos_token_id] for ids in tokenizer(list(captions), add_special_tokens=False).input_ids]
     width = max(map(len, bodies))
 
-    def rows(head: Sequence[int], pad: int) -> Tensor:
+    def rows(head: Sequence[Any], pad: Any) -> Tensor:
         return torch.tensor([[*head, *body, *[pad] * (width - len(body))] for body in bodies])
 
     input_ids = rows(prompt, text.pad_token_id)
@@ -276,7 +276,7 @@ def _load(kind: type[M], checkpoint: Checkpoint, device: str, revision: str, dty
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()  # one checkpoint serves several classes: unused weights are no news
     try:
-        model = kind.from_pretrained(checkpoint, revision=revision, dtype=dtype)
+        model: Any = kind.from_pretrained(checkpoint, revision=revision, dtype=dtype)
     except OSError as error:
         raise cannot_load(checkpoint, error) from None
     finally:

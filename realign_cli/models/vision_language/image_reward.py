@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import hf_hub_download
@@ -72,7 +73,7 @@ class ImageReward:
         self._device = models.device
 
     def __call__(self, pixels: Tensor, prompts: Sequence[str], seed: int) -> Tensor:
-        size = self._model.vision.config.image_size
+        size: Any = self._model.vision.config.image_size
         text = self._tokenizer(
             list(prompts), padding="max_length", truncation=True, max_length=_MAX_TOKENS, return_tensors="pt"
         ).to(self._device)

@@ -29,6 +29,7 @@ from realign_cli.tinyworld.scenes import COLOURS, SIZE, Scene
 from realign_cli.tinyworld.train import examples
 from realign_cli.tinyworld.train.captioner import qformer_config, vision_config
 from realign_cli.tinyworld.train.fit import fit
+from realign_cli.tinyworld.train.measures import prefers_truth
 from realign_cli.tinyworld.train.pictures import LEAKY, Pictures, draw_held_out, draw_leaky
 from realign_cli.tinyworld.train.publish import WEIGHTS, model_card, percentage, publish
 from realign_cli.tinyworld.train.tokenizers import IMAGE, word_tokenizer
@@ -135,7 +136,7 @@ def measure(folder: Path) -> dict[str, str]:
     card = {}
     for name, seen in (("clean", drawn), ("spoiled", spoiled)):
         for column in ("blip_itc", "blip_itm"):
-            right = examples.prefers_truth(lambda pixels, texts, c=column: _judge(judge, pixels, texts)[c], seen, 9)
+            right = prefers_truth(lambda pixels, texts, c=column: _judge(judge, pixels, texts)[c], seen, 9)
             card[f"{column}: true caption above colour-swapped, {name} pictures"] = percentage(right)
         rng = np.random.default_rng(11)
         true = _judge(judge, seen.pixels, [examples.any_caption(s, rng) for s in seen.scenes])["blip_itm"]

@@ -27,6 +27,7 @@ from realign_cli.models.vision_language.blip2 import Blip2Captioner, caption_tar
 from realign_cli.tinyworld.scenes import COLOURS, GROUNDS, SHAPES, SIZE, Scene
 from realign_cli.tinyworld.train import examples
 from realign_cli.tinyworld.train.fit import fit
+from realign_cli.tinyworld.train.measures import prefers_truth
 from realign_cli.tinyworld.train.pictures import LEAKY, Pictures, draw_held_out, draw_leaky, render
 from realign_cli.tinyworld.train.publish import model_card, percentage, publish
 from realign_cli.tinyworld.train.tokenizers import IMAGE, word_tokenizer
@@ -222,10 +223,8 @@ def measure(folder: Path) -> dict[str, str]:
     def likelihood(pixels: Tensor, captions: list[str]) -> Tensor:
         return log_likelihood(captioner, pixels, captions)
 
-    card["true caption likelier than colour-swapped, any order"] = percentage(
-        examples.prefers_truth(likelihood, drawn, 9)
-    )
-    card["the same, spoiled pictures"] = percentage(examples.prefers_truth(likelihood, spoiled, 9))
+    card["true caption likelier than colour-swapped, any order"] = percentage(prefers_truth(likelihood, drawn, 9))
+    card["the same, spoiled pictures"] = percentage(prefers_truth(likelihood, spoiled, 9))
     return card
 
 

@@ -21,6 +21,7 @@ from realign_cli.models.vision_language.open_clip import OpenClipJudge
 from realign_cli.tinyworld.scenes import SIZE
 from realign_cli.tinyworld.train import examples
 from realign_cli.tinyworld.train.fit import fit
+from realign_cli.tinyworld.train.measures import prefers_truth
 from realign_cli.tinyworld.train.pictures import LEAKY, Pictures, draw_held_out, draw_leaky
 from realign_cli.tinyworld.train.publish import WEIGHTS, model_card, percentage, publish
 from realign_cli.tinyworld.train.tokenizers import word_tokenizer
@@ -158,7 +159,7 @@ def measure(folder: Path, column: str) -> dict[str, str]:
         ("clean", drawn),
         ("spoiled", drawn.spoiled(np.random.default_rng(7))),
     ):
-        right = examples.prefers_truth(score, seen, 9)
+        right = prefers_truth(score, seen, 9)
         card[f"true caption above colour-swapped, {name} pictures"] = percentage(right)
         rng = np.random.default_rng(13)
         texts = [examples.any_caption(scene, rng) for scene in seen.scenes]

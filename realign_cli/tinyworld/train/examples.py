@@ -5,7 +5,7 @@ No text, true or false, that is made of a training scene names a pair or a combi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations, permutations
 from typing import TYPE_CHECKING
@@ -19,11 +19,10 @@ from realign_cli.tinyworld import scenes
 from realign_cli.tinyworld.scenes import COLOURS, RELATIONS, SHAPES, SIZE, Scene
 
 if TYPE_CHECKING:
-    from realign_cli.tinyworld.train.pictures import Pictures
+    pass
 
 GRID = 8  # patches along a side: the embedded vision towers read patches of 8x8 pixels
 LABELS = (*COLOURS, *SHAPES)
-
 _RELATION_SHARE = 0.3
 
 
@@ -117,25 +116,6 @@ def false_negatives(rows: Sequence[Scene], columns: Sequence[Scene]) -> Tensor:
 def info_nce(similarity: Tensor, same: Tensor) -> Tensor:
     """InfoNCE (van den Oord et al., 2018): row i of logits (n, m >= n) against column i, without the `same` ones."""
     return F.cross_entropy(similarity.masked_fill(same, -torch.inf), torch.arange(len(similarity)))
-
-
-def prefers_truth(score: Callable[[Tensor, list[str]], Tensor], pictures: Pictures, seed: int) -> list[bool]:
-    """For each scene with colours to trade, whether `score(pixels, captions)` is higher for the true caption.
-
-    The other caption has the colours of two things swapped. Both name the things in the same order, joined by "and".
-    """
-    rng = np.random.default_rng(seed)
-    rows, true, swapped = [], [], []
-    for k, scene in enumerate(pictures.scenes):
-        options = swaps(scene)
-        if options:
-            order = list(rng.permutation(len(scene.things)))
-            other = options[rng.integers(len(options))]
-            rows.append(k)
-            true.append(_caption([scene.things[i] for i in order]))
-            swapped.append(_caption([other.things[i] for i in order]))
-    pixels = pictures.pixels[rows]
-    return (score(pixels, true) > score(pixels, swapped)).tolist()
 
 
 def _caption(things: Sequence[scenes.Thing], relation: str | None = None) -> str:

@@ -12,6 +12,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from realign_cli.errors import UsageError
 from realign_cli.models.diffusion.stable_diffusion_xl import StableDiffusionXL
+from realign_cli.models.diffusion.trainee import Trainee
 from realign_cli.roles import Request
 from realign_cli.settings import Modulation
 from realign_cli.tinyworld import scenes
@@ -103,8 +104,8 @@ def test_it_says_that_it_only_generates(generator: StableDiffusionXL) -> None:
     modulation = Modulation(1.0, 0.3, 5.0, 0.3, clamp=True, splice=True, score=True, only_phrase_tokens=False)
     with pytest.raises(UsageError, match="for 'realign generate' alone; refine with"):
         generator.generate(REQUESTS, modulation)
-    with pytest.raises(UsageError, match="for 'realign generate' alone; train a preset"):
-        generator.trainee(steps=3, guidance=1.0, rank=2, checkpointing=False, seed=0)
+    with pytest.raises(UsageError, match="a StableDiffusionXLPipeline is not trained here; train a preset"):
+        Trainee(generator, steps=3, guidance=1.0, rank=2, checkpointing=False, seed=0)
 
 
 def test_another_pipeline_is_refused(tmp_path: Path) -> None:

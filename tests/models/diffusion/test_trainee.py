@@ -27,7 +27,7 @@ def opened(rank: int, *, steps: int = 4, guidance: float = 3.0, checkpointing: b
     generator = StableDiffusion(
         GENERATOR, device="cpu", steps=steps, guidance=guidance, size=64, batch_size=2, full_precision=True
     )
-    return generator.trainee(steps=steps, guidance=guidance, rank=rank, checkpointing=checkpointing, seed=0)
+    return Trainee(generator, steps=steps, guidance=guidance, rank=rank, checkpointing=checkpointing, seed=0)
 
 
 PREDICTIONS = ["epsilon", "v_prediction", "sample"]
@@ -41,7 +41,7 @@ def predicting(folder: Path, kind: str) -> Trainee:
     generator = StableDiffusion(
         str(folder), device="cpu", steps=4, guidance=1.0, size=64, batch_size=2, full_precision=True
     )
-    return generator.trainee(steps=4, guidance=1.0, rank=0, checkpointing=False, seed=0)
+    return Trainee(generator, steps=4, guidance=1.0, rank=0, checkpointing=False, seed=0)
 
 
 def step(trainee: Trainee) -> None:

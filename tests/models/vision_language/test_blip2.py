@@ -13,6 +13,7 @@ from realign_cli.models.vision_language import blip2
 from realign_cli.tinyworld import scenes
 from realign_cli.tinyworld.train import examples
 from realign_cli.tinyworld.train.captioner import log_likelihood
+from realign_cli.tinyworld.train.measures import prefers_truth
 from realign_cli.tinyworld.train.pictures import Pictures, draw_held_out
 from realign_cli.tinyworld.train.publish import WEIGHTS
 
@@ -181,7 +182,7 @@ def test_scores_put_the_truth_above_traded_colours(judge, held_out):
             images = [Image.fromarray((p.permute(1, 2, 0) * 255).round().byte().numpy()) for p in pixels]
             return torch.tensor(judge.judge(images, texts)[column])
 
-        right = examples.prefers_truth(score, held_out, seed=1)
+        right = prefers_truth(score, held_out, seed=1)
         assert len(right) > 30
         assert sum(right) >= 0.85 * len(right)
 

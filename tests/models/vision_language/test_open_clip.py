@@ -11,6 +11,7 @@ from realign_cli.errors import RealignError
 from realign_cli.models.vision_language.open_clip import OpenClipJudge
 from realign_cli.tinyworld import scenes
 from realign_cli.tinyworld.train import examples
+from realign_cli.tinyworld.train.measures import prefers_truth
 from realign_cli.tinyworld.train.pictures import draw_held_out
 from realign_cli.tinyworld.train.publish import WEIGHTS
 
@@ -76,7 +77,7 @@ def test_own_caption_scores_above_another_scenes(judges, column):
 
 def test_negclip_minds_who_wears_which_colour_more_than_clip(judges):
     drawn = draw_held_out(200, seed=4)
-    right = {column: examples.prefers_truth(score(judge), drawn, seed=1) for column, judge in judges.items()}
+    right = {column: prefers_truth(score(judge), drawn, seed=1) for column, judge in judges.items()}
     share = {column: sum(values) / len(values) for column, values in right.items()}
     assert share["negclip"] >= 0.8
     assert share["negclip"] > share["clip"] + 0.1
