@@ -48,6 +48,7 @@ def serve(address: str) -> None:
     """Fork a process for each command until standard input ends; import what earlier ones had to."""
     import select
     import signal
+    from contextlib import suppress
 
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the processes that watch over commands
     known = set(sys.modules)
@@ -59,16 +60,19 @@ def serve(address: str) -> None:
             if 0 in ready:
                 return
             connection, _ = listening.accept()
-            with connection:
+            with connection, suppress(OSError, ValueError):  # of one that was killed before it had said all
                 kind, streams, _, _ = socket.recv_fds(connection, 1, 3)
                 if kind == b"0":
                     if not os.fork():
-                        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                        listening.close()
-                        _watch(connection, streams, address, known)
+                        try:
+                            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                            listening.close()
+                            _watch(connection, streams, address, known)
+                        finally:
+                            os._exit(1)
                     for stream in streams:
                         os.close(stream)
-                else:
+                elif kind == b"1":
                     _learn(json.loads(_receive(connection)), known)
 
 
