@@ -10,11 +10,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
+from accelerate.state import AcceleratorState
 from PIL import Image
 from typer.testing import CliRunner, Result
 
@@ -53,6 +54,13 @@ def command(out: Path, *more: object, program: Sequence[str] = PYTHON) -> list[s
 def losses(out: Path) -> list[dict[str, float]]:
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     return [{k: v for k, v in line.items() if k != "samples_per_s"} for line in lines]
+
+
+@pytest.fixture(autouse=True)
+def _alone() -> Iterator[None]:
+    """Every run in this process reads the environment anew, whatever one before it read or failed at."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="module")
