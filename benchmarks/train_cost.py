@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import count
 from typing import Any
@@ -25,7 +26,7 @@ from realign_cli import presets
 from realign_cli.registry import Models
 from realign_cli.tinyworld.scenes import training_prompts
 from realign_cli.training import feedback
-from realign_cli.training.feedback import Feedback, RewardFeedback
+from realign_cli.training.feedback import RewardFeedback
 
 MODELS = Models(presets.load("tiny"), "cpu")
 BATCH = 4
@@ -43,21 +44,22 @@ def method(name: str) -> tuple[RewardFeedback, Any]:
     """The loop of one way, and the model that it trains."""
     steps, guidance, first, last, terms = WAYS[name]
     trainee = MODELS.trainee(steps=steps, guidance=guidance, rank=0, checkpointing=False, seed=0)
-    feedback = Feedback(
-        rewards={"caption": 1.0},
-        weighted=False,
+    training = replace(
+        MODELS.training,
+        reward="caption=1.0",
+        estimator="reinforce",
         scale=1.0,
-        temperature=0.1,
+        steps=steps,
         first_step=first,
         last_step=last,
-        terms=terms,
+        terms_per_rollout=terms,
+        guidance=guidance,
         combine="sum",
         batch_size=BATCH,
-        micro_batches=1,
-        seed=0,
     )
     rewards = {"caption": MODELS.reward("caption", estimator="reinforce")}
-    return RewardFeedback(MODELS, trainee, rewards, feedback, training_prompts(), None), trainee
+    made = RewardFeedback(MODELS, trainee, rewards, training, training_prompts(), None, micro_batches=1, seed=0)
+    return made, trainee
 
 
 def micro_batch(made: RewardFeedback, steps: Iterator[int]) -> None:

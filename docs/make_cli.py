@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from enum import EnumType
 from pathlib import Path
 from types import NoneType
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin
 
 from typer.main import get_command
 from typer.models import ArgumentInfo
@@ -70,11 +70,14 @@ def _options(command: Callable[..., Any]) -> str:
 
 def _value(kind: Any, metavar: str | None) -> str:
     """What follows the option: nothing after a switch."""
-    kind = next((one for one in get_args(kind) if one is not NoneType), kind)  # of "... or not given"
+    if NoneType in get_args(kind):  # it may be left out
+        kind = next(one for one in get_args(kind) if one is not NoneType)
     if kind is bool:
         return ""
     if isinstance(kind, EnumType):
         return "|".join(kind)
+    if get_origin(kind) is Literal:
+        return "|".join(get_args(kind))
     return metavar or "number"
 
 

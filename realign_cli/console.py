@@ -107,12 +107,12 @@ def transfer(name: str, total: int | None, begun: int, *, quiet: bool) -> Iterat
         yield lambda count: bar.advance(task, count)
 
 
-class Training(Protocol):
+class ReportStep(Protocol):
     def __call__(self, numbers: Mapping[str, float | None], samples_per_s: float) -> None: ...
 
 
 @contextmanager
-def training(steps: int, start: int, *, quiet: bool) -> Iterator[Training]:
+def training_progress(steps: int, start: int, *, quiet: bool) -> Iterator[ReportStep]:
     """A bar over optimiser steps with the numbers that tell whether training gets anywhere, on a terminal only."""
     bar = _bar(
         SpinnerColumn(),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import math
+from typing import Annotated, Literal, Self
 
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass as checked
+from pydantic_core import PydanticCustomError
 
 SamplerSteps = Annotated[int, Field(ge=1, le=999)]  # of the 1000 that a generator is trained with
 Guidance = Annotated[float, Field(ge=0, le=1000)]  # beyond it float16 overflows
@@ -28,29 +30,79 @@ class Modulation:
     only_phrase_tokens: bool  # leave tokens outside all phrases alone; else they are pushed down in every mask
 
 
+Estimator = Literal["reinforce", "likelihood", "weighted"]
+Combine = Literal["sum", "alternate"]
+Precision = Literal["no", "fp16", "bf16"]
+
+
+def _weights(text: str) -> dict[str, float]:
+    """The weight of each reward in "caption=1.0,clip=0.2"; 1 where none is given."""
+    weights = {}
+    for part in text.split(","):
+        name, _, weight = part.strip().partition("=")
+        try:
+            weights[name] = float(weight or 1)
+        except ValueError:
+            weights[name] = math.nan
+        if not math.isfinite(weights[name]):
+            raise PydanticCustomError("weights", f"{weight!r} is no number; write NAME=WEIGHT,...")
+    return weights
+
+
+def _check_weights(text: str) -> str:
+    _weights(text)
+    return text
+
+
 @checked(frozen=True, config=ConfigDict(strict=True, extra="forbid", allow_inf_nan=False))
 class Training:
-    """The numbers of Eq. 4 and 5, section `train` of a preset."""
+    """The numbers of Eq. 4 and 5, section `train` of a preset. They go from there to the loss and the loop as they are.
 
-    reward: str  # NAME=WEIGHT,...
-    estimator: Literal["reinforce", "likelihood", "weighted"]
-    scale: float  # lambda
-    temperature: Annotated[float, Field(gt=0)]  # of reward-weighted denoising, in standard deviations
-    steps: SamplerSteps  # T
-    first_step: Annotated[int, Field(ge=0)]  # of the sampler, at which a reward term may be taken, counted from 0
-    last_step: Annotated[int, Field(ge=0)]
-    terms_per_rollout: Annotated[int, Field(ge=1)]
-    guidance: Guidance  # during training
-    combine: Literal["sum", "alternate"]
-    pretraining_images: Annotated[int, Field(ge=0)]  # of L_pre, or of reward-weighted denoising; 0: none
-    batch_size: Annotated[int, Field(ge=1)]  # of a micro-batch
-    effective_batch_size: Annotated[int, Field(ge=1)]  # of an optimiser step, over all processes
+    Sampler steps are counted from 0.
+    """
+
+    reward: Annotated[str, AfterValidator(_check_weights)]  # NAME=WEIGHT,...
+    estimator: Estimator  # "weighted" is reward-weighted denoising; else the rewards' gradients go through the image
+    scale: float  # lambda, the weight of the reward terms
+    temperature: Annotated[float, Field(gt=0)]  # of reward-weighted denoising, in standard deviations of the penalty
+    steps: SamplerSteps  # T, the sampler steps of a whole rollout
+    first_step: Annotated[int, Field(ge=0)]  # the first sampler step at which a reward term may be taken
+    last_step: Annotated[int, Field(ge=0)]  # the last one
+    terms_per_rollout: Annotated[int, Field(ge=1)]  # reward terms taken from one rollout
+    guidance: Guidance  # scale of classifier-free guidance during training
+    combine: Combine  # the reward terms and L_pre: both in every optimiser step, or by turns
+    pretraining_images: Annotated[int, Field(ge=0)]  # for L_pre, or for reward-weighted denoising; 0 means none
+    batch_size: Annotated[int, Field(ge=1)]  # samples in a micro-batch
+    effective_batch_size: Annotated[int, Field(ge=1)]  # samples in an optimiser step, over all processes
     learning_rate: Annotated[float, Field(ge=0)]
     max_grad_norm: Annotated[float, Field(gt=0)]
-    rank: Annotated[int, Field(ge=0)]  # of the LoRA; 0 trains the whole denoiser
-    ema: Annotated[float, Field(ge=0, lt=1)]  # decay of the average of the weights; 0 keeps none
-    mixed_precision: Literal["no", "fp16", "bf16"]
+    rank: Annotated[int, Field(ge=0)]  # LoRA rank; 0 fine-tunes the whole U-Net
+    ema: Annotated[float, Field(ge=0, lt=1)]  # decay of the average of the weights; 0 keeps no average
+    mixed_precision: Precision
     gradient_checkpointing: bool
-    max_train_steps: Annotated[int, Field(ge=1)]
-    checkpointing_steps: Annotated[int, Field(ge=1)]
-    sampling_steps: Annotated[int, Field(ge=1)]
+    max_train_steps: Annotated[int, Field(ge=1)]  # optimiser steps of the whole run
+    checkpoint_every: Annotated[int, Field(ge=1)]  # optimiser steps from one checkpoint to the next
+    sample_every: Annotated[int, Field(ge=1)]  # optimiser steps from one sheet of sample images to the next
+
+    @property
+    def rewards(self) -> dict[str, float]:
+        """The weight of each reward, by its name."""
+        return _weights(self.reward)
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        first, last, terms = self.first_step, self.last_step, self.terms_per_rollout
+        if not first <= last < self.steps:
+            raise PydanticCustomError(
+                "sampler_steps",
+                f"first_step {first} and last_step {last} must lie in 0..{self.steps - 1}, in this order",
+            )
+        if terms > last - first + 1:
+            raise PydanticCustomError(
+                "terms", f"{terms} terms per rollout, but only {last - first + 1} steps to take them at"
+            )
+        if self.estimator == "weighted" and not self.pretraining_images:
+            raise PydanticCustomError(
+                "examples", "pretraining_images is 0, and reward-weighted denoising learns from such images"
+            )
+        return self

@@ -49,6 +49,38 @@ def test_what_a_preset_file_may_get_wrong_in_refine(tmp_path: Path, change: tupl
         _ = models(tmp_path, packaged.replace(*change)).modulation
 
 
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ("last_step=10", "train: first_step 2 and last_step 10 must lie in 0..9, in this order; "),
+        ("first_step=6", "train: first_step 6 and last_step 5 must lie in 0..9, in this order; "),
+        ("terms_per_rollout=5", "train: 5 terms per rollout, but only 4 steps to take them at; "),
+        (
+            "pretraining_images=0",
+            "train: pretraining_images is 0, and reward-weighted denoising learns from such images; ",
+        ),
+        ("reward=caption=much", "train.reward: 'much' is no number; write NAME=WEIGHT,..."),
+        ("reward=caption=nan,clip", "train.reward: 'nan' is no number; write NAME=WEIGHT,..."),
+    ],
+)
+def test_numbers_of_training_that_do_not_go_together(changes: str, complaint: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(f"preset 'tiny': {complaint}")):
+        _ = Models(presets.load("tiny", [f"train.{changes}"])).training
+
+
+def test_rewards_and_their_weights() -> None:
+    numbers = Models(presets.load("tiny", ["train.reward=caption=0.5, clip,mine:Class=2"])).training
+    assert numbers.rewards == {"caption": 0.5, "clip": 1.0, "mine:Class": 2.0}
+
+
+def test_former_names_of_keys_of_train_are_refused(tmp_path: Path) -> None:
+    """And never passed over: the line names the key that is there and the one that is not."""
+    packaged = (Path(presets.__file__).parent / "tiny.toml").read_text()
+    for former, now in {"checkpointing_steps": "checkpoint_every", "sampling_steps": "sample_every"}.items():
+        with pytest.raises(UsageError, match=f"train.{now}: Field required; train.{former}: Unexpected"):
+            _ = models(tmp_path, packaged.replace(f"{now} =", f"{former} =")).training
+
+
 @pytest.mark.parametrize("change", ["steps=1000", "guidance=1e38", "first_step=-1", "last_step=-1"])
 def test_what_a_preset_may_get_wrong_in_train(change: str) -> None:
     with pytest.raises(UsageError, match=f"train.{change.partition('=')[0]}: Input should be"):

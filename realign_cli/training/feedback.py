@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from functools import cache, cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,38 +19,20 @@ from torch import Tensor
 
 from realign_cli.equations.collapse import appearance, collapsed
 from realign_cli.equations.reward import example_shares
-from realign_cli.errors import RealignError, RecordError, UsageError
+from realign_cli.errors import RealignError, RecordError
 from realign_cli.pictures import grid
 from realign_cli.roles import Models, Request, Reward, Trainee
+from realign_cli.settings import Training
 from realign_cli.stages.caption_reward import captions
+from realign_cli.training.examples import Examples
+from realign_cli.training.rewards import penalise
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from torch.nn import Parameter
-from functools import cache
 
-from realign_cli.training.examples import Examples
-from realign_cli.training.rewards import penalise
-
-_SAMPLED, _SEEDS = 8, 3  # prompts on the sample sheet, and images of each
-
-
-@dataclass(frozen=True)
-class Feedback:
-    """The numbers of Eq. 5, from section `train` of a preset and the command line."""
-
-    rewards: Mapping[str, float]  # the weight of each
-    weighted: bool  # reward-weighted denoising; else the rewards' gradients go through the image
-    scale: float  # lambda
-    temperature: float  # of reward-weighted denoising, in standard deviations of the penalty
-    first_step: int  # of the sampler, at which a reward term may be taken, counted from 0
-    last_step: int
-    terms: int  # reward terms per rollout
-    combine: Literal["sum", "alternate"]  # the reward terms and L_pre: in every optimiser step, or by turns
-    batch_size: int  # of a micro-batch
-    micro_batches: int  # in an optimiser step
-    seed: int
+_SAMPLED, _SEEDS = 8, 3  # prompts on the sheet of samples, and images of each prompt
 
 
 @dataclass(frozen=True)
@@ -62,10 +44,17 @@ class Loss:
 
 
 class RewardFeedback:
-    """The terms of Eq. 5, micro-batch by micro-batch; without `examples` there is no L_pre.
+    """The terms of Eq. 5, micro-batch by micro-batch.
 
-    Raises:
-        UsageError: fewer sampler steps to choose from than reward terms to take, or no such steps; nothing to weight.
+    Args:
+        models: the captioner and the text encoder of the exact Eq. 4, which is logged beside what is trained on.
+        trainee: a generator whose sampler takes `training.steps` steps.
+        rewards: one for each name in `training.rewards`.
+        training: section `train` of a preset.
+        prompts: what reward terms and samples are drawn for.
+        examples: for L_pre; without them there is no L_pre. Reward-weighted denoising needs them, with penalties.
+        micro_batches: how many make an optimiser step, over all processes.
+        seed: decides, with the place of a micro-batch, everything that is drawn for it.
     """
 
     def __init__(
@@ -73,19 +62,16 @@ class RewardFeedback:
         models: Models,
         trainee: Trainee,
         rewards: Mapping[str, Reward],
-        feedback: Feedback,
+        training: Training,
         prompts: Sequence[str],
         examples: Examples | None,
+        *,
+        micro_batches: int,
+        seed: int,
     ) -> None:
-        first, last = feedback.first_step, feedback.last_step
-        if not 0 <= first <= last < trainee.steps:
-            raise UsageError(f"train.first_step {first} and last_step {last} must lie in 0..{trainee.steps - 1}")
-        if feedback.terms > last - first + 1:
-            raise UsageError(f"{feedback.terms} terms per rollout, but only {last - first + 1} steps to take them at")
-        if feedback.weighted and (examples is None or examples.penalties is None):
-            raise UsageError("train.pretraining_images is 0, and reward-weighted denoising learns from such images")
-        self._models, self._trainee, self._rewards, self._feedback = models, trainee, rewards, feedback
+        self._models, self._trainee, self._rewards, self._training = models, trainee, rewards, training
         self._prompts, self._examples = prompts, examples
+        self._micro_batches, self._seed = micro_batches, seed
 
     def trained(self) -> Mapping[str, Parameter]:
         return self._trainee.trained()
@@ -116,12 +102,13 @@ class RewardFeedback:
         Each graph can be walked back and freed before the next is built. Consume them in order: a rollout goes on from
         one reward term to the next.
         """
-        feedback, examples = self._feedback, self._examples
-        draw = np.random.default_rng([feedback.seed, step, index])
-        if feedback.weighted and examples is not None:
+        training, examples = self._training, self._examples
+        draw = np.random.default_rng([self._seed, step, index])
+        if training.estimator == "weighted":
+            assert examples is not None
             yield self._denoising_term("reward", examples, draw, self._shares)
             return
-        by_turns = feedback.combine == "alternate" and examples is not None
+        by_turns = training.combine == "alternate" and examples is not None
         if not by_turns or step % 2 == 0:
             yield from self._reward_terms(self._next_prompts(step, index), draw)
         if examples is not None and (not by_turns or step % 2 == 1):
@@ -129,18 +116,18 @@ class RewardFeedback:
 
     def _next_prompts(self, step: int, index: int) -> list[str]:
         """The micro-batch's part of the prompts, which are gone through in a new order each time."""
-        feedback, count = self._feedback, len(self._prompts)
-        start = (step * feedback.micro_batches + index) * feedback.batch_size
+        batch_size, count = self._training.batch_size, len(self._prompts)
+        start = (step * self._micro_batches + index) * batch_size
         chosen = []
-        for position in range(start, start + feedback.batch_size):
+        for position in range(start, start + batch_size):
             epoch, place = divmod(position, count)
-            chosen.append(self._prompts[_order(count, feedback.seed, epoch)[place]])
+            chosen.append(self._prompts[_order(count, self._seed, epoch)[place]])
         return chosen
 
     @cached_property
     def _shares(self) -> NDArray[np.float64]:
         assert self._examples is not None and self._examples.penalties is not None
-        return example_shares(self._examples.penalties, self._feedback.temperature).numpy()
+        return example_shares(self._examples.penalties, self._training.temperature).numpy()
 
     def _denoising_term(
         self, name: str, examples: Examples, draw: np.random.Generator, shares: NDArray[np.float64] | None = None
@@ -148,7 +135,7 @@ class RewardFeedback:
         """The loss of diffusion training: L_pre, or with `shares` reward-weighted denoising (Lee et al. 2023)."""
 
         def term() -> Loss:
-            chosen = draw.choice(len(examples.prompts), size=self._feedback.batch_size, p=shares)
+            chosen = draw.choice(len(examples.prompts), size=self._training.batch_size, p=shares)
             embeddings = self._trainee.embed([examples.prompts[i] for i in chosen])
             latents = examples.latents[torch.from_numpy(chosen)].to(embeddings)
             value = self._trainee.denoising_loss(latents, embeddings, int(draw.integers(2**62))).mean()
@@ -158,26 +145,26 @@ class RewardFeedback:
 
     def _reward_terms(self, prompts: Sequence[str], draw: np.random.Generator) -> Iterator[Callable[[], Loss]]:
         """Eq. 5 as in ImageReward: to a random late step without gradient, from there to x_0' in one step with it."""
-        feedback, at = self._feedback, 0
+        training, weights, at = self._training, self._training.rewards, 0
         embeddings = self._trainee.embed(prompts)
         latents = self._trainee.noise(draw.integers(2**62, size=len(prompts)).tolist())
-        steps = np.arange(feedback.first_step, feedback.last_step + 1)
-        for step in sorted(draw.choice(steps, size=feedback.terms, replace=False).tolist()):
+        steps = np.arange(training.first_step, training.last_step + 1)
+        for step in sorted(draw.choice(steps, size=training.terms_per_rollout, replace=False).tolist()):
             latents = self._trainee.advance(latents, embeddings, at, step)
             at = step
 
             def term(latents: Tensor = latents, step: int = step, seed: int = int(draw.integers(2**62))) -> Loss:
                 pixels = self._trainee.decode(self._trainee.clean(latents, embeddings, step))
-                penalty, log = penalise(self._rewards, feedback.rewards, pixels, prompts, seed)
-                value = feedback.scale * penalty.mean()
-                exact = captions(self._models, pictures(pixels), prompts)
+                penalty, log = penalise(self._rewards, weights, pixels, prompts, seed)
+                value = training.scale * penalty.mean()
+                exact = captions(self._models, to_pil(pixels), prompts)
                 log |= {"loss/reward": value.item(), "caption_reward": float(np.mean([c.reward for c in exact]))}
-                return Loss(value / feedback.terms, log)
+                return Loss(value / training.terms_per_rollout, log)
 
             yield term
 
 
-def pictures(pixels: Tensor) -> list[Image.Image]:
+def to_pil(pixels: Tensor) -> list[Image.Image]:
     """PIL images of float pixels (B, 3, H, W) in [0, 1]."""
     arrays = (pixels.detach().float() * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     return [Image.fromarray(array) for array in arrays]

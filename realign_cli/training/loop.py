@@ -10,11 +10,11 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -24,10 +24,11 @@ from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from realign_cli.console import Training, progress, training
+from realign_cli.console import ReportStep, progress, training_progress
 from realign_cli.errors import RealignError, UsageError
 from realign_cli.files import atomic
 from realign_cli.runs.folder import RUN, claim, require_same
+from realign_cli.settings import Training
 from realign_cli.training import checkpoint
 
 if TYPE_CHECKING:
@@ -36,24 +37,30 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# What lies in the folder of a run beside its checkpoints and the trained model.
+# Files and folders of a run, beside its checkpoints and the trained model.
 LOG, SAMPLES, CARD, CURVES = "log.jsonl", "samples", "README.md", "curves.png"
 LATENTS, PENALTIES = "examples.safetensors", "penalties.safetensors"
-# By these a launcher tells a process its place among others.
+_PATIENCE = 5  # optimiser steps in a row without a finite gradient that end the run
+# The environment variables by which a launcher tells a process its place among others.
 _LAUNCH = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 class Loss(Protocol):
+    """A scalar with gradient, and numbers for the log."""
+
     @property
     def value(self) -> Tensor: ...
     @property
     def log(self) -> Mapping[str, float]: ...
 
 
-class Method(Protocol):
+class TrainingMethod(Protocol):
     """What is trained, and towards what."""
 
-    def trained(self) -> Mapping[str, Parameter]: ...
+    def trained(self) -> Mapping[str, Parameter]:
+        """The weights that training changes, by name."""
+        ...
+
     def terms(self, step: int, index: int) -> Iterator[Callable[[], Loss]]:
         """Functions that build the losses of one micro-batch, to be called in order and added up."""
         ...
@@ -66,31 +73,17 @@ class Method(Protocol):
         """What is wrong with the samples, in words."""
         ...
 
-    def save(self, folder: Path) -> None: ...
+    def save(self, folder: Path) -> None:
+        """Write the model as `--model` reads it."""
+        ...
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """How long and how a run goes."""
-
-    steps: int
-    micro_batches: int  # in an optimiser step, over all processes
-    batch_size: int  # of a micro-batch
-    learning_rate: float
-    max_grad_norm: float
-    ema: float  # decay of the average of the weights; 0 keeps none
-    checkpoint_every: int
-    sample_every: int
-    patience: int  # optimiser steps in a row without a finite gradient, until the run ends
-    stop_on_collapse: bool
-
-
-def accelerate(out: Path, cpu: bool, mixed_precision: str, tracker: str) -> Accelerator:
+def make_accelerator(out: Path, cpu: bool, mixed_precision: str, tracker: str) -> Accelerator:
     """This process's place in the run, alone or under `accelerate launch`; `tracker` is "none" or one of accelerate's.
 
     Raises:
         UsageError: the tracker's package is not installed, the precision does not go with the device, or the
-            environment says of other processes what does not hold.
+            environment describes other processes wrongly.
     """
     if tracker != "none" and importlib.util.find_spec(tracker) is None:
         raise UsageError(f"--report-to {tracker}: pip install {tracker}")
@@ -111,7 +104,7 @@ def accelerate(out: Path, cpu: bool, mixed_precision: str, tracker: str) -> Acce
         ) from None
 
 
-def start(
+def prepare_run(
     accelerator: Accelerator, out: Path, config: Mapping[str, Any], resume: str, *, overwrite: bool
 ) -> checkpoint.Checkpoint | None:
     """Claim the folder of the run, and find the checkpoint to continue from: the latest, or the one named.
@@ -120,7 +113,7 @@ def start(
         UsageError: the folder or the checkpoint belongs to another configuration, or the one named is damaged.
     """
     if accelerator.is_main_process:
-        if overwrite and (out / RUN).exists():  # first, lest a kill leave old checkpoints to the new configuration
+        if overwrite and (out / RUN).exists():  # before the claim: a kill must not leave old checkpoints to a new run
             _clear(out)
         claim(out, config, overwrite=overwrite)
         atomic.remove_leftovers(out)
@@ -146,10 +139,10 @@ def _clear(out: Path) -> None:
         sheet.unlink()
 
 
-def kept(
+def cached_tensor(
     accelerator: Accelerator, path: Path, what: str, batches: Iterable[Tensor], count: int, *, quiet: bool
 ) -> Tensor:
-    """The `count` rows that `batches` yields, computed once and kept in `path`; `what` they are is for the screen."""
+    """The `count` rows that `batches` yields, computed once and kept in `path`; the screen calls them `what`."""
     if accelerator.is_main_process and not path.exists():
         parts = []
         with progress(what, count, quiet=quiet) as advance:
@@ -162,53 +155,78 @@ def kept(
 
 
 def fit(
-    method: Method,
+    method: TrainingMethod,
     accelerator: Accelerator,
-    schedule: Schedule,
+    training: Training,
     out: Path,
     config: Mapping[str, Any],
     resume: checkpoint.Checkpoint | None,
     *,
+    micro_batches: int,
+    stop_on_collapse: bool,
     quiet: bool,
 ) -> None:
     """Train, and leave the model, checkpoints, `log.jsonl` and `samples/` in `out`.
 
-    `config`, everything that decides the result, goes into every manifest.
+    Args:
+        method: what is trained, and towards what.
+        accelerator: this process's place in the run.
+        training: section `train` of a preset.
+        out: the folder of the run, which `prepare_run` has claimed.
+        config: everything that decides the result; it goes into every manifest.
+        resume: the checkpoint to continue from.
+        micro_batches: how many make an optimiser step, over all processes.
+        stop_on_collapse: end the run when the sample images collapse.
+        quiet: show no progress.
 
     Raises:
+        UsageError: `resume` is the last step of another run already, so that there is nothing to train.
         RealignError: gradients stay without a finite value, a checkpoint cannot be written, or the samples collapsed.
     """
-    run = _Run(method, accelerator, schedule, out, config)
+    if resume and resume.step >= training.max_train_steps and not checkpoint.latest(out):
+        raise UsageError(
+            f"{resume.path}: saved after step {resume.step}; nothing is left of --max-train-steps, raise it"
+        )
+    run = _TrainingLoop(method, accelerator, training, out, config, micro_batches)
     begin = run.restore(resume) if resume else 0
     if not resume:
         run.begin()
-    with training(schedule.steps, begin, quiet=quiet or not accelerator.is_main_process) as screen:
-        for step in range(begin, schedule.steps):
-            run.step(step, screen)
-            done = step + 1
-            signs = run.sample(done) if done % schedule.sample_every == 0 or done == schedule.steps else []
-            if done % schedule.checkpoint_every == 0 or done == schedule.steps or (signs and schedule.stop_on_collapse):
+    steps = training.max_train_steps
+    with training_progress(steps, begin, quiet=quiet or not accelerator.is_main_process) as report:
+        for done in range(begin + 1, steps + 1):
+            run.step(done - 1, report)
+            signs = run.sample(done) if done % training.sample_every == 0 or done == steps else []
+            stop = bool(signs) and stop_on_collapse
+            if done % training.checkpoint_every == 0 or done == steps or stop:
                 run.save(done)
-            if signs and schedule.stop_on_collapse:
+            if stop:
                 raise RealignError(f"stopped at step {done}, the images collapse: {'; '.join(signs)}")
     if accelerator.is_main_process and (last := checkpoint.latest(out)):
         checkpoint.publish(last.path, out)
     accelerator.end_training()
 
 
-class _Run:
+class _TrainingLoop:
+    """The state of a run between its optimiser steps, and what is done in and after one."""
+
     def __init__(
-        self, method: Method, accelerator: Accelerator, schedule: Schedule, out: Path, config: Mapping[str, Any]
+        self,
+        method: TrainingMethod,
+        accelerator: Accelerator,
+        training: Training,
+        out: Path,
+        config: Mapping[str, Any],
+        micro_batches: int,
     ) -> None:
-        self._method, self._accelerator, self._schedule = method, accelerator, schedule
-        self._out, self._config = out, config
+        self._method, self._accelerator, self._training = method, accelerator, training
+        self._out, self._config, self._micro_batches = out, config, micro_batches
         self._weights = dict(method.trained())
         parameters = list(self._weights.values())
-        self._optimizer = accelerator.prepare(torch.optim.AdamW(parameters, lr=schedule.learning_rate))
-        self._average = EMAModel(parameters, decay=schedule.ema) if schedule.ema else None
-        self._before: dict[str, float] = {}  # what the samples looked like at first
-        self._unusable = 0  # steps in a row
-        self._skipped = 0  # steps in all
+        self._optimizer = accelerator.prepare(torch.optim.AdamW(parameters, lr=training.learning_rate))
+        self._average = EMAModel(parameters, decay=training.ema) if training.ema else None
+        self._before: dict[str, float] = {}  # numbers of the first sheet of samples
+        self._unusable = 0  # steps without a finite gradient, in a row until now
+        self._skipped = 0  # the same, in all
 
     def begin(self) -> None:
         """Look at the model as it is; forget what an earlier run logged that left no checkpoint."""
@@ -216,31 +234,31 @@ class _Run:
             (self._out / LOG).unlink(missing_ok=True)
         self.sample(0)
 
-    def step(self, step: int, screen: Training) -> None:
+    def step(self, step: int, report: ReportStep) -> None:
         """One optimiser step; without a finite gradient the weights stay as they are."""
         began = time.monotonic()
-        schedule, accelerator = self._schedule, self._accelerator
-        mine = range(accelerator.process_index, schedule.micro_batches, accelerator.num_processes)
+        training, accelerator, micro_batches = self._training, self._accelerator, self._micro_batches
+        mine = range(accelerator.process_index, micro_batches, accelerator.num_processes)
         logs: list[Mapping[str, float]] = []
         for index in mine:
             for build in self._method.terms(step, index):
                 with accelerator.autocast():
                     loss = build()
-                accelerator.backward(loss.value / schedule.micro_batches)
+                accelerator.backward(loss.value / micro_batches)
                 logs.append(loss.log)
         parameters = list(self._weights.values())
         for weight in parameters:
             if weight.grad is None:
                 weight.grad = torch.zeros_like(weight)
             weight.grad = accelerator.reduce(weight.grad)
-        norm = float(accelerator.clip_grad_norm_(parameters, schedule.max_grad_norm))
-        finite = norm - norm == 0
-        if finite or accelerator.scaler is not None:  # the scaler skips by itself, and must see why
+        norm = float(accelerator.clip_grad_norm_(parameters, training.max_grad_norm))
+        finite = math.isfinite(norm)
+        if finite or accelerator.scaler is not None:  # the scaler skips the step by itself, and must see why
             self._optimizer.step()
         self._optimizer.zero_grad()
         self._unusable = 0 if finite else self._unusable + 1
         self._skipped += not finite
-        if self._unusable >= schedule.patience:
+        if self._unusable >= _PATIENCE:
             raise RealignError(
                 f"no finite gradient in {self._unusable} steps up to step {step + 1}; nothing of them is kept. "
                 "Lower --learning-rate, or choose --mixed-precision bf16 or no"
@@ -248,12 +266,12 @@ class _Run:
         if finite and self._average:
             self._average.step(parameters)
         numbers = self._mean(logs) | {"grad_norm": norm if finite else None, "skipped": self._skipped}
-        rate = schedule.micro_batches * schedule.batch_size / (time.monotonic() - began)
+        rate = micro_batches * training.batch_size / (time.monotonic() - began)
         self._log({"step": step + 1, **numbers, "samples_per_s": round(rate, 3)})
-        screen(numbers, rate)
+        report(numbers, rate)
 
     def sample(self, step: int) -> list[str]:
-        """A sheet of samples and what is wrong with them; judged on the main process, known to all."""
+        """Draw a sheet of samples and say what is wrong with them; the main process judges and tells the others."""
         signs: list[str] = []
         if self._accelerator.is_main_process:
             with self._averaged():
@@ -267,6 +285,7 @@ class _Run:
         return _from_main(signs, self._accelerator)
 
     def save(self, step: int) -> None:
+        """Write a checkpoint from which `restore` continues."""
         self._accelerator.wait_for_everyone()
         if self._accelerator.is_main_process:
             # Copies, because the weights become their average while the model is exported.
@@ -288,7 +307,10 @@ class _Run:
         self._accelerator.wait_for_everyone()
 
     def restore(self, saved: checkpoint.Checkpoint) -> int:
-        """Continue after `saved`: weights, optimiser, average, and a log that ends there."""
+        """Continue after `saved`: weights, optimiser, average, and a log that ends there.
+
+        The first part of the log is that of the run which saved, if this one has none yet.
+        """
         state: dict[int, dict[str, Tensor]] = {}
         for key, tensor in saved.tensors().items():
             kind, _, name = key.partition(".")
@@ -308,14 +330,15 @@ class _Run:
         self._before = dict(saved.facts["samples"])
         self._unusable, self._skipped = saved.facts["unusable"], saved.facts["skipped"]
         if self._accelerator.is_main_process:
-            lines = (self._out / LOG).read_text().splitlines(keepends=True)
+            logs = [path for path in (self._out / LOG, saved.path.resolve().parents[1] / LOG) if path.is_file()]
+            lines = logs[0].read_text().splitlines(keepends=True) if logs else []
             whole = [line for line in lines if line.endswith("\n")]
             atomic.write_text(self._out / LOG, "".join(x for x in whole if json.loads(x)["step"] <= saved.step))
         return saved.step
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
-        """Inside, the weights are their average, where one is kept."""
+        """Until the block ends, the weights are their average, if one is kept."""
         if self._average is None:
             yield
             return
@@ -332,7 +355,7 @@ class _Run:
         sums = [(sum(e[n] for e in logs if n in e), sum(n in e for e in logs)) for n in names]
         total = self._accelerator.reduce(torch.tensor(sums, dtype=torch.float64, device=self._accelerator.device))
         means = (total[:, 0] / total[:, 1]).tolist()
-        return {name: mean if mean - mean == 0 else None for name, mean in zip(names, means, strict=True)}
+        return {name: mean if math.isfinite(mean) else None for name, mean in zip(names, means, strict=True)}
 
     def _log(self, line: Mapping[str, Any]) -> None:
         if self._accelerator.is_main_process:

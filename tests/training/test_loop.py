@@ -14,21 +14,22 @@ from accelerate import Accelerator
 from PIL import Image
 from torch.nn import Parameter
 
+from realign_cli import presets
 from realign_cli.errors import RealignError, UsageError
+from realign_cli.registry import Models
+from realign_cli.settings import Training
 from realign_cli.training import checkpoint
-from realign_cli.training.loop import LOG, Schedule, fit, start
+from realign_cli.training.loop import LOG, fit, prepare_run
 
-SCHEDULE = Schedule(
-    steps=6,
-    micro_batches=2,
+TRAINING = replace(
+    Models(presets.load("tiny")).training,
+    max_train_steps=6,
     batch_size=1,
     learning_rate=0.1,
     max_grad_norm=1.0,
     ema=0.5,
     checkpoint_every=2,
     sample_every=3,
-    patience=2,
-    stop_on_collapse=False,
 )
 CONFIG = {"train": {"rank": 4}}
 
@@ -74,10 +75,22 @@ class Toy:
         (folder / "model.json").write_text(json.dumps(self.weight.tolist()))
 
 
-def run(toy: Toy, out: Path, schedule: Schedule = SCHEDULE) -> None:
+def run(
+    toy: Toy, out: Path, training: Training = TRAINING, *, resume: str = "latest", stop_on_collapse: bool = False
+) -> None:
     accelerator = Accelerator(cpu=True)
-    resume = start(accelerator, out, CONFIG, "latest", overwrite=False)
-    fit(toy, accelerator, schedule, out, CONFIG, resume, quiet=True)
+    last = prepare_run(accelerator, out, CONFIG, resume, overwrite=False)
+    fit(
+        toy,
+        accelerator,
+        training,
+        out,
+        CONFIG,
+        last,
+        micro_batches=2,
+        stop_on_collapse=stop_on_collapse,
+        quiet=True,
+    )
 
 
 def losses(out: Path) -> list[dict[str, float]]:
@@ -91,7 +104,7 @@ def files(out: Path) -> dict[str, bytes]:
 
 def test_it_learns_and_leaves_the_average(tmp_path: Path):
     toy = Toy()
-    run(toy, tmp_path, replace(SCHEDULE, steps=60))
+    run(toy, tmp_path, replace(TRAINING, max_train_steps=60))
     assert toy.weight.tolist() == pytest.approx([1, 2], abs=0.3)
     average = json.loads((tmp_path / "model.json").read_text())
     assert average == pytest.approx([1, 2], abs=0.3) and average != toy.weight.tolist()
@@ -111,9 +124,24 @@ def test_an_interrupted_run_ends_like_one_that_was_not(tmp_path: Path, dies_at: 
 
 def test_a_finished_run_goes_on_if_asked_for_more(tmp_path: Path):
     run(Toy(), tmp_path / "more")
-    run(Toy(), tmp_path / "more", replace(SCHEDULE, steps=8))
-    run(Toy(), tmp_path / "once", replace(SCHEDULE, steps=8))
+    run(Toy(), tmp_path / "more", replace(TRAINING, max_train_steps=8))
+    run(Toy(), tmp_path / "once", replace(TRAINING, max_train_steps=8))
     assert (tmp_path / "more" / "model.json").read_text() == (tmp_path / "once" / "model.json").read_text()
+
+
+def test_a_checkpoint_of_another_run_goes_on_in_a_new_folder(tmp_path: Path):
+    """To the same weights, with the log of the steps before it; where no step is left, that is said."""
+    run(Toy(), tmp_path / "whole", replace(TRAINING, max_train_steps=8))
+    run(Toy(), tmp_path / "first")
+    for step in (4, 6):
+        out = tmp_path / f"from_{step}"
+        saved = str(tmp_path / "first" / "checkpoints" / f"{step:06d}")
+        run(Toy(), out, replace(TRAINING, max_train_steps=8), resume=saved)
+        assert (out / "model.json").read_text() == (tmp_path / "whole" / "model.json").read_text()
+        steps = [line for line in losses(out) if "grad_norm" in line]
+        assert steps == [line for line in losses(tmp_path / "whole") if "grad_norm" in line]
+    with pytest.raises(UsageError, match=r"000006: saved after step 6; nothing is left of --max-train-steps, raise it"):
+        run(Toy(), tmp_path / "none", resume=saved)
 
 
 def test_a_step_without_a_finite_gradient_changes_nothing(tmp_path: Path):
@@ -124,7 +152,7 @@ def test_a_step_without_a_finite_gradient_changes_nothing(tmp_path: Path):
     assert broken["loss"] is None and broken["grad_norm"] is None
     two = checkpoint.read(tmp_path / "with" / "checkpoints" / "000004").tensors()
     assert all(tensor.isfinite().all() for tensor in two.values())
-    run(Toy(), tmp_path / "without", replace(SCHEDULE, steps=3, checkpoint_every=3))
+    run(Toy(), tmp_path / "without", replace(TRAINING, max_train_steps=3, checkpoint_every=3))
     assert torch.equal(
         two["weights.weight"],
         checkpoint.read(tmp_path / "without" / "checkpoints" / "000003").tensors()["weights.weight"],
@@ -132,13 +160,12 @@ def test_a_step_without_a_finite_gradient_changes_nothing(tmp_path: Path):
 
 
 def test_many_in_a_row_end_the_run(tmp_path: Path):
-    with pytest.raises(RealignError, match="no finite gradient in 2 steps up to step 5; nothing of them is kept"):
-        run(Toy(broken=frozenset({3, 4, 5})), tmp_path)
-    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["000002", "000004"]
-    assert torch.equal(
-        checkpoint.read(tmp_path / "checkpoints" / "000004").tensors()["weights.weight"].isfinite(),
-        torch.tensor([True, True]),
-    )
+    with pytest.raises(RealignError, match="no finite gradient in 5 steps up to step 8; nothing of them is kept"):
+        run(Toy(broken=frozenset(range(3, 10))), tmp_path, replace(TRAINING, max_train_steps=10))
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["000004", "000006"]
+    for name in ("000004", "000006"):
+        weights = checkpoint.read(tmp_path / "checkpoints" / name).tensors()["weights.weight"]
+        assert torch.equal(weights.isfinite(), torch.tensor([True, True]))
 
 
 def test_collapse_is_told_and_stops_only_if_asked(tmp_path: Path, caplog: pytest.LogCaptureFixture):
@@ -146,7 +173,7 @@ def test_collapse_is_told_and_stops_only_if_asked(tmp_path: Path, caplog: pytest
         run(Toy(ugly_from=1), tmp_path / "on")
     assert "step 3, the samples may be collapsing: richness fell" in caplog.text
     with pytest.raises(RealignError, match="stopped at step 3, the images collapse: richness fell"):
-        run(Toy(ugly_from=1), tmp_path / "off", replace(SCHEDULE, stop_on_collapse=True))
+        run(Toy(ugly_from=1), tmp_path / "off", stop_on_collapse=True)
     assert (tmp_path / "off" / "checkpoints" / "000003").is_dir()
 
 
@@ -154,15 +181,15 @@ def test_another_configuration_is_refused(tmp_path: Path):
     run(Toy(), tmp_path / "a")
     accelerator = Accelerator(cpu=True)
     with pytest.raises(UsageError, match=r"made with another configuration: train.rank \(4 before, 8 now\)"):
-        start(accelerator, tmp_path / "a", {"train": {"rank": 8}}, "latest", overwrite=False)
+        prepare_run(accelerator, tmp_path / "a", {"train": {"rank": 8}}, "latest", overwrite=False)
     other = str(tmp_path / "a" / "checkpoints" / "000006")
     with pytest.raises(UsageError, match=r"000006: made with another configuration: train.rank"):
-        start(accelerator, tmp_path / "b", {"train": {"rank": 8}}, other, overwrite=False)
+        prepare_run(accelerator, tmp_path / "b", {"train": {"rank": 8}}, other, overwrite=False)
 
 
 def test_starting_over_leaves_what_is_not_ours(tmp_path: Path):
     run(Toy(), tmp_path)
     (tmp_path / "notes.txt").write_text("mine")
-    start(Accelerator(cpu=True), tmp_path, {"train": {"rank": 8}}, "latest", overwrite=True)
+    prepare_run(Accelerator(cpu=True), tmp_path, {"train": {"rank": 8}}, "latest", overwrite=True)
     left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
     assert left == {"notes.txt", "run.json"}
