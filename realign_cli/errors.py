@@ -3,6 +3,16 @@
 from __future__ import annotations
 
 
+def first_line(error: BaseException) -> str:
+    """What an error of a library says, short enough for the middle of a line of our own.
+
+    That is its first line without the full stop; of a heading, which ends in a colon, with the first detail below it.
+    An error that says nothing is told by its class.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines[: 1 + lines[0].endswith(":")]).rstrip(".")
+
+
 class RealignError(Exception):
     """A failure with a one-line message that names the place and the remedy; ends the command with `exit_code`."""
 

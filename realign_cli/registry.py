@@ -9,29 +9,30 @@ import hashlib
 import importlib
 import inspect
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from realign_cli import presets
-from realign_cli.errors import RealignError, UsageError
+from realign_cli import presets, roles
+from realign_cli.errors import RealignError, UsageError, first_line
 from realign_cli.presets import Preset
 
 if TYPE_CHECKING:
-    from realign_cli import roles, settings
+    from realign_cli import settings
 
 _WEIGHTS = Path(__file__).parent / "tinyworld" / "weights"
 PACKAGE = "package:"
 _OURS = "realign_cli."
 T = TypeVar("T")
 log = logging.getLogger(__name__)
-_REWARD = "reward-"
+_REWARD, _TRAINEE = "reward-", "trainee"
+_ABSENT = object()
 _CONVERTERS = {"ram": "realign_cli.models.vision.ram:convert"}
 
 
-class Models:
-    """The models of a preset, one instance of each, loaded when first used. Satisfies `roles.Models`."""
+class Models(roles.Models):
+    """The models of a preset, one instance of each, loaded when first used."""
 
     def __init__(self, preset: Preset, device: str = "auto") -> None:
         self.preset = preset
@@ -55,33 +56,9 @@ class Models:
             )
         return "cpu"
 
-    @cached_property
-    def generator(self) -> roles.Generator:
-        return self._load("generator")
-
-    @cached_property
-    def captioner(self) -> roles.Captioner:
-        return self._load("captioner")
-
-    @cached_property
-    def text_encoder(self) -> roles.TextEncoder:
-        return self._load("text_encoder")
-
-    @cached_property
-    def tagger(self) -> roles.Tagger:
-        return self._load("tagger")
-
-    @cached_property
-    def scorer(self) -> roles.Scorer:
-        return self._load("scorer", on_device=False)  # runs on no device: it must not cost an import of torch
-
-    @cached_property
-    def detector(self) -> roles.Detector:
-        return self._load("detector")
-
-    @cached_property
-    def mask_model(self) -> roles.MaskModel:
-        return self._load("mask_model")
+    def load(self, name: str) -> Any:
+        role = roles.ROLES[name]
+        return self._adapter(role.section, on_device=role.on_device, apart=role.apart)
 
     @cached_property
     def modulation(self) -> settings.Modulation:
@@ -105,36 +82,37 @@ class Models:
 
         return self._checked(Training, "train")
 
-    @cached_property
-    def features(self) -> roles.FeatureExtractor:
-        return self._load("fid", apart=("reference",))
-
     def trainee(self, **options: Any) -> roles.Trainee:
         """A generator made trainable, apart from `generator`; options as of `Trainee`.
 
         Raises:
             UsageError: the preset has no trainee.
         """
-        adapter = self.preset.section("trainee").get("adapter", "")
-        kind = _import(adapter, f"preset '{self.preset.name}': [trainee] adapter {adapter!r}")
-        return kind(self._load("generator", full_precision=True), **options)
+        adapter = self.preset.section(_TRAINEE).get("adapter", "")
+        kind = _import(adapter, _place(self.preset, _TRAINEE))
+        return kind(self._adapter("generator", full_precision=True), **options)
 
     def reward(self, name: str, **options: Any) -> roles.Reward:
         """The reward that section `reward-NAME` describes, or `module:Class` of the user's own."""
         if ":" in name:
-            return _import(name, f"--reward {name}")(self, **options)
-        if f"{_REWARD}{name}" not in self.preset.sections:
+            return _built(_import(name, f"--reward {name}"), f"--reward {name}", self, **options)
+        section = f"{_REWARD}{name}"
+        if section not in self.preset.sections:
             known = [key.removeprefix(_REWARD) for key in self.preset.sections if key.startswith(_REWARD)]
             raise UsageError(
                 f"preset '{self.preset.name}' has no reward '{name}'; there are {', '.join(known)}, or module:Class"
             )
-        settings = self._located(f"{_REWARD}{name}")
-        adapter = settings.pop("adapter", "")
-        return _import(adapter, f"[{_REWARD}{name}] adapter {adapter!r}")(self, **settings, **options)
+        settings = self._located(section)
+        place = _place(self.preset, section)
+        return _built(_import(settings.pop("adapter", ""), place), place, self, **settings, **options)
 
     def judge(self, name: str) -> roles.Judge:
         if name not in self._judges:
-            self._judges[name] = self._load(name)
+            found = self._adapter(name)
+            missing = [part for part in roles.parts(roles.Judge) if not _has(found, part)]
+            if missing:
+                raise UsageError(f"{_place(self.preset, name)} is no judge: it has no {', '.join(missing)}")
+            self._judges[name] = found
         return self._judges[name]
 
     def describe(self, sections: Iterable[str]) -> dict[str, Any]:
@@ -166,28 +144,13 @@ class Models:
                 f"preset '{self.preset.name}': {presets.complaints(error, section)}; presets/tiny.toml shows the keys"
             ) from None
 
-    def _load(self, role: str, *, on_device: bool = True, apart: Sequence[str] = (), **more: Any) -> Any:
-        """The model of a role; the settings named `apart` are not the model's."""
-        options = {key: value for key, value in self._located(role).items() if key not in apart} | more
-        adapter, checkpoint = options.pop("adapter", ""), options.pop("checkpoint", "")
-        place = f"preset '{self.preset.name}': [{role}] adapter {adapter!r}"
-        factory = _import(adapter, place)
-        try:
-            inspect.signature(factory).bind(checkpoint, device="", **options)
-        except (TypeError, ValueError) as error:
-            raise UsageError(f"{place}: {error}") from None
-        device = self.device if on_device else None
-        try:
-            return factory(checkpoint, device=device, **options)
-        except RealignError:
-            raise
-        except Exception as error:  # of a damaged checkpoint, libraries raise what they come upon first
-            log.debug("%s", place, exc_info=True)
-            reason = (str(error).strip().splitlines() or [""])[0]
-            raise UsageError(
-                f"{place}: cannot load {checkpoint or 'it'} ({type(error).__name__}: {reason}); check that the "
-                "checkpoint is whole and that it is one of this adapter; -v shows where it failed"
-            ) from None
+    def _adapter(self, section: str, *, on_device: bool = True, apart: Iterable[str] = (), **more: Any) -> Any:
+        """The model of a section; the settings named `apart` are not the model's."""
+        options = {key: value for key, value in self._located(section).items() if key not in apart} | more
+        place = _place(self.preset, section)
+        factory = _import(options.pop("adapter", ""), place)
+        checkpoint = options.pop("checkpoint", "")
+        return _built(factory, place, checkpoint, device=self.device if on_device else None, **options)
 
     def _located(self, section: str) -> dict[str, Any]:
         """The settings of a section, with its checkpoint as a folder or as a hub id and its revision."""
@@ -227,13 +190,79 @@ def _identity(checkpoint: presets.Checkpoint) -> dict[str, str]:
     return {"revision": branch.read_text().strip() if branch.is_file() else checkpoint.revision}
 
 
+def judge_sections(preset: Preset) -> list[str]:
+    """The sections whose adapters may be judges: those that play no role and belong to no training."""
+    taken = {role.section for role in roles.ROLES.values()} | {_TRAINEE}
+    return [
+        name
+        for name, section in preset.sections.items()
+        if section.get("adapter") and name not in taken and not name.startswith(_REWARD)
+    ]
+
+
+def is_judge(preset: Preset, name: str) -> bool:
+    """Whether a section is a metric, because its adapter can judge.
+
+    Raises:
+        UsageError: the adapter cannot be imported.
+    """
+    if name not in judge_sections(preset):
+        return False
+    kind = _import(preset.section(name)["adapter"], _place(preset, name))
+    return all(callable(getattr(kind, method, None)) for method in ("judge", "cut"))
+
+
+def _place(preset: Preset, section: str) -> str:
+    """What a message says of where an adapter is named."""
+    adapter = preset.section(section).get("adapter", "")
+    return f"--metrics {section}" if section == adapter else f"preset '{preset.name}': [{section}] adapter {adapter!r}"
+
+
 def _import(adapter: str, place: str) -> Any:
-    """The class that "module:Class" names."""
+    """The class that "module:Class" names.
+
+    Raises:
+        UsageError: there is none, or the module raises as it is imported.
+    """
     module, _, name = adapter.partition(":")
     try:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise UsageError(f"{place}: {error}") from None
+    except Exception as error:  # a module of the user's own may raise anything
+        log.debug("%s", place, exc_info=True)
+        raise UsageError(
+            f"{place}: cannot import {module} ({type(error).__name__}: {first_line(error)}); -v shows where it failed"
+        ) from None
+
+
+def _built(factory: Callable[..., T], place: str, source: object, **options: Any) -> T:
+    """What `factory` makes of a checkpoint, or of models.
+
+    Raises:
+        UsageError: it takes other arguments, or raises.
+    """
+    try:
+        inspect.signature(factory).bind(source, **options)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{place}: {error}") from None
+    try:
+        return factory(source, **options)
+    except RealignError:
+        raise
+    except Exception as error:  # of a damaged checkpoint, libraries raise what they come upon first
+        log.debug("%s", place, exc_info=True)
+        what, remedy = "build it", ""
+        if isinstance(source, str) and source:
+            what, remedy = f"load {source}", "check that the checkpoint is whole and that it is one of this adapter; "
+        raise UsageError(
+            f"{place}: cannot {what} ({type(error).__name__}: {first_line(error)}); {remedy}-v shows where it failed"
+        ) from None
+
+
+def _has(model: object, part: str) -> bool:
+    """Without asking for the value, which a property may take long to find."""
+    return inspect.getattr_static(model, part, _ABSENT) is not _ABSENT
 
 
 def packaged(name: str) -> Path:

@@ -1,15 +1,17 @@
-"""What each model must be able to do: one small protocol per role.
+"""What each model must be able to do: one protocol per role, and ROLES, the table of the roles that a preset fills.
 
 Every adapter in `realign_cli.models` is built as `Adapter(checkpoint, device=..., **options)`, where `checkpoint` is
-a folder or a hub id and the options are the remaining keys of the preset's section. Images are PIL RGB of any size;
-a batch may mix sizes. Results do not depend on how images are batched.
+a folder or a hub id, `device` is "cpu" or "cuda", and the options are the remaining keys of the preset's section.
+Wherever images are asked for, they are PIL RGB of any size, and a batch may mix sizes. Results do not
+depend on how images are batched. B is the number of images or texts of a batch.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,13 +71,26 @@ class Scored:
 
 
 class Generator(Protocol):
+    """Draws images of prompts: the diffusion model that the method realigns.
+
+    A request holds all that decides its image: the prompt, the seed of its noise, and the regions whose attention is
+    re-weighted. The same request gives the same image in any batch.
+    """
+
     def generate(self, requests: Sequence[Request], modulation: Modulation | None = None) -> list[Image | RecordError]:
-        """One image per request, or why there is none; the same request gives the same image in any batch."""
+        """One RGB image per request, all of the preset's size, or why there is none.
+
+        `modulation` holds the strengths with which the regions of the requests are re-weighted (Eq. 8 and 9).
+        """
         ...
 
 
 class Trainee(Protocol):
-    """A generator whose denoiser is trained. Latents are (B, C, h, w), embeddings (B, T, D), pixels in [0, 1]."""
+    """A generator whose denoiser is trained, for `realign train`.
+
+    Latents are float (B, C, h, w), as the denoiser sees them; embeddings of prompts are float (B, T, D); pixels are
+    float (B, 3, H, W) in [0, 1]. Sampler steps count from 0, the noisiest, to `steps`.
+    """
 
     steps: int  # of its sampler
 
@@ -83,26 +98,35 @@ class Trainee(Protocol):
         """The weights that training changes, by name."""
         ...
 
-    def embed(self, prompts: Sequence[str]) -> Tensor: ...
+    def embed(self, prompts: Sequence[str]) -> Tensor:
+        """The embeddings (B, T, D) by which the denoiser is told of each prompt."""
+        ...
+
     def noise(self, seeds: Sequence[int]) -> Tensor:
-        """Latents to start from, one noise per seed."""
+        """Latents (B, C, h, w) to start from, one noise per seed."""
         ...
 
     def advance(self, latents: Tensor, embeddings: Tensor, start: int, stop: int, *, guided: bool = True) -> Tensor:
-        """Sampler steps `start` up to, without, `stop`; no gradient."""
+        """Latents after the sampler steps from `start` up to but without `stop`; no gradient.
+
+        `guided` is with classifier-free guidance.
+        """
         ...
 
     def clean(self, latents: Tensor, embeddings: Tensor, step: int) -> Tensor:
-        """x_0' as seen from sampler step `step`, with gradient to the trained weights."""
+        """The clean latents x_0' as they are estimated at one sampler step, with gradient to the trained weights."""
         ...
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Pixels (B, 3, H, W) of clean latents, differentiable."""
+        """Pixels of clean latents, differentiable."""
         ...
 
-    def encode(self, pixels: Tensor) -> Tensor: ...
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Clean latents of pixels."""
+        ...
+
     def denoising_loss(self, latents: Tensor, embeddings: Tensor, seed: int) -> Tensor:
-        """The loss of diffusion training (B,) at times and noises that `seed` decides, for clean latents."""
+        """The loss of diffusion training (B,) of clean latents, at times and with noises that `seed` decides."""
         ...
 
     def generate(self, requests: Sequence[Request]) -> list[Image | RecordError]:
@@ -110,7 +134,7 @@ class Trainee(Protocol):
         ...
 
     def saved_bytes(self) -> int:
-        """How much `save` writes."""
+        """How many bytes `save` writes."""
         ...
 
     def save(self, folder: Path) -> None:
@@ -123,37 +147,66 @@ class Trainee(Protocol):
 
 
 class Reward(Protocol):
-    margin: float  # m of Eq. 5: a reward at or above it is good enough
+    """What `realign train` teaches the generator to raise: a number for each image and its prompt.
+
+    It is built as `Reward(models, **options)`. A reward at or above `margin`, the m of Eq. 5, is good enough: it adds
+    nothing to the loss.
+    """
+
+    margin: float
 
     def __call__(self, pixels: Tensor, prompts: Sequence[str], seed: int) -> Tensor:
-        """One reward per image, (B,), differentiable in float pixels (B, 3, H, W) in [0, 1]."""
+        """One reward per image, (B,), differentiable in float pixels (B, 3, H, W) in [0, 1].
+
+        `seed` decides all that is drawn at random on the way.
+        """
         ...
 
 
 class Captioner(Protocol):
-    def caption(self, images: Sequence[Image]) -> list[str]: ...
+    """Says in words what an image shows: the captions that Eq. 4 compares with the prompt.
+
+    `caption` is all that the caption reward of finished images needs. Training by it needs the other two as well.
+    """
+
+    def caption(self, images: Sequence[Image]) -> list[str]:
+        """One caption of each image, the same whenever it is asked for."""
+        ...
+
     def sample(self, pixels: Tensor, count: int, seed: int) -> list[list[str]]:
-        """`count` captions of each image, drawn from p(caption | image)."""
+        """For each of the float pixels (B, 3, H, W) in [0, 1], `count` captions drawn from p(caption | image)."""
         ...
 
     def log_likelihood(self, pixels: Tensor, captions: Sequence[Sequence[str]]) -> tuple[Tensor, Tensor]:
-        """log p(caption | image) and the number of its tokens, (B, K) each; differentiable in the pixels."""
+        """log p(caption | image) in nats, and the number of tokens of each caption, both (B, K).
+
+        There are K captions of each image. The likelihood is differentiable in float pixels (B, 3, H, W) in [0, 1].
+        """
         ...
 
 
 class TextEncoder(Protocol):
+    """Turns texts into vectors whose products say how close they are in meaning: the f_enc of Eq. 4."""
+
     def encode(self, texts: Sequence[str]) -> Tensor:
-        """f_enc of Eq. 4: float32 (B, D) rows of unit length."""
+        """Float32 (B, D) rows of unit length, so that the product of two rows is a cosine in [-1, 1]."""
         ...
 
 
 class Tagger(Protocol):
+    """Names the kinds of things that an image shows, from a list of its own."""
+
     def tag(self, images: Sequence[Image]) -> list[list[Tag]]:
-        """Tags of each image, most confident first; an empty list where nothing is recognised."""
+        """Tags of each image with confidences in [0, 1], highest first; an empty list if nothing is recognised."""
         ...
 
 
 class Scorer(Protocol):
+    """Decides which tags of an image belong to its prompt, and which words of the prompt describe each (Eq. 6).
+
+    It reads texts alone and runs on no device of this computer: a language model of a server, or rules.
+    """
+
     def score(self, prompts: Sequence[str], labels: Sequence[Sequence[str]]) -> list[Scored]:
         """For each prompt and its labels one object per distinct label, in the order of the prompt.
 
@@ -164,37 +217,57 @@ class Scorer(Protocol):
 
 
 class Detector(Protocol):
+    """Finds things in images by their names: an open-vocabulary detector."""
+
     def detect(self, images: Sequence[Image], labels: Sequence[Sequence[str]]) -> list[list[Detection]]:
-        """Boxes of each image for its own labels (possibly none), best score first."""
+        """Boxes of each image for its own labels, possibly none of them, best score first."""
         ...
 
 
 class MaskModel(Protocol):
+    """Cuts the thing in a box out of its image, pixel by pixel."""
+
     def masks(self, images: Sequence[Image], boxes: Sequence[Sequence[Box]]) -> list[NDArray[np.bool_]]:
-        """For each image a bool (N, H, W), one mask per box; N may be 0."""
+        """For each image a bool (N, H, W) of its own size, one mask per box; N may be 0.
+
+        Boxes are x0, y0, x1, y1 in pixels of the image.
+        """
         ...
 
 
 class Judge(Protocol):
-    note: str  # what the columns are: range, clamp, scale, how much of a prompt is read
+    """Says in numbers how well images follow their prompts: a metric of `realign eval`.
+
+    Each number stands in a named column, such as "clip"; higher is better. `note` tells people what the columns are:
+    their range, whether they are clamped or scaled, and how much of a prompt is read.
+    """
+
+    note: str
 
     @property
     def fingerprint(self) -> str | None:
-        """What decides the values beside image and prompt: a hash of weights and preprocessing; None is no model."""
+        """What decides the values beside image and prompt, such as a hash of weights and preprocessing.
+
+        Answers are remembered by it, so a change of anything that decides them must change it. None: nothing is
+        remembered, as suits a judge that costs no more than a look into the memory.
+        """
         ...
 
     def judge(self, images: Sequence[Image], prompts: Sequence[str]) -> dict[str, list[float | None]]:
-        """Columns of per-image values, one value per image; None where a column does not apply to an image."""
+        """Finite values by column, one per image; None where a column does not apply to an image.
+
+        The columns are the same for every batch, and no other metric has one of the same name.
+        """
         ...
 
     def cut(self, prompts: Sequence[str]) -> list[bool]:
-        """Which prompts are longer than what is read of them."""
+        """For each prompt whether it is longer than what is read of it."""
         ...
 
 
 @runtime_checkable
 class DifferentiableJudge(Protocol):
-    """A judge that can be trained against."""
+    """A judge that can be trained against, as `training.rewards.SimilarityReward` does."""
 
     def similarity(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         """The cosine of each image and its prompt (B,), with gradient to float pixels (B, 3, H, W) in [0, 1]."""
@@ -202,38 +275,90 @@ class DifferentiableJudge(Protocol):
 
 
 class FeatureExtractor(Protocol):
-    name: str  # with the network, the weights and the resizing; only distances of one name compare
+    """Turns images into vectors whose distribution the Fréchet distance compares: the metric `fid`.
+
+    `name` tells the network, the weights and the resizing; only distances of one name compare.
+    """
+
+    name: str
 
     @property
     def fingerprint(self) -> str | None:
-        """As of a `Judge`."""
+        """What decides the features beside the image, as of a `Judge`."""
         ...
 
     def features(self, images: Sequence[Image]) -> NDArray[np.float64]:
-        """Features for the Frechet distance, (B, D)."""
+        """One row of finite features per image, (B, D)."""
         ...
 
 
-class Models(Protocol):
-    """All roles of a preset; each model is loaded when its attribute is first read."""
+def parts(protocol: type) -> list[str]:
+    """The names of the attributes and methods that a protocol asks for."""
+    return [*protocol.__annotations__, *(name for name in vars(protocol) if not name.startswith("_"))]
+
+
+@dataclass(frozen=True)
+class Role:
+    """A part that one model of a preset plays: its section, what it must be able to do, and whether it needs a device.
+
+    The settings named `apart` are in the section and are not the adapter's.
+    """
+
+    section: str
+    protocol: type
+    on_device: bool = True
+    apart: tuple[str, ...] = ()
+
+
+ROLES = {
+    "generator": Role("generator", Generator),
+    "captioner": Role("captioner", Captioner),
+    "text_encoder": Role("text_encoder", TextEncoder),
+    "tagger": Role("tagger", Tagger),
+    "scorer": Role("scorer", Scorer, on_device=False),  # it must not cost an import of torch
+    "detector": Role("detector", Detector),
+    "mask_model": Role("mask_model", MaskModel),
+    "features": Role("fid", FeatureExtractor, apart=("reference",)),
+}
+
+
+class Models(ABC):
+    """The models of a preset: each of ROLES under its name, loaded when it is first read, and any number of judges."""
+
+    generator: Generator
+    captioner: Captioner
+    text_encoder: TextEncoder
+    tagger: Tagger
+    scorer: Scorer
+    detector: Detector
+    mask_model: MaskModel
+    features: FeatureExtractor
+
+    if not TYPE_CHECKING:  # for which the names above are all that there is
+
+        def __getattr__(self, name: str) -> Any:
+            if name not in ROLES:
+                raise AttributeError(f"{type(self).__name__} has no {name}")
+            model = self.__dict__[name] = self.load(name)
+            return model
 
     @property
-    def device(self) -> str: ...
+    @abstractmethod
+    def device(self) -> str:
+        """Where the models run: "cpu" or "cuda"."""
 
-    @property
-    def generator(self) -> Generator: ...
-    @property
-    def captioner(self) -> Captioner: ...
-    @property
-    def text_encoder(self) -> TextEncoder: ...
-    @property
-    def tagger(self) -> Tagger: ...
-    @property
-    def scorer(self) -> Scorer: ...
-    @property
-    def detector(self) -> Detector: ...
-    @property
-    def mask_model(self) -> MaskModel: ...
-    @property
-    def features(self) -> FeatureExtractor: ...
-    def judge(self, name: str) -> Judge: ...
+    @abstractmethod
+    def load(self, name: str) -> Any:
+        """The model that plays the role of that name in ROLES.
+
+        Raises:
+            RealignError: the preset has no such section, or its model cannot be loaded.
+        """
+
+    @abstractmethod
+    def judge(self, name: str) -> Judge:
+        """The judge of a section of the preset, one instance of each.
+
+        Raises:
+            RealignError: there is no such section, its model cannot be loaded, or it is no judge.
+        """

@@ -58,9 +58,10 @@ def on_ray(
 ) -> list[int]:
     """Call `make` once per shard, with models on a Ray cluster whose GPUs they share equally; its answers are codes."""
     from realign_cli.commands import _ray
+    from realign_cli.commands._stages import models_on_gpu
 
     with _ray.cluster(address) as gpus:
-        share = min(1.0, int(1000 * gpus / (workers * _ray.ROLES)) / 1000)
+        share = min(1.0, int(1000 * gpus / (workers * models_on_gpu())) / 1000)
 
         def work(shard: Shard) -> Work:
             own = replace(options, shard=str(shard), quiet=True, as_json=False, overwrite=False)

@@ -9,11 +9,11 @@ from contextlib import contextmanager, suppress
 from threading import Event
 from typing import Any
 
-from realign_cli.errors import RealignError, UsageError
+from realign_cli.errors import RealignError, UsageError, first_line
 from realign_cli.presets import Preset
 from realign_cli.registry import Models
+from realign_cli.roles import ROLES
 
-ROLES = 7  # that a worker may use: generator, captioner, text encoder, tagger, scorer, detector, mask model
 _PULSE = 0.5  # seconds
 
 
@@ -34,8 +34,7 @@ def cluster(address: str | None) -> Iterator[float]:
     try:
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **own)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise RealignError(f"--address {address}: no Ray cluster to be reached ({reason})") from None
+        raise RealignError(f"--address {address}: no Ray cluster to be reached ({first_line(error)})") from None
     try:
         yield ray.cluster_resources().get("GPU", 0.0)  # type: ignore[no-untyped-call]
     finally:
@@ -53,12 +52,13 @@ class RemoteModels(Models):
         super().__init__(preset, device)
         self._share, self._stop = share, stop
 
-    def _load(self, role: str, **_: Any) -> _Remote:
+    def load(self, name: str) -> _Remote:
         import ray
 
-        options = {"num_cpus": 0, "num_gpus": self._share, "max_restarts": -1, "max_task_retries": -1}
+        share = self._share if ROLES[name].on_device else 0
+        options = {"num_cpus": 0, "num_gpus": share, "max_restarts": -1, "max_task_retries": -1}
         kind = ray.remote(_Actor).options(scheduling_strategy="SPREAD", **options)
-        return _Remote(kind.remote(self.preset, self._device, role, os.getcwd()), self._stop)
+        return _Remote(kind.remote(self.preset, self._device, name, os.getcwd()), self._stop)
 
 
 class _Actor:

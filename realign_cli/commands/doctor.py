@@ -12,17 +12,6 @@ if TYPE_CHECKING:
     from realign_cli.commands._checks import Finding
     from realign_cli.presets import Checkpoint, Preset
 
-# The sections whose models a command holds at the same time.
-_HELD = {
-    "train": ("generator", "captioner", "text_encoder"),
-    "generate": ("generator",),
-    "caption-reward": ("captioner", "text_encoder"),
-    "tag": ("tagger",),
-    "segment": ("detector", "mask_model"),
-    "refine": ("tagger", "detector", "mask_model", "generator", "captioner", "text_encoder"),
-    "eval": ("clip", "negclip", "blip", "fid"),
-}
-
 
 def doctor(options: Named) -> None:
     """See whether this computer can run a preset, and what to do where it cannot.
@@ -77,13 +66,14 @@ def _findings(preset: Preset, name: str) -> Iterator[Finding]:
             "hub", hub.address(), "check the network, or name a mirror with HF_ENDPOINT; --preset tiny"
         )
     scorer = preset.sections.get("scorer", {})
-    if "language_model" in scorer.get("adapter", ""):
+    if scorer.get("adapter", "").endswith(":LanguageModelScorer"):
         yield _checks.language_model(scorer["checkpoint"])
 
 
 def _memory(preset: Preset) -> Iterator[Finding]:
     """Of the GPU, against the weights that each command holds."""
     from realign_cli.commands import _checks
+    from realign_cli.commands._stages import held
 
     gpu = _checks.gpu_memory()
     if gpu is None:
@@ -91,9 +81,9 @@ def _memory(preset: Preset) -> Iterator[Finding]:
         yield _checks.Finding("GPU", "none", remedy)
         return
     yield _checks.Finding("GPU", f"{gpu[0]}, {gpu[1]:.1f} GB")
-    for command, sections in _HELD.items():
-        held = [found for name in sections if (found := _published(preset, name))]
-        needed = sum(checkpoint.loaded for checkpoint in dict.fromkeys(held))
+    for command, sections in held(preset).items():
+        weights = [found for name in sections if (found := _published(preset, name))]
+        needed = sum(checkpoint.loaded for checkpoint in dict.fromkeys(weights))
         if command == "train" and (trained := _published(preset, "generator")):
             needed += trained.loaded  # what is trained is float32, and not half
         offload = ", or --set generator.cpu_offload=true" if command in ("generate", "refine") else ""

@@ -46,7 +46,8 @@ def eval_(
         str | None,
         typer.Option(
             metavar="LIST",
-            help="Some of fid, clip, negclip, blip, oracle; if not given, all, but fid only with --reference.",
+            help="Some of fid, the preset's judges (clip, negclip, blip, oracle) and module:Class of your own. "
+            "If not given: all of the preset's, but fid only with --reference.",
         ),
     ] = None,
     out: Annotated[
@@ -61,12 +62,15 @@ def eval_(
     clip and negclip are raw cosines, blip is BLIP-2's contrastive cosine (blip_itc) and matching probability
     (blip_itm), oracle reads the pixels of the embedded world's images. fid gives FID, and KID to a --reference of
     images. What a model said of an image is remembered and not asked again. The table goes to stdout.
+    A metric of your own is a class that satisfies the protocol Judge: CONTRIBUTING.md.
 
     Examples:
 
     realign eval --metrics fid,clip,negclip,blip
 
     realign eval --in final/ --baseline coarse/
+
+    realign eval --in final/ --metrics clip,mymetrics:Sharpness
 
     realign eval --in final/ --baseline coarse/ --metrics fid,clip --reference real/ --out eval/
 
@@ -84,6 +88,7 @@ def eval_(
     Verbosity(options.quiet, options.verbose).apply()
     preset = presets.load(options.preset, options.overrides, backend)
     names = chosen(metrics, preset, reference)
+    preset = preset.with_adapters(name for name in names if ":" in name)
     if reference and FID in names:
         preset = preset.with_(FID, {"reference": str(reference)})
     models = Models(preset, options.device)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from realign_cli.data.images import image_path, open_image
 from realign_cli.data.prompts import KEYS, SUFFIXES, read_prompt_file
 from realign_cli.data.records import Entry, read_records
-from realign_cli.errors import UsageError
+from realign_cli.errors import UsageError, first_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -79,10 +79,10 @@ def _hub(name: str) -> Captions:
     try:
         rows = load_dataset(name, split="train")
     except Exception as error:  # datasets raises whatever its many backends raise
-        reason = str(error).strip().split("\n")[0]
         raise UsageError(
-            f"--data {name}: the hub gives no such dataset ({reason}); give a file of captions, such as COCO's "
-            "captions_train2014.json, or name a mirror of the hub with HF_ENDPOINT, or take --data shapes --preset tiny"
+            f"--data {name}: the hub gives no such dataset ({first_line(error)}); give a file of captions, such as "
+            "COCO's captions_train2014.json, or name a mirror of the hub with HF_ENDPOINT, or take --data shapes "
+            "--preset tiny"
         ) from None
     key = next((key for key in _HUB_KEYS if key in rows.column_names), None)
     if key is None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from realign_cli import console
-from realign_cli.errors import RealignError, UsageError
+from realign_cli.errors import RealignError, UsageError, first_line
 from realign_cli.files import atomic
 
 TITLE = "COCO 2014 val"
@@ -87,5 +87,6 @@ def _rows(files: Sequence[Path], *columns: str) -> Iterator[dict[str, Any]]:
                 for batch in file.iter_batches(_ROWS, columns=list(columns)):
                     yield from batch.to_pylist()
         except (OSError, ValueError, NotImplementedError) as error:
-            reason = str(error).splitlines()[0]
-            raise RealignError(f"{path}: not the images of {TITLE} ({reason}); delete it and fetch it again") from None
+            raise RealignError(
+                f"{path}: not the images of {TITLE} ({first_line(error)}); delete it and fetch it again"
+            ) from None

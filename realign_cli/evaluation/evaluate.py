@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import logging
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
+from realign_cli.errors import RealignError, first_line
 from realign_cli.records import Record
 from realign_cli.roles import FeatureExtractor, Judge, Models
 
@@ -17,6 +21,7 @@ if TYPE_CHECKING:
 
 FID = "fid"
 PREFERS_OWN = "prefers_own"
+log = logging.getLogger(__name__)
 Scores = dict[str, dict[str, float | None]]  # record id -> column -> value
 
 
@@ -74,10 +79,17 @@ class Evaluate:
         self.metrics = metrics
         self._memory = memory
         self._batch_size = batch_size
+        self._owned: dict[str, frozenset[str]] = {}  # the columns of each metric
 
     @cached_property
     def judges(self) -> dict[str, Judge]:
-        return {name: self._models.judge(name) for name in self.metrics if name != FID}
+        judges = {name: self._models.judge(name) for name in self.metrics if name != FID}
+        for name, judge in judges.items():
+            with _named(name):
+                known = judge.fingerprint
+            if not isinstance(known, str | None):
+                raise RealignError(f"metric {name}: its fingerprint is a {type(known).__name__}, not a text or None")
+        return judges
 
     @cached_property
     def extractor(self) -> FeatureExtractor | None:
@@ -100,6 +112,7 @@ class Evaluate:
                 rows.put(question.index, answer)
                 return
             columns, cut = json.loads(answer)
+            self._claim(question.metric, columns)
             record = question.record
             said[record.id][question.metric, question.text] = columns
             measured.cut[question.metric] += bool(cut and question.text == record.text)
@@ -144,14 +157,31 @@ class Evaluate:
         if self.extractor and questions[0].metric == FID:
             answers = [row.tobytes() for row in self.extractor.features(images).astype("<f4")]
         else:
-            judge = self.judges[questions[0].metric]
-            columns, cut = judge.judge(images, texts), judge.cut(texts)
-            answers = [
-                json.dumps([{name: values[i] for name, values in columns.items()}, cut[i]]).encode()
-                for i in range(len(texts))
-            ]
+            metric = questions[0].metric
+            answers = [json.dumps(one).encode() for one in _judged(metric, self.judges[metric], images, texts)]
         self._memory.put({q.key: answer for q, answer in zip(questions, answers, strict=True) if q.key})
         return answers
+
+    def _claim(self, metric: str, columns: Collection[str]) -> None:
+        """Hold a metric to the columns of its first answer, which are its own.
+
+        Raises:
+            RealignError: it has others now, or another metric has one of them.
+        """
+        if metric not in self._owned:
+            for other, owned in self._owned.items():
+                if both := sorted(owned.intersection(columns)):
+                    raise RealignError(
+                        f"metrics {other} and {metric} both have a column '{both[0]}'; measure by one of them at a "
+                        "time, or rename it"
+                    )
+            self._owned[metric] = frozenset(columns)
+        if self._owned[metric] != set(columns):
+            now, first = ", ".join(sorted(columns)) or "none", ", ".join(sorted(self._owned[metric])) or "none"
+            raise RealignError(
+                f"metric {metric}: its columns were {first} and are {now}; they stay the same as long as its "
+                "fingerprint does"
+            )
 
     def _columns(
         self, record: Record, answers: Mapping[tuple[str, str], Mapping[str, float | None]]
@@ -165,6 +195,46 @@ class Evaluate:
                 swapped = answers[name, record.pair.text]
                 columns |= {f"{c}_{PREFERS_OWN}": _higher(value, swapped[c]) for c, value in own.items()}
         return columns
+
+
+def _judged(
+    metric: str, judge: Judge, images: Sequence[Image], prompts: Sequence[str]
+) -> list[tuple[dict[str, float | None], bool]]:
+    """What a judge, which anybody may have written, says of each image: its columns, and whether its prompt was cut.
+
+    Raises:
+        RealignError: it raises, or does not answer as `roles.Judge` says.
+    """
+    with _named(metric):
+        columns, cut = judge.judge(images, prompts), judge.cut(prompts)
+        counts = {f"column '{name}'": len(values) for name, values in columns.items()} | {"cut": len(cut)}
+        values = {name: [None if v is None else float(v) for v in column] for name, column in columns.items()}
+        partly = [bool(one) for one in cut]
+    for place, count in counts.items():
+        if count != len(images):
+            raise RealignError(f"metric {metric}: {count} values in {place} for {len(images)} images")
+    for name, column in values.items():
+        for value, prompt in zip(column, prompts, strict=True):
+            if value is not None and not math.isfinite(value):
+                raise RealignError(
+                    f"metric {metric}: {value} in column '{name}' for the prompt {prompt!r}; a value is a finite "
+                    "number, or None where the column does not apply"
+                )
+    return [({name: column[i] for name, column in values.items()}, partly[i]) for i in range(len(images))]
+
+
+@contextmanager
+def _named(metric: str) -> Iterator[None]:
+    """Whatever a metric raises becomes one line that names it."""
+    try:
+        yield
+    except RealignError:
+        raise
+    except Exception as error:  # a class of the user's own may raise anything
+        log.debug("metric %s", metric, exc_info=True)
+        raise RealignError(
+            f"metric {metric}: {type(error).__name__}: {first_line(error)}; -v shows where it failed"
+        ) from None
 
 
 def _higher(value: float | None, other: float | None) -> float | None:

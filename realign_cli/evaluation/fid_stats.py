@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from realign_cli.errors import UsageError
+from realign_cli.errors import UsageError, first_line
 from realign_cli.files import atomic
 
 if TYPE_CHECKING:
@@ -55,8 +55,7 @@ def read_stats(path: Path) -> Stats:
     except FileNotFoundError:
         raise UsageError(f"{path}: no such file") from None
     except Exception as error:  # numpy, zipfile and zlib raise whatever a file's bytes lead them to
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UsageError(f"{path}: not an .npz of statistics with 'mu' and 'sigma' ({reason})") from None
+        raise UsageError(f"{path}: not an .npz of statistics with 'mu' and 'sigma' ({first_line(error)})") from None
     return Stats(mean, covariance, hashlib.sha256(data).hexdigest(), n, name)
 
 

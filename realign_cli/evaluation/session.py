@@ -20,14 +20,13 @@ from realign_cli.evaluation.distance import Reference, of_statistics, reference
 from realign_cli.evaluation.evaluate import FID, Evaluate, Measured, Sight
 from realign_cli.evaluation.feature_rows import RowFile
 from realign_cli.files.cache_folder import cache_folder
+from realign_cli.registry import is_judge
 
 if TYPE_CHECKING:
     from realign_cli.data.records import Entry
     from realign_cli.evaluation.decoding import View
     from realign_cli.presets import Preset
     from realign_cli.registry import Models
-
-METRICS = (FID, "clip", "negclip", "blip", "oracle")
 
 
 class Against(NamedTuple):
@@ -150,19 +149,31 @@ def count(places: Iterable[str | Path | None]) -> int | None:
 def chosen(metrics: str | None, preset: Preset, reference: object) -> list[str]:
     """The metrics that a list names, or all of the preset, `fid` only if a reference is given.
 
+    A name is a section of the preset or "module:Class" of the user's own.
+
     Raises:
         UsageError: an unknown name.
     """
-    known = [name for name in METRICS if name in preset.sections]
     if metrics is None:
-        return [name for name in known if name != FID or reference]
+        return [name for name in _known(preset) if name != FID or reference]
     names = list(dict.fromkeys(name.strip() for name in metrics.split(",") if name.strip()))
     for name in names:
-        if name not in known:
-            raise UsageError(f"--metrics {name}: no such metric in this preset; there are {', '.join(known)}")
+        if ":" not in name and not _is_metric(preset, name):
+            there = ", ".join(_known(preset))
+            raise UsageError(f"--metrics {name}: no such metric in this preset; there are {there}, or module:Class")
     if not names:
-        raise UsageError(f"--metrics: name some of {', '.join(known)}")
+        raise UsageError(f"--metrics: name some of {', '.join(_known(preset))}, or module:Class")
     return names
+
+
+def _known(preset: Preset) -> list[str]:
+    """The metrics of a preset, `fid` first."""
+    names = sorted(preset.sections, key=lambda name: name != FID)
+    return [name for name in names if _is_metric(preset, name)]
+
+
+def _is_metric(preset: Preset, name: str) -> bool:
+    return (name in preset.sections and name == FID) or is_judge(preset, name)
 
 
 def _without_prompt(view: View, evaluate: Evaluate) -> RecordError | None:

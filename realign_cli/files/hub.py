@@ -14,7 +14,7 @@ from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import disable_progress_bars, logging  # type: ignore[attr-defined]
 
-from realign_cli.errors import RealignError
+from realign_cli.errors import RealignError, first_line
 from realign_cli.files import atomic
 from realign_cli.files.download import without_secrets
 
@@ -49,8 +49,9 @@ def fetch(name: str, revision: str, patterns: Sequence[str], kind: Kind = "model
         folder = Path(snapshot_download(name, repo_type=kind, revision=revision, allow_patterns=list(patterns)))
         found = HfApi().verify_repo_checksums(name, repo_type=kind, revision=folder.name)
     except (HfHubHTTPError, OSError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise RealignError(f"cannot fetch {name} at {revision}: {without_secrets(reason)}; {_REMEDY}") from None
+        raise RealignError(
+            f"cannot fetch {name} at {revision}: {without_secrets(first_line(error))}; {_REMEDY}"
+        ) from None
     damaged = [one["path"] for one in found.mismatches]
     for path in damaged:
         (folder / path).resolve().unlink()

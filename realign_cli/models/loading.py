@@ -7,16 +7,15 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from realign_cli.errors import RealignError
+from realign_cli.errors import RealignError, first_line
 
 Checkpoint = str | os.PathLike[str]
 
 
 def cannot_load(checkpoint: Checkpoint, error: Exception) -> RealignError:
     """A library's account of why there is no checkpoint, in one line and with what to do."""
-    reason = str(error).strip().splitlines()[0].rstrip(".")
     return RealignError(
-        f"cannot load {os.fspath(checkpoint)}: {reason}. "
+        f"cannot load {os.fspath(checkpoint)}: {first_line(error)}. "
         "Name a folder that holds the checkpoint, make the hub reachable, or use '--preset tiny'"
     )
 

@@ -56,6 +56,10 @@ class Preset:
         """The preset with settings of one section changed or added."""
         return replace(self, sections={**self.sections, name: {**self.section(name), **settings}})
 
+    def with_adapters(self, adapters: Iterable[str]) -> Preset:
+        """The preset with a section for each adapter "module:Class", which is named after it and has no settings."""
+        return replace(self, sections={**self.sections, **{name: {"adapter": name} for name in adapters}})
+
 
 def names() -> list[str]:
     return sorted(file.name.removesuffix(".toml") for file in _folder().iterdir() if file.name.endswith(".toml"))

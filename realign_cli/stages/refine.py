@@ -12,7 +12,7 @@ from realign_cli.records import Record, Refinement, noise_seed
 from realign_cli.roles import Models, Region, Request
 from realign_cli.settings import Modulation
 from realign_cli.stages.base import Item, Outcome
-from realign_cli.stages.caption_reward import captions
+from realign_cli.stages.caption_reward import CaptionReward, captions
 from realign_cli.stages.run_lengths import decode
 
 if TYPE_CHECKING:
@@ -30,10 +30,12 @@ class Refine:
 
     name, looks = "refine", True
     needs = {"objects": "score"}
+    uses: tuple[str, ...] = ("generator", "refine", *CaptionReward.uses)
 
     def __init__(self, models: Models, modulation: Modulation, keep: Keep) -> None:
         self._models, self._modulation, self._keep = models, modulation, keep
-        self.uses = ("generator", "refine", *(("captioner", "text_encoder") if keep == "best" else ()))
+        if keep == "final":  # no image is captioned
+            self.uses = ("generator", "refine")
 
     def done(self, record: Record) -> bool:
         return record.refine is not None

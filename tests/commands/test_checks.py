@@ -97,3 +97,11 @@ def test_memory(monkeypatch: pytest.MonkeyPatch, gigabytes: float | None, short:
         assert found["train"].detail == "16.4 GB of weights" and found["generate"].detail == "2.1 GB of weights"
     else:
         assert found["GPU"].remedy.startswith("--preset tiny")
+
+
+def test_the_language_model_of_a_preset_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", "")
+    monkeypatch.setenv("OPENAI_API_KEY", "")
+    found = {one.name: one for one in doctor._findings(presets.load("sd15"), "sd15")}
+    assert found["language model"].remedy.startswith("set OPENAI_API_KEY")
+    assert "language model" not in {one.name for one in doctor._findings(presets.load("tiny"), "tiny")}

@@ -8,7 +8,7 @@ from typing import Any
 
 from safetensors import safe_open
 
-from realign_cli.errors import UsageError
+from realign_cli.errors import UsageError, first_line
 from realign_cli.models.loading import silent
 
 LORA = "pytorch_lora_weights.safetensors"
@@ -29,7 +29,7 @@ def load_lora(pipeline: Any, folder: str | Path, adapter: str = "lora") -> None:
             pipeline.load_lora_weights(folder, adapter_name=adapter, weight_name=LORA, use_safetensors=True)
     except Exception as error:  # of a file that does not fit, libraries raise what they come upon first
         raise UsageError(
-            f"{file}: no LoRA of this generator ({_reason(error)}); give one that was trained on it"
+            f"{file}: no LoRA of this generator ({first_line(error)}); give one that was trained on it"
         ) from None
     parts = [part for name in ("unet", "text_encoder", "text_encoder_2") if (part := getattr(pipeline, name, None))]
     loaded = sum("lora_" in name and f".{adapter}." in name for part in parts for name, _ in part.named_parameters())
@@ -38,9 +38,3 @@ def load_lora(pipeline: Any, folder: str | Path, adapter: str = "lora") -> None:
             f"{file}: no LoRA of this generator ({loaded} of its {wanted} weights have a place in it); give one that "
             "was trained on it"
         )
-
-
-def _reason(error: Exception) -> str:
-    """What an error says, without the details that follow it; of a heading, the first detail."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return " ".join(lines[: 1 + lines[0].endswith(":")])

@@ -16,7 +16,7 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from PIL.Image import Image
 from torch import Tensor
 
-from realign_cli.errors import RecordError, UsageError
+from realign_cli.errors import RecordError, UsageError, first_line
 from realign_cli.models.batches import in_full_batches
 from realign_cli.models.diffusion.attention_control import Layout, modulated
 from realign_cli.roles import Region, Request
@@ -24,7 +24,7 @@ from realign_cli.settings import Modulation
 
 if TYPE_CHECKING:
     pass
-from realign_cli.models.diffusion.lora import _reason, load_lora
+from realign_cli.models.diffusion.lora import load_lora
 from realign_cli.models.loading import silent
 
 log = logging.getLogger(__name__)
@@ -171,7 +171,7 @@ class StableDiffusion:
                 raise ValueError(f"its tokenizer goes up to {length} tokens and its text encoder to {most}")
         except Exception as error:  # of a damaged folder, libraries raise what they come upon first
             if Path(checkpoint).is_dir():
-                raise UsageError(f"{checkpoint}: not a {self._kind.__name__} ({_reason(error)})") from None
+                raise UsageError(f"{checkpoint}: not a {self._kind.__name__} ({first_line(error)})") from None
             if not isinstance(error, OSError | ValueError):
                 raise
             raise UsageError(

@@ -17,7 +17,7 @@ from pytorch_fid import inception as published
 from torch import Tensor, nn
 from torchvision.models import inception_v3
 
-from realign_cli.errors import RealignError, UsageError
+from realign_cli.errors import RealignError, UsageError, first_line
 from realign_cli.models.fingerprint import fingerprint
 
 if TYPE_CHECKING:
@@ -115,9 +115,8 @@ def _weights(checkpoint: str) -> dict[str, Tensor]:
             return torch.hub.load_state_dict_from_url(url, progress=False, check_hash=True, weights_only=True)
         return torch.load(checkpoint, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, EOFError, UnpicklingError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         place = Path(torch.hub.get_dir()) / "checkpoints"
         raise RealignError(
-            f"no Inception weights at {checkpoint} ({reason}): put {published.FID_WEIGHTS_URL} (95 MB) into {place}, "
-            "or name a file with --set fid.checkpoint=FILE; '--preset tiny' has features of its own"
+            f"no Inception weights at {checkpoint} ({first_line(error)}): put {published.FID_WEIGHTS_URL} (95 MB) "
+            f"into {place}, or name a file with --set fid.checkpoint=FILE; '--preset tiny' has features of its own"
         ) from None

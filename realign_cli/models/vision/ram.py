@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import SwinConfig, SwinModel
 
-from realign_cli.errors import UsageError
+from realign_cli.errors import UsageError, first_line
 from realign_cli.models.batches import in_full_batches
 from realign_cli.records import Tag
 
@@ -262,8 +262,7 @@ def _published(file: Path) -> tuple[dict[str, Tensor], RamConfig]:
         state = _renamed(loaded["model"])
         return state, _config(state)
     except (KeyError, TypeError, RuntimeError, UnpicklingError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UsageError(f"{file}: not a RAM checkpoint ({reason})") from None
+        raise UsageError(f"{file}: not a RAM checkpoint ({first_line(error)})") from None
 
 
 def _renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

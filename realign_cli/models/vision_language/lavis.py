@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from realign_cli.errors import RealignError, UsageError
+from realign_cli.errors import RealignError, UsageError, first_line
 from realign_cli.models.fingerprint import fingerprint
 
 if TYPE_CHECKING:
@@ -118,8 +118,8 @@ def _load(checkpoint: str, device: str) -> tuple[Any, Any, Any]:
         with redirect_stdout(sys.stderr):  # it prints, and on the standard output there are records
             model, images, texts = load_model_and_preprocess(name, kind, is_eval=True, device=device)
     except OSError as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
         raise RealignError(
-            f"LAVIS cannot load {checkpoint}: {reason}. Make the network reachable, or bring the files: docs/lavis.md"
+            f"LAVIS cannot load {checkpoint}: {first_line(error)}. Make the network reachable, or bring the files: "
+            "docs/lavis.md"
         ) from None
     return model.requires_grad_(False), images["eval"], texts["eval"]
