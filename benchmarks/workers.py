@@ -15,9 +15,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from realign_cli import presets
+from realign_cli.commands import _map
 from realign_cli.commands._pipeline import coarse_to_final
-from realign_cli.commands.options import Run
+from realign_cli.commands.options import Device, Run
+from realign_cli.data.prompts import read_prompts
 from realign_cli.registry import Models
 from realign_cli.tinyworld.scenes import held_out_prompts
 
@@ -25,7 +26,8 @@ SEED = 42
 
 
 def make(models: Models, prompts: Path, out: Path, shard: str) -> None:
-    coarse_to_final(Run(quiet=True, shard=shard), out, models, prompts, seed=SEED, keep="final")
+    entries = list(read_prompts(prompts, SEED))
+    coarse_to_final(Run(quiet=True, shard=shard), out, models, entries, seed=SEED, keep="final")
 
 
 def measure(models: Models, prompts: Path, out: Path, workers: int) -> tuple[float, float]:
@@ -51,7 +53,7 @@ def show(name: str, ratios: list[float]) -> None:
 def main() -> None:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 32
     pairs = int(sys.argv[2]) if len(sys.argv) > 2 else 5
-    models = Models(presets.load("tiny"), "cpu")
+    models = _map.load(Run(preset="tiny", device=Device.cpu, quiet=True))
     speed, spent = [], []
     with tempfile.TemporaryDirectory() as name:
         prompts, one = Path(name) / "prompts.txt", Path(name) / "one.txt"

@@ -1,22 +1,52 @@
-"""What a command reads where no --in says it: a pipe, else the folder that the stage before it writes by convention."""
+"""What a command reads: what --in says, else a pipe, else the folder that the stage before it writes by convention."""
 
 from __future__ import annotations
 
 import os
 import stat
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from realign_cli.commands.options import COARSE, FINAL
+from realign_cli.commands.options import COARSE, FINAL, Map
 from realign_cli.console import console, plain
-from realign_cli.data.records import METADATA, STDIN, parts
+from realign_cli.data.records import METADATA, STDIN, Entry, parts, read_records, record_ids
 from realign_cli.errors import UsageError
 
 _MAKERS = {
     COARSE: "realign generate --prompts prompts.txt --out coarse/",
     FINAL: "realign refine --in coarse/ --out final/",
 }
+
+
+@dataclass(frozen=True)
+class Input:
+    """Records to come: one after the other, their ids where these can be known beforehand, and the --in of them."""
+
+    entries: Iterable[Entry]
+    ids: Sequence[str] | None
+    source: str = STDIN
+
+    @classmethod
+    def of(cls, entries: Sequence[Entry]) -> Input:
+        """Records that are there already."""
+        return cls(entries, [entry.record.id for entry in entries])
+
+
+def read(options: Map) -> Input:
+    """The records that a map command reads, of which coarse/ has those of the stage before it.
+
+    Raises:
+        UsageError: there are none, or they lie where the command writes; or as `read_records`.
+    """
+    source = records(options.source, (COARSE,), quiet=options.quiet)
+    if source != STDIN and options.out:
+        path = Path(source)
+        folder = path if path.is_dir() else path.parent
+        if folder.resolve().is_relative_to(options.out.resolve()):
+            raise UsageError(f"--in {source} lies in --out {options.out}; give --out another folder")
+    return Input(read_records(source), record_ids(source), source)
 
 
 def records(given: str | None, folders: Sequence[str], *, quiet: bool) -> str:

@@ -1,13 +1,7 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from realign_cli.commands import _map
 from realign_cli.commands.options import Blip, Map
-
-if TYPE_CHECKING:
-    from realign_cli.registry import Models
-    from realign_cli.stages.caption_reward import CaptionReward
 
 
 def caption_reward(options: Map, backend: Blip = None) -> None:
@@ -24,9 +18,10 @@ def caption_reward(options: Map, backend: Blip = None) -> None:
     realign generate --prompts prompts.txt --out coarse/ | lavis/bin/realign caption-reward --backend lavis
     """
 
-    def stages(models: Models) -> list[CaptionReward]:
-        from realign_cli.stages.caption_reward import CaptionReward  # takes seconds, and without records none are lost
+    from realign_cli.commands._input import read
 
-        return [CaptionReward(models)]
+    models = _map.load(options, backend=backend)
+    records = read(options)
+    from realign_cli.stages.caption_reward import CaptionReward  # takes seconds, and without records none are lost
 
-    _map.run(options, stages, backend=backend)
+    _map.run(options, models, [CaptionReward(models)], records)

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from realign_cli.commands import _map
 from realign_cli.commands._pipeline import coarse_to_final
 from realign_cli.commands.eval import eval_
 from realign_cli.commands.options import COARSE, FINAL, Embedded, Run
@@ -32,22 +33,22 @@ def demo(
 
     realign demo --prompts my_prompts.txt --out my-demo/
     """
-    from realign_cli import presets
     from realign_cli.console import console, plain
+    from realign_cli.data.prompts import read_prompts
     from realign_cli.files import atomic
-    from realign_cli.registry import Models
     from realign_cli.runs.folder import sheet_path
     from realign_cli.runs.lock import held
     from realign_cli.tinyworld.scenes import held_out_prompts
 
+    models = _map.load(options)
     if prompts is None:
         prompts = out / "prompts.txt"
         if not prompts.exists():
             with held(out):
                 atomic.write_text(prompts, "\n".join(held_out_prompts()[:_PROMPTS]) + "\n")
-    models = Models(presets.load(options.preset, options.overrides), options.device)
     run = Run(**vars(options), overwrite=overwrite)
-    failed = coarse_to_final(run, out, models, prompts, seed=seed, keep="best", captions=True)
+    entries = list(read_prompts(prompts, seed))
+    failed = coarse_to_final(run, out, models, entries, seed=seed, keep="best", captions=True)
     eval_(options, source=str(out / FINAL), baseline=out / COARSE, out=out / "eval")
     if not options.quiet:
         console.print(plain(f"open {sheet_path(out / FINAL)}"), soft_wrap=True)

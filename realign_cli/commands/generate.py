@@ -31,20 +31,15 @@ def generate(
     """
     import shlex
 
-    from realign_cli import presets
+    from realign_cli.commands._input import Input
     from realign_cli.data.prompts import read_prompts
     from realign_cli.errors import UsageError
     from realign_cli.stages.generate import Generate
 
     if options.out is None:
         raise UsageError("images need a folder: give --out DIR")
-    entries = list(read_prompts(prompts, seed))
+    models = _map.load(options, model=model)
+    records = Input.of(list(read_prompts(prompts, seed)))
     same_model = f" --model {shlex.quote(str(model))}" if model else ""
-    _map.run(
-        options,
-        lambda models: [Generate(models)],
-        entries=entries,
-        next_command="realign refine --in {out} --out final/" + same_model,
-        adapt=lambda preset: presets.with_model(preset, model),
-        seed=seed,
-    )
+    next_command = "realign refine --in {out} --out final/" + same_model
+    _map.run(options, models, [Generate(models)], records, {"seed": seed}, next_command=next_command)

@@ -175,3 +175,21 @@ def spread(function: Callable[..., None]) -> Callable[..., None]:
     command.__signature__ = inspect.Signature(own + shared)  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in own + shared}
     return command
+
+
+def arguments(function: Callable[..., None], options: Screen, **given: Any) -> list[str]:
+    """The words of a command line, without the command's name, that call a command with these options.
+
+    Defaults are written too, because the environment of whoever reads the words may say otherwise.
+    """
+    program = typer.Typer(add_completion=False)
+    program.command()(spread(function))
+    values = {**vars(options), **given}
+    words = []
+    for parameter in typer.main.get_command(program).params:
+        value, name = values.get(str(parameter.name)), max(parameter.opts, key=len)
+        if value is True:
+            words.append(name)
+        elif value is not None and value is not False:
+            words += [f"{name}={one}" for one in (value if isinstance(value, list) else [value])]
+    return words

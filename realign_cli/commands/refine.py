@@ -9,11 +9,7 @@ from realign_cli.commands import _map
 from realign_cli.commands.options import Map, Model
 
 if TYPE_CHECKING:
-    from realign_cli.registry import Models
-    from realign_cli.stages.refine import Refine
-    from realign_cli.stages.score import Score
-    from realign_cli.stages.segment import Segment
-    from realign_cli.stages.tag import Tag
+    from realign_cli.stages.base import Stage
 
 
 class Keep(StrEnum):
@@ -39,26 +35,18 @@ def refine(
 
     realign tag --in coarse/ | realign score | realign segment | realign refine --keep best --out final/
     """
-    from realign_cli import presets
+    from realign_cli.commands._input import read
     from realign_cli.errors import UsageError
-    from realign_cli.runs.contact_sheet import write_contact_sheet
 
     if options.out is None:
         raise UsageError("images need a folder: give --out DIR")
+    models = _map.load(options, model=model)
+    records = read(options)
+    from realign_cli.stages.refine import Refine  # takes seconds, and without records none are lost
+    from realign_cli.stages.score import Score
+    from realign_cli.stages.segment import Segment
+    from realign_cli.stages.tag import Tag
 
-    def stages(models: Models) -> list[Tag | Score | Segment | Refine]:
-        from realign_cli.stages.refine import Refine  # takes seconds, and without records none are lost
-        from realign_cli.stages.score import Score
-        from realign_cli.stages.segment import Segment
-        from realign_cli.stages.tag import Tag
-
-        return [Tag(models), Score(models), Segment(models), Refine(models, models.modulation, keep.value)]
-
-    _map.run(
-        options,
-        stages,
-        next_command="realign eval --in {out}{baseline}",
-        finish=write_contact_sheet,
-        adapt=lambda preset: presets.with_model(preset, model),
-        keep=keep.value,
-    )
+    stages: list[Stage] = [Tag(models), Score(models), Segment(models), Refine(models, models.modulation, keep.value)]
+    next_command = "realign eval --in {out}{baseline}"
+    _map.run(options, models, stages, records, {"keep": keep.value}, next_command=next_command)

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from realign_cli.commands import _map
 from realign_cli.commands._pipeline import coarse_to_final
 from realign_cli.commands.eval import eval_
-from realign_cli.commands.options import COARSE, FINAL, Model, Run
+from realign_cli.commands.options import COARSE, FINAL, Model, Run, arguments
 from realign_cli.commands.refine import Keep
 
 if TYPE_CHECKING:
@@ -60,11 +63,15 @@ def run(
 
     realign run --prompts prompts.txt --out out/ --engine ray --address auto --workers 8
     """
-    from realign_cli import presets
-    from realign_cli.commands import _fleet
+    from realign_cli.commands._stages import models_on_gpu
+    from realign_cli.commands.status import show
+    from realign_cli.console import console
     from realign_cli.data.prompts import read_prompts
+    from realign_cli.data.shards import Shard
     from realign_cli.errors import UsageError
-    from realign_cli.registry import Models
+    from realign_cli.fleet import local, ray
+    from realign_cli.fleet.supervisor import supervise
+    from realign_cli.runs.status import status
 
     out = options.out
     if out is None:
@@ -73,19 +80,29 @@ def run(
         raise UsageError("--shard makes this one worker of many: --workers, --engine and --eval do not go with it")
     if address and engine is not Engine.ray:
         raise UsageError("--address names a Ray cluster: give --engine ray too")
-    preset = presets.with_model(presets.load(options.preset, options.overrides), model)
-
-    count = len(list(read_prompts(prompts, seed)))
+    models = _map.load(options, model=model)
+    entries = list(read_prompts(prompts, seed))
 
     def make(options: Run, models: Models) -> int:
-        return 3 if coarse_to_final(options, out, models, prompts, seed=seed, keep=keep.value) else 0
+        return 3 if coarse_to_final(options, out, models, entries, seed=seed, keep=keep.value) else 0
 
-    if engine is Engine.ray:
-        codes = _fleet.on_ray(options, out, workers, count, preset, address, make)
-    elif workers > 1:
-        codes = _fleet.processes(options, out, workers, count)
+    if workers == 1 and engine is Engine.local:
+        codes = [make(options, models)]
     else:
-        codes = [make(options, Models(preset, options.device))]
+        folders = [out / COARSE, out / FINAL]
+        one = replace(options, quiet=True, as_json=False, overwrite=False)
+        each = [replace(one, shard=str(shard)) for shard in Shard.all(workers)]
+        if engine is Engine.ray:
+            makes = [partial(make, own) for own in each]
+            team = ray.workers(makes, models.preset, options.device, address, models_on_gpu())
+        else:
+            given = {"prompts": prompts, "seed": seed, "model": model, "keep": keep}
+            team = local.workers([["run", *arguments(run, own, **given)] for own in each], folders)
+        with team as works:
+            quiet = options.quiet or options.as_json
+            codes = supervise(works, folders, len(entries), overwrite=options.overwrite, quiet=quiet)
+        if not options.quiet and not set(codes) - {0, 3}:
+            show(status(out), console, as_json=options.as_json)
     code = max(codes, key=lambda code: (code not in (0, 3), code))
     if evaluate and code in (0, 3):
         eval_(options, source=str(out / FINAL), baseline=out / COARSE, out=out / "eval")

@@ -27,13 +27,11 @@ def score(
 
     realign score --in tagged/ --preset model.toml --max-calls 1000 --out scored/
     """
+    from realign_cli.commands._input import read
     from realign_cli.stages.score import Score
 
     given = {"max_calls": max_calls, "max_tokens": max_tokens}
     caps = {key: cap for key, cap in given.items() if cap is not None}
-    _map.run(
-        options,
-        lambda models: [Score(models)],
-        next_command="realign segment --in {out} --out segmented/",
-        adapt=lambda preset: preset.with_("scorer", caps) if caps else preset,
-    )
+    models = _map.load(options, changes={"scorer": caps} if caps else None)
+    records = read(options)
+    _map.run(options, models, [Score(models)], records, next_command="realign segment --in {out} --out segmented/")

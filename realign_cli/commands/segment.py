@@ -16,6 +16,10 @@ def segment(options: Map) -> None:
 
     realign segment --in scored/ --set detector.threshold=0.4
     """
-    from realign_cli.stages.segment import Segment
+    from realign_cli.commands._input import read
 
-    _map.run(options, lambda models: [Segment(models)], next_command="realign refine --in {out} --out final/")
+    models = _map.load(options)
+    records = read(options)
+    from realign_cli.stages.segment import Segment  # takes a while, and without records no time is lost
+
+    _map.run(options, models, [Segment(models)], records, next_command="realign refine --in {out} --out final/")

@@ -15,6 +15,9 @@ def tag(options: Map) -> None:
 
     realign tag --in coarse/ --set tagger.threshold=0.8 --out tagged/
     """
+    from realign_cli.commands._input import read
     from realign_cli.stages.tag import Tag
 
-    _map.run(options, lambda models: [Tag(models)], next_command="realign score --in {out} --out scored/")
+    models = _map.load(options)
+    records = read(options)
+    _map.run(options, models, [Tag(models)], records, next_command="realign score --in {out} --out scored/")

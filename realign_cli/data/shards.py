@@ -26,6 +26,11 @@ class Shard:
         return cls(int(index), int(count))
 
     @classmethod
+    def all(cls, count: int) -> list[Shard]:
+        """The parts of a record set that is cut into so many."""
+        return [cls(index, count) for index in range(1, count + 1)]
+
+    @classmethod
     def of_name(cls, suffix: str) -> Shard | None:
         """The shard that ends a file's name with this `suffix`, if it is one."""
         if not suffix:

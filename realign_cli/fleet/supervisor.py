@@ -6,17 +6,49 @@ import signal
 import subprocess
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from pathlib import Path
 from threading import Event
 
-from realign_cli.console import console, plain
+from realign_cli.console import console, plain, progress
 from realign_cli.errors import RealignError
+from realign_cli.runs.folder import clear
+from realign_cli.runs.lock import held
+from realign_cli.runs.status import lines
+
+Work = Callable[[Event], int]  # what one worker does, and its exit code; it ends early once the event is set
 
 _DEATHS = 3  # in a row, with nothing achieved in between, after which a worker is given up
 _ASKED = (-signal.SIGINT, -signal.SIGTERM)  # whoever sends these wants no other worker in its place
 _PULSE, _LOOK = 0.2, 1.0  # seconds from one look at a process, and at all work, to the next
 
 
-def together(works: Sequence[Callable[[Event], int]], watch: Callable[[], None]) -> list[int]:
+def supervise(
+    works: Sequence[Work], folders: Sequence[Path], records: int, *, overwrite: bool, quiet: bool
+) -> list[int]:
+    """Do all of the works at once, under a bar of the `records` that each of `folders` will hold; their exit codes.
+
+    With `overwrite` the folders are cleared before any worker begins.
+
+    Raises:
+        UsageError: a folder that is to be cleared is in use, or no run made it.
+        RealignError: as `together`.
+    """
+    for folder in folders if overwrite else ():
+        with held(folder):
+            clear(folder)
+    shown = 0
+    with progress("run", len(folders) * records, quiet=quiet) as advance:
+
+        def watch() -> None:
+            nonlocal shown
+            now = sum(map(lines, folders))
+            advance(now - shown)
+            shown = now
+
+        return together(works, watch)
+
+
+def together(works: Sequence[Work], watch: Callable[[], None]) -> list[int]:
     """What each of `works` returns; they run at once, in threads of this process, while `watch` is called regularly.
 
     Each is given an event, which is set where they shall stop because this process was interrupted. If some raise, the

@@ -163,7 +163,7 @@ class RunFolder:
     def _join(self, ids: Sequence[str], final: bool) -> None:
         """Write `metadata.jsonl` unless another worker did it, or will."""
         count = self._shard.count
-        shards = [done_path(self.path, Shard(i, count)) for i in range(1, count + 1)] if count > 1 else []
+        shards = [done_path(self.path, shard) for shard in Shard.all(count)] if count > 1 else []
         done = [path for path in shards if path.exists()]
         if shards and done_path(self.path, self._shard) not in done:
             return

@@ -43,9 +43,8 @@ def import_images(source: Path, prompts: Path, out: Path, *, quiet: bool = False
         console.print(plain(f"images and prompts paired by {joined.rule}"), soft_wrap=True)
     complaints = list(joined.complaints)
     ids = []
-    with held(out):
-        settings = {"command": "import", "in": str(source), "prompts": str(prompts), "paired by": joined.rule}
-        folder = RunFolder(out, settings)
+    settings = {"command": "import", "in": str(source), "prompts": str(prompts), "paired by": joined.rule}
+    with RunFolder.open(out, settings) as folder:
         for index, file in joined.pairs:
             record = entries[index].record
             try:

@@ -102,6 +102,25 @@ def test_where_there_is_nothing_one_line_names_what_makes_it(tmp_path: Path, lin
     assert [path for path in sorted(tmp_path.rglob("*")) if path.name not in ("pipe", "samples")] == before
 
 
+@pytest.mark.parametrize("line", MAPS, ids=lambda line: line.split(" --")[0])
+def test_where_there_is_nothing_no_library_is_loaded(tmp_path: Path, line: str) -> None:
+    code = f"""
+import sys
+from realign_cli.app import app
+try:
+    app({line.format(kind="out").split()!r})
+finally:
+    print(*{{name.split(".")[0] for name in sys.modules}})
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )
+    assert (done.returncode, "no records" in done.stderr) == (2, True)
+    loaded = set(done.stdout.split())
+    assert "realign_cli" in loaded
+    assert not loaded & {"torch", "numpy", "PIL", "pycocotools", "diffusers", "transformers"}
+
+
 def test_what_is_given_is_read_and_nothing_is_said(realign: Run, tmp_path: Path) -> None:
     for name in ("coarse", "final", "mine"):
         records(tmp_path / name, [name], failed=True)

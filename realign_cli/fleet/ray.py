@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from threading import Event
 from typing import Any
 
 from realign_cli.errors import RealignError, UsageError, first_line
+from realign_cli.fleet.supervisor import Work
 from realign_cli.presets import Preset
 from realign_cli.registry import Models
 from realign_cli.roles import ROLES
@@ -18,7 +19,28 @@ _PULSE = 0.5  # seconds
 
 
 @contextmanager
-def cluster(address: str | None) -> Iterator[float]:
+def workers(
+    makes: Sequence[Callable[[Models], int]], preset: Preset, device: str, address: str | None, models_on_gpu: int
+) -> Iterator[list[Work]]:
+    """The work of calling each of `makes` with models on a Ray cluster, whose GPUs all of them share equally.
+
+    `models_on_gpu` is how many models each of them uses there.
+
+    Raises:
+        UsageError: as `_cluster`.
+        RealignError: as `_cluster`.
+    """
+    with _cluster(address) as gpus:
+        share = min(1.0, int(1000 * gpus / (len(makes) * models_on_gpu)) / 1000)
+        yield [_work(make, preset, device, share) for make in makes]
+
+
+def _work(make: Callable[[Models], int], preset: Preset, device: str, share: float) -> Work:
+    return lambda stop: make(RemoteModels(preset, device, share, stop))
+
+
+@contextmanager
+def _cluster(address: str | None) -> Iterator[float]:
     """Connect to the Ray cluster at `address`, or start one on this computer, and give the number of its GPUs.
 
     Raises:
