@@ -9,7 +9,9 @@ import ast
 import json
 import os
 import pickle
-from collections.abc import Callable, Iterator
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -184,34 +186,34 @@ def trapped(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_decoding_processes_import_nothing_from_the_working_directory(
-    realign: Callable[..., CompletedProcess[str]], trapped: Path
-) -> None:
-    done = realign("eval", "--in", "source", "--metrics", "oracle", "--cache", "cache", "--json", cwd=trapped)
+def started(*words: object, cwd: Path) -> CompletedProcess[str]:
+    """The program as Python starts it, which decides where it imports from."""
+    command = [sys.executable, "-m", "realign_cli", *map(str, words)]
+    return subprocess.run(command, cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+
+
+def test_decoding_processes_import_nothing_from_the_working_directory(trapped: Path) -> None:
+    done = started("eval", "--in", "source", "--metrics", "oracle", "--cache", "cache", "--json", cwd=trapped)
     assert done.returncode == 0, done.stderr
     assert not (trapped / "sprung").exists(), (trapped / "sprung").read_text()
 
 
-def test_workers_import_nothing_from_the_working_directory(
-    realign: Callable[..., CompletedProcess[str]], trapped: Path
-) -> None:
+def test_workers_import_nothing_from_the_working_directory(trapped: Path) -> None:
     command = ("run", "--prompts", "prompts.txt", "--out", "out", "--workers", 2, "--preset", "half.toml")
-    done = realign(*command, cwd=trapped)  # its workers get as far as their preset, which lacks a section
+    done = started(*command, cwd=trapped)  # its workers get as far as their preset, which lacks a section
     assert done.returncode == 2 and done.stderr.count("preset 'half' has no [refine]") == 2, done.stderr
     assert not (trapped / "sprung").exists(), (trapped / "sprung").read_text()
 
 
-def test_what_lies_on_the_python_path_is_imported(
-    realign: Callable[..., CompletedProcess[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_lies_on_the_python_path_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "source", [{"text": "a", "id": "0", "tags": TAGS}])
     (tmp_path / "own.py").write_text("from realign_cli.models.language.rule_scorer import RuleScorer as Scorer\n")
     (tmp_path / "mine.toml").write_text('[scorer]\nadapter = "own:Scorer"\n')
     command = ("score", "--in", "source", "--preset", "mine.toml")
-    alone = realign(*command, cwd=tmp_path)
+    alone = started(*command, cwd=tmp_path)
     assert alone.returncode == 2 and "No module named 'own'" in alone.stderr
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([os.environ["PYTHONPATH"], str(tmp_path)]))
-    assert realign(*command, cwd=tmp_path).returncode == 0
+    assert started(*command, cwd=tmp_path).returncode == 0
 
 
 class Trap:

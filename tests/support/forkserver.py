@@ -113,13 +113,15 @@ def _be(request: dict[str, object], streams: list[int], address: str, known: set
             if stream > 2:
                 os.close(stream)
         os.chdir(str(request["cwd"]))
+        before = {os.path.dirname(__file__), *os.environ.get("PYTHONPATH", "").split(os.pathsep)}
         os.environ.clear()
         os.environ.update(request["environment"])  # type: ignore[call-overload]
         sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: SIM115
         if not sys.stderr.isatty():
             sys.stderr.reconfigure(line_buffering=True)
         sys.argv = ["realign", *request["words"]]  # type: ignore[misc]
-        sys.path[0] = os.getcwd()
+        own = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+        sys.path[:] = [*filter(None, own), *(path for path in sys.path[1:] if path not in before)]
 
         from realign_cli.app import app
 
