@@ -98,7 +98,7 @@ def test_what_ignores_an_interrupt_goes_on(here: Path) -> None:
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_closed_streams(shell: Callable[..., subprocess.CompletedProcess[str]], here: Path, closed: str) -> None:
-    done = shell(f"realign score --in source --out scored -q {closed}", here)
+    done = shell(f'"$PYTHON" -m realign_cli score --in source --out scored -q {closed}', here)
     assert (done.returncode, done.stderr) == (0, "")
     assert len((here / "scored" / METADATA).read_text().splitlines()) == 4
 
