@@ -140,7 +140,10 @@ def random_inception(home: Path) -> None:
 def own_preset(folder: Path) -> Path:
     """The embedded models, with Inception for FID."""
     tiny = (Path(presets.__file__).parent / "tiny.toml").read_text()
-    swaps = {"tinyworld.scene_net:SceneFeatures": "models.vision.inception:InceptionFeatures", "package:features": "pytorch-fid"}
+    swaps = {
+        "tinyworld.scene_net:SceneFeatures": "models.vision.inception:InceptionFeatures",
+        "package:features": "pytorch-fid",
+    }
     for old, new in swaps.items():
         assert old in tiny
         tiny = tiny.replace(old, new)
