@@ -6,14 +6,16 @@ from typing import Annotated
 import typer
 
 from realign_cli.commands import _map
-from realign_cli.commands.options import Model, Run
+from realign_cli.commands.options import ModelOption, RunOptions
+
+SEED_HELP = "Seed; with the id of a prompt it decides the noise of its image."
 
 
 def generate(
-    options: Run,
+    options: RunOptions,
     prompts: Annotated[Path, typer.Option(metavar="FILE", help="A .txt, .jsonl or COCO .json file of prompts.")],
-    seed: Annotated[int, typer.Option(help="With a prompt's id it decides the noise of its image.")] = 42,
-    model: Model = None,
+    seed: Annotated[int, typer.Option(help=SEED_HELP)] = 42,
+    model: ModelOption = None,
 ) -> None:
     """Generate one coarse image per prompt.
 
