@@ -25,9 +25,9 @@ change() { # NAME OPTION ...: against the coarse images, and against the preset'
     measure "$1" "$first" "${@:2}"
     realign eval --in "$dir/$1" --baseline "$dir/as-preset" --metrics oracle -q
 }
-change no-splice --set refine.splice_phrases=false
-change no-self --set refine.self_weight=0.0
-change no-clamp --set refine.clamp_lambda=false
-change no-score --set refine.use_likelihood=false
+change no-splice --set modulation.splice_phrases=false
+change no-self --set modulation.self_weight=0.0
+change no-clamp --set modulation.clamp_lambda=false
+change no-score --set modulation.use_likelihood=false
 change phrase-tokens --set refine.only_phrase_tokens=true
-change double --set refine.cross_weight=2.0 --set refine.self_weight=0.6
+change double --set modulation.cross_weight=2.0 --set modulation.self_weight=0.6

@@ -32,7 +32,7 @@ from realign_cli.registry import Models
 from realign_cli.roles import Region, Request
 
 MODELS = Models(presets.load("tiny"), "cpu")
-BOTH = MODELS.modulation
+BOTH = MODELS.region_control
 CROSS_ONLY = replace(BOTH, self_weight=0.0)
 PROMPT, PHRASES = "a red circle and a blue ring", ("a red circle", "a blue ring")
 TIMESTEPS = torch.arange(951, 0, -50)

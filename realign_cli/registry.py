@@ -61,15 +61,28 @@ class Models(roles.Models):
         return self._adapter(role.section, on_device=role.on_device, apart=role.apart)
 
     @cached_property
-    def modulation(self) -> settings.Modulation:
-        """Section `refine` of the preset.
+    def refine_method(self) -> settings.RefineMethod:
+        """The method that section `refine` of the preset names.
+
+        Raises:
+            UsageError: it names none, or one that is unknown.
+        """
+        from realign_cli.settings import Refining
+
+        return self._checked(Refining, "refine").method
+
+    @cached_property
+    def region_control(self) -> settings.RegionControl:
+        """The numbers of the method that refines images: the section of its name.
 
         Raises:
             UsageError: a key is missing, unknown or of another type.
         """
-        from realign_cli.settings import Modulation
+        from realign_cli.settings import Modulation, Regional
 
-        return self._checked(Modulation, "refine")
+        if self.refine_method == "modulation":
+            return self._checked(Modulation, "modulation")
+        return self._checked(Regional, "regional")
 
     @cached_property
     def training(self) -> settings.Training:

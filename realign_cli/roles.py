@@ -24,12 +24,15 @@ if TYPE_CHECKING:
 
     from realign_cli.errors import RecordError
     from realign_cli.records import Box, Likelihood, Object, Tag
-from realign_cli.settings import Modulation
+from realign_cli.settings import RegionControl
 
 
 @dataclass(frozen=True)
 class Region:
-    """Where an object is and what the prompt says of it: a bool (H, W) mask, a span of the prompt, Eq. 6."""
+    """Where an object is and what the prompt says of it: a bool (H, W) mask, a span of the prompt, Eq. 6.
+
+    With an empty phrase nothing is to be there.
+    """
 
     phrase: str
     likelihood: Likelihood
@@ -38,7 +41,7 @@ class Region:
 
 @dataclass(frozen=True)
 class Request:
-    """One image to generate. With `regions` the attention is modulated (Eq. 7-9); without, it is left alone.
+    """One image to generate. With `regions` its attention is controlled; without, it is left alone.
 
     `record` is the id under which a message speaks of it.
     """
@@ -77,10 +80,11 @@ class Generator(Protocol):
     re-weighted. The same request gives the same image in any batch.
     """
 
-    def generate(self, requests: Sequence[Request], modulation: Modulation | None = None) -> list[Image | RecordError]:
+    def generate(self, requests: Sequence[Request], control: RegionControl | None = None) -> list[Image | RecordError]:
         """One RGB image per request, all of the preset's size, or why there is none.
 
-        `modulation` holds the strengths with which the regions of the requests are re-weighted (Eq. 8 and 9).
+        `control` says how the regions of the requests are minded: by modulated attention (Eq. 8 and 9), or by texts of
+        their own. Without it they are left alone.
         """
         ...
 

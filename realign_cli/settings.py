@@ -15,7 +15,7 @@ Guidance = Annotated[float, Field(ge=0, le=1000)]  # beyond it float16 overflows
 
 @checked(frozen=True, config=ConfigDict(strict=True, extra="forbid", allow_inf_nan=False))
 class Modulation:
-    """The numbers of Eq. 8 and 9, section `refine` of a preset; see `equations.attention`.
+    """The numbers of Eq. 8 and 9, section `modulation` of a preset; see `equations.attention`.
 
     lambda_t is w * (t / 1000)^power over the first steps of a run and 0 after them.
     """
@@ -28,6 +28,25 @@ class Modulation:
     splice_phrases: bool  # in the prompt's embedding, put that of each phrase encoded alone over the phrase's tokens
     use_likelihood: bool  # S is the likelihood of Eq. 6; else 1
     only_phrase_tokens: bool  # leave tokens outside all phrases alone; else they are pushed down in every mask
+
+
+@checked(frozen=True, config=ConfigDict(strict=True, extra="forbid", allow_inf_nan=False))
+class Regional:
+    """The numbers of regional attention, section `regional` of a preset; see `equations.attention`."""
+
+    step_fraction: Annotated[float, Field(ge=0, le=1)]  # of the steps, from the first on, with texts of regions
+    dilation: Annotated[float, Field(ge=0, le=1)]  # by how much a region outgrows its mask, in sides of the image
+
+
+RegionControl = Modulation | Regional
+RefineMethod = Literal["modulation", "regional"]
+
+
+@checked(frozen=True, config=ConfigDict(strict=True, extra="forbid", allow_inf_nan=False))
+class Refining:
+    """How images are refined, section `refine` of a preset: the section of that name has the numbers."""
+
+    method: RefineMethod
 
 
 Estimator = Literal["reinforce", "likelihood", "weighted"]

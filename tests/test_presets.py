@@ -15,12 +15,14 @@ from realign_cli.registry import Models
 
 
 def test_overrides_keep_the_type() -> None:
-    preset = presets.load("tiny", ["tagger.threshold=1", "refine.splice_phrases=false", "blip.checkpoint=here=there"])
+    preset = presets.load(
+        "tiny", ["tagger.threshold=1", "modulation.splice_phrases=false", "blip.checkpoint=here=there"]
+    )
     assert preset.section("tagger")["threshold"] == 1.0
     assert type(preset.section("tagger")["threshold"]) is float
-    assert preset.section("refine")["splice_phrases"] is False
+    assert preset.section("modulation")["splice_phrases"] is False
     assert preset.section("blip")["checkpoint"] == "here=there"
-    assert presets.load("tiny").section("refine")["splice_phrases"] is True
+    assert presets.load("tiny").section("modulation")["splice_phrases"] is True
 
 
 @pytest.mark.parametrize(
@@ -32,7 +34,7 @@ def test_overrides_keep_the_type() -> None:
         ("tagger.threshold=high", "tagger.threshold takes a float"),
         ("generator.steps=2.5", "generator.steps takes a int"),
         ("generator.steps=true", "generator.steps takes a int"),
-        ("refine.splice_phrases=1", "refine.splice_phrases takes a bool"),
+        ("modulation.splice_phrases=1", "modulation.splice_phrases takes a bool"),
     ],
 )
 def test_bad_override(override: str, complaint: str) -> None:
@@ -81,7 +83,8 @@ def test_the_numbers_of_the_paper() -> None:
     assert (numbers.effective_batch_size, numbers.mixed_precision, numbers.rank) == (128, "fp16", 0)
     generator = presets.load("sd15").section("generator")
     assert (generator["size"], generator["steps"], generator["guidance"]) == (512, 50, 7.5)
-    assert Models(presets.load("sd15")).modulation == Models(presets.load("tiny")).modulation
+    paper = Models(presets.load("sd15")).region_control
+    assert paper == Models(presets.load("tiny", ["refine.method=modulation"])).region_control
 
 
 def test_a_mistyped_checkpoint_is_refused(tmp_path: Path) -> None:
@@ -119,7 +122,7 @@ def test_a_backend_takes_the_place_of_sections() -> None:
 @pytest.mark.parametrize("name", presets.names())
 def test_every_adapter_exists(name: str) -> None:
     for role, section in presets.load(name).sections.items():
-        if role not in ("refine", "train"):
+        if role not in ("refine", "regional", "modulation", "train"):
             module, _, adapter = section["adapter"].partition(":")
             assert callable(getattr(importlib.import_module(module), adapter)), role
 

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from realign_cli import presets, registry
 from realign_cli.errors import RealignError, UsageError
 from realign_cli.registry import Models
+from realign_cli.settings import Modulation, Regional
 
 
 def models(folder: Path, section: str) -> Models:
@@ -27,32 +28,39 @@ def test_one_instance_of_each() -> None:
 
 
 def test_the_numbers_of_the_method() -> None:
-    numbers = Models(presets.load("tiny", ["refine.cross_weight=2"])).modulation
+    changes = ["refine.method=modulation", "modulation.cross_weight=2"]
+    numbers = Models(presets.load("tiny", changes)).region_control
+    assert isinstance(numbers, Modulation)
     assert (numbers.cross_weight, numbers.self_weight, numbers.clamp_lambda) == (2.0, 0.3, True)
+    assert Models(presets.load("tiny", ["regional.dilation=0"])).region_control == Regional(0.5, 0.0)
 
 
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        (("step_fraction = 0.3\n", ""), "preset 'mine': refine.step_fraction: Field required"),
+        (
+            ('method = "modulation"', 'method = "paint"'),
+            "preset 'mine': refine.method: Input should be 'modulation' or",
+        ),
+        (("step_fraction = 0.3\n", ""), "preset 'mine': modulation.step_fraction: Field required"),
         (
             ("step_fraction = 0.3\n", "step_part = 0.3\n"),
-            "refine.step_fraction: Field required; refine.step_part: Unexpected",
+            "modulation.step_fraction: Field required; modulation.step_part: Unexpected",
         ),
-        (("cross_weight = 1.0", "cross_weight = 'strong'"), "refine.cross_weight: Input should be a valid number"),
-        (("clamp_lambda = true", "clamp_lambda = 1"), "refine.clamp_lambda: Input should be a valid boolean"),
+        (("cross_weight = 1.0", "cross_weight = 'strong'"), "modulation.cross_weight: Input should be a valid number"),
+        (("clamp_lambda = true", "clamp_lambda = 1"), "modulation.clamp_lambda: Input should be a valid boolean"),
         (
             ("step_fraction = 0.3", "step_fraction = 1.5"),
-            "refine.step_fraction: Input should be less than or equal to 1, not 1.5",
+            "modulation.step_fraction: Input should be less than or equal to 1, not 1.5",
         ),
-        (("power = 5.0", "power = -1.0"), "refine.power: Input should be greater than or equal to 0, not -1.0"),
+        (("power = 5.0", "power = -1.0"), "modulation.power: Input should be greater than or equal to 0, not -1.0"),
     ],
 )
 def test_what_a_preset_file_may_get_wrong_in_refine(tmp_path: Path, change: tuple[str, str], complaint: str) -> None:
-    packaged = (Path(presets.__file__).parent / "tiny.toml").read_text()
+    packaged = (Path(presets.__file__).parent / "sd15.toml").read_text().replace("needs_gpu = true", "")
     assert change[0] in packaged
     with pytest.raises(UsageError, match=re.escape(complaint)):
-        _ = models(tmp_path, packaged.replace(*change)).modulation
+        _ = models(tmp_path, packaged.replace(*change)).region_control
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def coarse_to_final(
     for section in Generate.uses:  # what is wrong with a preset is told before a folder is made,
         models.preset.section(section)
     described: list[Stage] = [CaptionReward(models)] if captions else []
-    refine = Refine(models, models.modulation, keep)  # with the numbers of [refine]
+    refine = Refine(models, models.region_control, keep)  # with its numbers
     coarse, final = out / COARSE, out / FINAL
     final.mkdir(parents=True, exist_ok=True)  # empty, it tells 'realign status' that more is to come
     _map.process(replace(options, out=coarse), models, [Generate(models)], Input.of(prompts), {"seed": seed})

@@ -6,6 +6,7 @@ import typer
 
 from realign_cli.commands import _map
 from realign_cli.commands.options import MapOptions, ModelOption
+from realign_cli.settings import RefineMethod
 
 if TYPE_CHECKING:
     from realign_cli.stages.base import Stage
@@ -18,9 +19,16 @@ KEEP_HELP = "Which image to keep: the one with the better caption reward, or alw
 def refine(
     options: MapOptions,
     keep: Annotated[Keep, typer.Option(help=KEEP_HELP)] = "final",
+    method: Annotated[
+        RefineMethod | None,
+        typer.Option(help="How masks steer the attention: modulation is the paper's; by default the preset's."),
+    ] = None,
     model: ModelOption = None,
 ) -> None:
-    """Generate each image again from the same noise with re-weighted attention (Eq. 7-9).
+    """Generate each image again from the same noise, with attention that minds where objects are.
+
+    The method 'modulation' re-weights attention inside the masks (Eq. 7-9). 'regional' lets each mask's region read its
+    own phrase, and where a phrase speaks of one thing keeps one of several.
 
     Stages that a record has not been through (tag, score, segment) are run first. The folder gets, besides the
     images, a strip per prompt (coarse, masks, final, phrases) in pictures/ and contact_sheet.png of them all.
@@ -36,13 +44,13 @@ def refine(
 
     if options.out is None:
         raise UsageError("images need a folder: give --out DIR")
-    models = _map.load(options, model=model)
+    models = _map.load(options, model=model, changes={"refine": {"method": method}} if method else None)
     records = read(options)
     from realign_cli.stages.refine import Refine  # takes seconds, and without records none are lost
     from realign_cli.stages.score import Score
     from realign_cli.stages.segment import Segment
     from realign_cli.stages.tag import Tag
 
-    stages: list[Stage] = [Tag(models), Score(models), Segment(models), Refine(models, models.modulation, keep)]
+    stages: list[Stage] = [Tag(models), Score(models), Segment(models), Refine(models, models.region_control, keep)]
     next_command = "realign eval --in {out}{baseline}"
     _map.run(options, models, stages, records, {"keep": keep}, next_command=next_command)

@@ -64,6 +64,42 @@ def modulated_attention(query: Tensor, key: Tensor, value: Tensor, match: Tensor
     return attention.to(value.dtype) @ value
 
 
+# Regions that read texts of their own
+
+
+def regional_attention(
+    query: Tensor, key: Tensor, value: Tensor, keys: Tensor, values: Tensor, weights: Tensor
+) -> Tensor:
+    """Cross-attention where each region of the image reads a text of its own, and the rest reads the prompt.
+
+    (1 - sum_i w_i) A(q, k, v) + sum_i w_i A(q, k_i, v_i). MultiDiffusion (Bar-Tal et al., 2023) blends the predictions
+    for several texts in this way; blended in the attention they cost no further pass.
+
+    Args:
+        query: (heads, N, d).
+        key, value: of the prompt, (heads, T, d).
+        keys, values: of the regions' texts, (n, heads, T, d).
+        weights: w, the share of each pixel that each region has, (n, N), at most 1 in sum; see `region_weights`.
+
+    Returns:
+        (heads, N, d).
+    """
+    read = F.scaled_dot_product_attention(query.expand(len(keys), -1, -1, -1), keys, values)
+    rest = (1 - weights.sum(0))[:, None] * F.scaled_dot_product_attention(query[None], key[None], value[None])[0]
+    return (rest + (weights[:, None, :, None] * read).sum(0)).to(value.dtype)
+
+
+def region_weights(masks: Tensor, side: int, dilation: int, height: int, width: int) -> Tensor:
+    """The share of each cell of a layer that each region has, float (n, height * width), at most 1 in sum.
+
+    Masks, bool (n, H, W), are brought to side x side cells and grow by `dilation` of them, so that an object need not
+    fit its old outline; cells of several regions are shared equally.
+    """
+    cells = shrink(masks, side, side)[:, None].float()
+    grown = F.max_pool2d(cells, 2 * dilation + 1, stride=1, padding=dilation)
+    return F.interpolate(grown / grown.sum(0).clamp(min=1), (height, width), mode="area").flatten(1)
+
+
 # Where the objects are
 
 

@@ -1,4 +1,4 @@
-"""Record with objects and masks -> the image once more, from the same noise, with re-weighted attention (Eq. 7-9)."""
+"""Record with objects and masks -> the image once more, from the same noise, with attention that minds the masks."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+
 from realign_cli.errors import RecordError
 from realign_cli.pictures import strip
 from realign_cli.records import Record, Refinement, noise_seed
 from realign_cli.roles import Models, Region, Request
-from realign_cli.settings import Modulation
+from realign_cli.settings import Regional, RegionControl
 from realign_cli.stages.base import Item, Outcome
 from realign_cli.stages.caption_reward import CaptionReward, captions
 from realign_cli.stages.run_lengths import decode
@@ -19,30 +21,34 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Keep = Literal["best", "final"]
+_OF_ONE = ("a", "an", "one")  # how a phrase begins that speaks of one thing
+_MARGIN = 1  # pixels around a box
 
 
 class Refine:
     """Regenerates each image whose objects were found; one with nothing to go by stays as it is.
 
+    `control` says how the masks are minded: by modulated attention, Eq. 7-9, or by texts of the regions' own.
     `keep` "best" keeps whichever of coarse and final has the higher caption reward, the coarse image where they tie:
     a wrong plan cannot make an image worse than it was by that measure. "final" keeps every regenerated image.
     """
 
     name, looks = "refine", True
     needs = {"objects": "score"}
-    uses: tuple[str, ...] = ("generator", "refine", *CaptionReward.uses)
+    uses: tuple[str, ...] = ("generator", "refine", *CaptionReward.uses)  # at most, beside the numbers of a method
 
-    def __init__(self, models: Models, modulation: Modulation, keep: Keep) -> None:
-        self._models, self._modulation, self._keep = models, modulation, keep
-        if keep == "final":  # no image is captioned
-            self.uses = ("generator", "refine")
+    def __init__(self, models: Models, control: RegionControl, keep: Keep) -> None:
+        self._models, self._control, self._keep = models, control, keep
+        numbers = "regional" if isinstance(control, Regional) else "modulation"
+        captioner = CaptionReward.uses if keep == "best" else ()  # else no image is captioned
+        self.uses = ("generator", "refine", numbers, *captioner)
 
     def done(self, record: Record) -> bool:
         return record.refine is not None
 
     def __call__(self, items: Sequence[Item]) -> list[Outcome | RecordError]:
         images = [item.image for item in items if item.image]
-        plans = [_plan(item.record, image) for item, image in zip(items, images, strict=True)]
+        plans = [self._plan(item.record, image) for item, image in zip(items, images, strict=True)]
         planned = {i: plan for i, plan in enumerate(plans) if plan and not isinstance(plan, RecordError)}
         finals = {}
         for i, made in self._regenerate(items, planned).items():
@@ -63,6 +69,12 @@ class Refine:
             outcomes.append(Outcome({"refine": choice}, image=kept, pictures={"strip": draw}))
         return outcomes
 
+    def _plan(self, record: Record, image: Image) -> tuple[Region, ...] | RecordError:
+        try:
+            return _one_of_each(record, image) if isinstance(self._control, Regional) else _regions(record, image)
+        except RecordError as error:
+            return error
+
     def _regenerate(
         self, items: Sequence[Item], plans: Mapping[int, tuple[Region, ...]]
     ) -> dict[int, Image | RecordError]:
@@ -70,7 +82,7 @@ class Refine:
             Request(items[i].record.text, noise_seed(items[i].record), plan, items[i].record.id)
             for i, plan in plans.items()
         ]
-        images = self._models.generator.generate(requests, self._modulation) if requests else []
+        images = self._models.generator.generate(requests, self._control) if requests else []
         return dict(zip(plans, images, strict=True))
 
     def _choose(
@@ -87,13 +99,37 @@ class Refine:
         }
 
 
-def _plan(record: Record, image: Image) -> tuple[Region, ...] | RecordError:
-    """The regions of a record: its objects that may appear (Eq. 6), have words in the prompt, and were found."""
-    try:
-        return tuple(
-            Region(one.phrase, one.likelihood, decode(one.mask, image))
-            for one in record.objects or []
-            if one.likelihood > 0 and one.phrase and one.mask
-        )
-    except RecordError as error:
-        return error
+def _regions(record: Record, image: Image) -> tuple[Region, ...]:
+    """The objects of a record that may appear (Eq. 6), have words in the prompt, and were found.
+
+    Raises:
+        RecordError: a mask is not of this image.
+    """
+    return tuple(
+        Region(one.phrase, one.likelihood, decode(one.mask, image))
+        for one in record.objects or []
+        if one.likelihood > 0 and one.phrase and one.mask
+    )
+
+
+def _one_of_each(record: Record, image: Image) -> tuple[Region, ...]:
+    """As `_regions`, but a phrase of one thing has one place, that of the best box; in its other places nothing is.
+
+    Raises:
+        RecordError: a mask is not of this image.
+    """
+    regions = []
+    for one in record.objects or []:
+        if not (one.likelihood > 0 and one.phrase and one.mask and one.boxes):
+            continue
+        mask = decode(one.mask, image)
+        place, other = mask, np.zeros_like(mask)
+        if len(one.boxes) > 1 and one.phrase.lower().split()[0] in _OF_ONE:
+            x0, y0, x1, y1 = one.boxes[0]
+            place = np.zeros_like(mask)
+            rows = slice(max(0, y0 - _MARGIN), y1 + _MARGIN)
+            columns = slice(max(0, x0 - _MARGIN), x1 + _MARGIN)
+            place[rows, columns] = mask[rows, columns]
+            other = mask & ~place
+        regions += [Region(one.phrase, one.likelihood, place), Region("", one.likelihood, other)]
+    return tuple(region for region in regions if region.mask.any())

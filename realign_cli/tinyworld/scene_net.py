@@ -104,4 +104,6 @@ class SceneFeatures:
     def features(self, images: Sequence[Image]) -> NDArray[np.float64]:
         if not images:
             return np.empty((0, WIDTH))
-        return features(self.net(images_to_input(images, SIZE).to(self.device))).double().cpu().numpy()
+        # One by one: matrix products of some processors round a row by its place in the batch.
+        rows = [features(self.net(pixels[None].to(self.device))) for pixels in images_to_input(images, SIZE)]
+        return torch.cat(rows).double().cpu().numpy()

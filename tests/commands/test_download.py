@@ -39,7 +39,7 @@ checkpoint = "someone/generator"
 steps = 2
 guidance = 3.0
 size = 64
-batch_size = 1
+model_batch_size = 1
 
 [captioner]
 adapter = "realign_cli.models.vision_language.blip2:Blip2Captioner"

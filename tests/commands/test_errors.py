@@ -34,7 +34,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("here")
     (folder / "empty.txt").write_text("\n")
     (folder / "prompts.txt").write_text("a red circle\n")
-    (folder / "short.toml").write_text("[refine]\ncross_weight = 1.0\n")
+    (folder / "short.toml").write_text("[refine]\nmethod = 'modulation'\n[modulation]\ncross_weight = 1.0\n")
     (folder / "mine.toml").write_text(
         '[scorer]\nadapter = "realign_cli.models.language.rule_scorer:RuleScorer"\ntemper = 1\n'
     )
@@ -65,7 +65,10 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "score --in tagged --preset mine.toml",
             "preset 'mine': [scorer] adapter 'realign_cli.models.language.rule_scorer:Rule",
         ),
-        ("refine --in tagged --out new --preset short.toml", "preset 'short': refine.self_weight: Field required; "),
+        (
+            "refine --in tagged --out new --preset short.toml",
+            "preset 'short': modulation.self_weight: Field required; ",
+        ),
         ("demo --out new --prompts prompts.txt --preset short.toml", "preset 'short' has no [generator]"),
         ("eval --in tagged --metrics clip,fdi", "--metrics fdi: no such metric in this preset; there are "),
         (

@@ -261,3 +261,34 @@ def test_folded_runs_on_the_fused_kernel():
     where = eq.segments(random_masks(0, 2, 16, 0.5))
     with sdpa_kernel(SDPBackend.FLASH_ATTENTION):  # raises where it would need the N x N matrix
         eq.folded_self_attention(query, key, value, where, eq.modulation_weight(0.5, where.area, clamp=True))
+
+
+def test_regional_attention_is_what_a_sum_over_pixels_says() -> None:
+    torch.manual_seed(0)
+    query, key, value = torch.randn(2, 6, 8), torch.randn(2, 5, 8), torch.randn(2, 5, 8)
+    keys, values = torch.randn(3, 2, 4, 8), torch.randn(3, 2, 4, 8)  # texts of another length than the prompt
+    weights = torch.tensor([[1.0, 0, 0.5, 0, 0.25, 0], [0, 1, 0.5, 0, 0.25, 0], [0, 0, 0, 0, 0.25, 0.5]])
+    out = eq.regional_attention(query, key, value, keys, values, weights)
+    for head in range(2):
+        for pixel in range(6):
+            said = [
+                ((k[head] @ query[head, pixel]) / 8**0.5).softmax(0) @ v[head]
+                for k, v in zip(keys, values, strict=True)
+            ]
+            prompt = ((key[head] @ query[head, pixel]) / 8**0.5).softmax(0) @ value[head]
+            own = weights[:, pixel]
+            expected = sum(w * one for w, one in zip(own, said, strict=True)) + (1 - own.sum()) * prompt
+            torch.testing.assert_close(out[head, pixel], expected)
+
+
+def test_regions_outgrow_their_masks_and_share_what_is_both_theirs() -> None:
+    masks = torch.zeros(2, 8, 8, dtype=torch.bool)
+    masks[0, :, :2] = True  # the first column of 4 x 4 cells
+    masks[1, :, 6:] = True  # the last one
+    weights = eq.region_weights(masks, 4, 0, 4, 4).unflatten(1, (4, 4))
+    assert weights[0, 0].tolist() == [1, 0, 0, 0] and weights[1, 0].tolist() == [0, 0, 0, 1]
+    grown = eq.region_weights(masks, 4, 2, 4, 4).unflatten(1, (4, 4))
+    assert grown[0, 0].tolist() == [1, 0.5, 0.5, 0] and grown[1, 0].tolist() == [0, 0.5, 0.5, 1]
+    coarse = eq.region_weights(masks, 4, 0, 2, 2).unflatten(1, (2, 2))  # a layer of fewer cells
+    assert coarse[0].tolist() == [[0.5, 0]] * 2
+    assert eq.region_weights(masks, 4, 0, 8, 8).unflatten(1, (8, 8))[0, 0].tolist() == [1, 1, *[0] * 6]

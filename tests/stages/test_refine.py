@@ -11,7 +11,7 @@ from PIL import Image
 from realign_cli.errors import RecordError
 from realign_cli.records import Mask, Object, Record, noise_seed
 from realign_cli.roles import Request
-from realign_cli.settings import Modulation
+from realign_cli.settings import Modulation, Regional, RegionControl
 from realign_cli.stages.base import Item, Outcome
 from realign_cli.stages.refine import Refine
 from realign_cli.stages.run_lengths import encode
@@ -26,6 +26,7 @@ MODULATION = Modulation(
     use_likelihood=True,
     only_phrase_tokens=False,
 )
+REGIONAL = Regional(step_fraction=0.5, dilation=0.0)
 MASK = encode(np.eye(4, dtype=bool))
 CUP = Object(label="cup", phrase="a cup", likelihood=2.0, boxes=[], mask=MASK)
 
@@ -38,8 +39,8 @@ class Painter:
 
     generator = captioner = text_encoder = property(lambda self: self)
 
-    def generate(self, requests: Sequence[Request], modulation: Modulation | None = None) -> list[Image.Image]:
-        assert modulation == MODULATION
+    def generate(self, requests: Sequence[Request], control: RegionControl | None = None) -> list[Image.Image]:
+        assert control in (MODULATION, REGIONAL)
         self.requests += requests
         return [grey(9) for _ in requests]
 
@@ -106,7 +107,7 @@ class Overflowing(Painter):
     """Can paint no vase."""
 
     def generate(  # type: ignore[override]
-        self, requests: Sequence[Request], modulation: Modulation | None = None
+        self, requests: Sequence[Request], control: RegionControl | None = None
     ) -> list[Image.Image | RecordError]:
         return [RecordError("not_finite", "no numbers") if "vase" in one.prompt else grey(9) for one in requests]
 
@@ -116,3 +117,22 @@ def test_what_the_generator_cannot_make_fails_alone() -> None:
     made, failed = stage([item("a cup", CUP), item("a cup and a vase", CUP)])
     assert kept(made) == ("final", 9)
     assert isinstance(failed, RecordError) and failed.kind == "not_finite"
+
+
+def test_regions_of_their_own_text_have_one_place_for_one_thing() -> None:
+    """The best box's. Where the others are, nothing is to be; several things have all of their places."""
+    mask = np.zeros((4, 16), bool)
+    mask[:, :4] = mask[:, 10:] = True
+    places = {"mask": encode(mask), "boxes": [(10, 0, 16, 4), (0, 0, 4, 4)]}
+    one = Object(label="cup", phrase="a cup", likelihood=2.0, **places)
+    two = Object(label="dog", phrase="two dogs", likelihood=2.0, **places)
+    none = Object(label="vase", phrase="", likelihood=2.0, **places)
+    wide = Item(Record(id="1", text="a cup and two dogs", objects=[one, two, none]), Image.new("RGB", (16, 4)))
+    painter = Painter()
+    (outcome,) = Refine(painter, REGIONAL, "final")([wide])  # type: ignore[arg-type]
+    assert isinstance(outcome, Outcome)
+    (request,) = painter.requests
+    first, second = mask & (np.arange(16) >= 8), mask & (np.arange(16) < 8)
+    assert [region.phrase for region in request.regions] == ["a cup", "", "two dogs"]
+    for region, expected in zip(request.regions, (first, second, mask), strict=True):
+        assert np.array_equal(region.mask, expected), region.phrase

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from realign_cli.equations import attention as eq
 from realign_cli.settings import Modulation
 
+Observe = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -41,15 +43,43 @@ def modulated(
             all others the UNet computes exactly what it computes without this.
     """
     control = _Control(layouts, modulation, timesteps)
+    with installed(unet, lambda stock: _Modulated(control, stock), control.observe):
+        yield
+
+
+@contextmanager
+def installed(unet: UNet2DConditionModel, wrap: Callable[[Any], Any], observe: Observe) -> Iterator[None]:
+    """Put wrapped attention processors into `unet` until the block is left; `observe` sees each call."""
     stock: dict[str, Any] = unet.attn_processors
-    processors: dict[str, Any] = {name: _Modulated(control, processor) for name, processor in stock.items()}
-    hook = unet.register_forward_pre_hook(control.observe, with_kwargs=True)
+    processors: dict[str, Any] = {name: wrap(processor) for name, processor in stock.items()}
+    hook = unet.register_forward_pre_hook(observe, with_kwargs=True)
     try:
         unet.set_attn_processor(processors)
         yield
     finally:
         hook.remove()
         unet.set_attn_processor(dict(stock))  # the call empties the dictionary it is given
+
+
+def timestep_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
+    """The timestep with which a UNet is called: a number, the same for the whole batch."""
+    return float(kwargs["timestep"] if "timestep" in kwargs else args[1])
+
+
+def first_steps(timesteps: Tensor, fraction: float) -> set[float]:
+    """The first share of the timesteps of a run."""
+    return set(timesteps[: round(fraction * len(timesteps))].tolist())
+
+
+def by_heads(states: Tensor, heads: int) -> Tensor:
+    """(..., N, C) -> (..., heads, N, d)."""
+    return states.unflatten(-1, (heads, -1)).transpose(-3, -2)
+
+
+def to_states(attn: Attention, out: Tensor) -> Tensor:
+    """The end of an attention layer: (B, heads, N, d) -> (B, N, C)."""
+    states: Tensor = attn.to_out[1](attn.to_out[0](out.transpose(1, 2).flatten(2)))
+    return states
 
 
 class _Maps(NamedTuple):
@@ -67,14 +97,14 @@ class _Control:
         self.batch = len(layouts)
         self.layouts = {image: layout for image, layout in enumerate(layouts) if layout is not None}
         self.modulation = modulation
-        self._steps = set(timesteps[: round(modulation.step_fraction * len(timesteps))].tolist())
+        self._steps = first_steps(timesteps, modulation.step_fraction)
         self._timestep: float | None = None
         self._maps: dict[tuple[int, int], _Maps] = {}
         self._weights: dict[tuple[int, int, bool], Tensor] = {}  # of the step under way
 
     def observe(self, _unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Before each call of the UNet, take note of its timestep (a number, the same for the whole batch)."""
-        timestep = float(kwargs["timestep"] if "timestep" in kwargs else args[1])
+        """Before each call of the UNet, take note of its timestep."""
+        timestep = timestep_of(args, kwargs)
         self._timestep = timestep if timestep in self._steps else None
         self._weights.clear()
 
@@ -132,8 +162,7 @@ class _Modulated:
             return self._stock(attn, hidden_states, encoder_hidden_states, attention_mask)
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         query, key, value = (
-            x.unflatten(-1, (attn.heads, -1)).transpose(1, 2)  # (B, heads, N or T, d)
-            for x in (attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context))
+            by_heads(x, attn.heads) for x in (attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context))
         )
         first = len(query) - self._control.batch  # the rows before it are the unconditional half
         out = torch.empty_like(query)
@@ -142,7 +171,7 @@ class _Modulated:
         for image in range(self._control.batch):  # one by one, so that no image depends on the batch it is in
             row = first + image
             out[row] = self._attend(image, query[row], key[row], value[row], cross=cross)
-        return attn.to_out[1](attn.to_out[0](out.transpose(1, 2).flatten(2)))
+        return to_states(attn, out)
 
     def _attend(self, image: int, query: Tensor, key: Tensor, value: Tensor, *, cross: bool) -> Tensor:
         if image not in self._control.layouts:

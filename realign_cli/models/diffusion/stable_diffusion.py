@@ -1,13 +1,13 @@
-"""Stable Diffusion 1.x as a `roles.Generator`, with the attention modulation of the fine stage."""
+"""Stable Diffusion 1.x as a `roles.Generator`, with the control of attention by regions that the fine stage needs."""
 
 from __future__ import annotations
 
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import diffusers
 import torch
@@ -19,13 +19,11 @@ from torch import Tensor
 from realign_cli.errors import RecordError, UsageError, first_line
 from realign_cli.models.batches import in_full_batches
 from realign_cli.models.diffusion.attention_control import Layout, modulated
-from realign_cli.roles import Region, Request
-from realign_cli.settings import Modulation
-
-if TYPE_CHECKING:
-    pass
 from realign_cli.models.diffusion.lora import load_lora
+from realign_cli.models.diffusion.regional import RegionTexts, regional
 from realign_cli.models.loading import silent
+from realign_cli.roles import Region, Request
+from realign_cli.settings import Regional, RegionControl
 
 log = logging.getLogger(__name__)
 _SMALL_VOCABULARY = 1000
@@ -96,33 +94,39 @@ class StableDiffusion:
         self._cut: set[tuple[str, str]] = set()  # records and prompts that were said to be too long
         self._embeddings: dict[str, Tensor] = {}
 
-    def generate(self, requests: Sequence[Request], modulation: Modulation | None = None) -> list[Image | RecordError]:
-        """One RGB image per request, or why there is none; regions count only with `modulation`."""
+    def generate(self, requests: Sequence[Request], control: RegionControl | None = None) -> list[Image | RecordError]:
+        """One RGB image per request, or why there is none; regions count only with `control`."""
         for request in requests:
             self._warn_of_cut(request)
         return in_full_batches(
-            requests, self._model_batch_size, lambda batch: self._generate(batch, modulation), Request("", 0)
+            requests, self._model_batch_size, lambda batch: self._generate(batch, control), Request("", 0)
         )
 
-    def _generate(self, batch: Sequence[Request], modulation: Modulation | None) -> list[Image | RecordError]:
-        pipeline = self.pipeline
+    def _generate(self, batch: Sequence[Request], control: RegionControl | None) -> list[Image | RecordError]:
         for request in batch:
             self._warn_of_unknown_words(request.prompt)
         embeddings = self.embed([request.prompt for request in batch])
-        layouts: list[Layout | None] = []
-        if modulation is not None:
-            found = [self._find(request) for request in batch]
-            layouts = [_layout(own, embeddings.shape[1]) for own in found]
-            if modulation.splice_phrases:
-                self._splice(embeddings, found)
-        pipeline.scheduler.set_timesteps(self._steps)
-        timesteps = pipeline.scheduler.timesteps
-        with modulated(pipeline.unet, layouts, modulation, timesteps) if modulation is not None else nullcontext():
+        self.pipeline.scheduler.set_timesteps(self._steps)
+        with self._controlled(batch, embeddings, control):
             return self._draw(
                 batch,
                 prompt_embeds=embeddings,
                 negative_prompt_embeds=self.embed([""]).expand(len(batch), -1, -1),
             )
+
+    def _controlled(
+        self, batch: Sequence[Request], embeddings: Tensor, control: RegionControl | None
+    ) -> AbstractContextManager[None]:
+        """The block in which the UNet minds the regions of the requests; the prompts' `embeddings` may change."""
+        unet, timesteps = self.pipeline.unet, self.pipeline.scheduler.timesteps
+        if control is None:
+            return nullcontext()
+        if isinstance(control, Regional):
+            return regional(unet, [self._texts(request) for request in batch], control, timesteps, self._side)
+        found = [self._find(request) for request in batch]
+        if control.splice_phrases:
+            self._splice(embeddings, found)
+        return modulated(unet, [_layout(own, embeddings.shape[1]) for own in found], control, timesteps)
 
     def _draw(self, batch: Sequence[Request], **conditioning: Tensor) -> list[Image | RecordError]:
         """An image of each request, or an error where latents or pixels are no finite numbers."""
@@ -191,10 +195,15 @@ class StableDiffusion:
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
+    @property
+    def _side(self) -> int:
+        """Height and width of the latents."""
+        side: int = self._size // self.pipeline.vae_scale_factor
+        return side
+
     def noise(self, seed: int) -> Tensor:
         """x_T of one image, drawn on the CPU so that it is the same on every device."""
-        side = self._size // self.pipeline.vae_scale_factor
-        shape = (self.pipeline.unet.config.in_channels, side, side)
+        shape = (self.pipeline.unet.config.in_channels, self._side, self._side)
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
         return noise.to(self.pipeline.device, self.pipeline.dtype)
 
@@ -248,6 +257,14 @@ class StableDiffusion:
                 reason = "its mask is empty" if places else f"its tokens are not among those of '{request.prompt}'"
                 log.warning("the region of '%s' is left alone: %s", region.phrase, reason)
         return found
+
+    def _texts(self, request: Request) -> RegionTexts | None:
+        """What the regions of a request read: their phrases, alone."""
+        regions = [region for region in request.regions if region.mask.any()]
+        if not regions:
+            return None
+        masks = torch.stack([torch.from_numpy(region.mask) for region in regions])
+        return RegionTexts(masks, self.embed([region.phrase for region in regions]))
 
     def _places(self, prompt: str, phrase: str) -> list[slice]:
         ids, wanted = self._ids(prompt), self._ids(phrase)[1:-1]

@@ -15,11 +15,11 @@ from realign_cli.models.loading import silent
 
 if TYPE_CHECKING:
     from realign_cli.roles import Request
-    from realign_cli.settings import Modulation
+    from realign_cli.settings import RegionControl
 
 
 class StableDiffusionXL(StableDiffusion):
-    """As `StableDiffusion`, but read by two text encoders, and neither trained nor modulated.
+    """As `StableDiffusion`, but read by two text encoders, and neither trained nor controlled by regions.
 
     Modulation is not built for it: its authors and users report that it does not carry over, and each image also hangs
     on one pooled embedding of the whole prompt, which no mask reaches.
@@ -28,8 +28,8 @@ class StableDiffusionXL(StableDiffusion):
     _kind = StableDiffusionXLPipeline
     _without = {"add_watermarker": False}
 
-    def _generate(self, batch: Sequence[Request], modulation: Modulation | None) -> list[Image | RecordError]:
-        if modulation is not None:
+    def _generate(self, batch: Sequence[Request], control: RegionControl | None) -> list[Image | RecordError]:
+        if control is not None:
             raise UsageError(
                 "Stable Diffusion XL is here for 'realign generate' alone; refine with a preset of Stable Diffusion 1.x"
             )

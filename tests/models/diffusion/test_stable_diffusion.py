@@ -16,7 +16,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from realign_cli.errors import RecordError, UsageError
 from realign_cli.models.diffusion.stable_diffusion import StableDiffusion
 from realign_cli.roles import Region, Request
-from realign_cli.settings import Modulation
+from realign_cli.settings import Modulation, Regional, RegionControl
 from realign_cli.tinyworld import scenes
 from realign_cli.tinyworld.train.tokenizers import clip_tokenizer
 
@@ -31,6 +31,7 @@ MODULATION = Modulation(
     use_likelihood=True,
     only_phrase_tokens=False,
 )
+REGIONAL = Regional(step_fraction=0.5, dilation=0.1)
 PROMPT = "a red circle and a blue ring"
 
 
@@ -132,10 +133,11 @@ def encode(generator: StableDiffusion, text: str) -> Tensor:
         return generator.pipeline.text_encoder(ids)[0][0]
 
 
-def test_a_request_gives_the_same_image_in_any_batch(generator: StableDiffusion):
-    together = generator.generate(REQUESTS, MODULATION)
-    reversed_ = generator.generate(REQUESTS[::-1], MODULATION)[::-1]
-    alone = [generator.generate([request], MODULATION)[0] for request in REQUESTS]
+@pytest.mark.parametrize("control", [MODULATION, REGIONAL])
+def test_a_request_gives_the_same_image_in_any_batch(generator: StableDiffusion, control: RegionControl):
+    together = generator.generate(REQUESTS, control)
+    reversed_ = generator.generate(REQUESTS[::-1], control)[::-1]
+    alone = [generator.generate([request], control)[0] for request in REQUESTS]
     assert all(same(a, b) and same(a, c) for a, b, c in zip(together, reversed_, alone, strict=True))
     assert all(image.mode == "RGB" and image.size == (64, 64) for image in together)
 
@@ -152,10 +154,13 @@ def test_without_modulation_it_is_the_stock_pipeline(generator: StableDiffusion)
     assert all(same(a, b) for a, b in zip(generator.generate(REQUESTS[:3]), stock, strict=True))
 
 
-def test_regions_change_the_image_and_nothing_else_does(generator: StableDiffusion):
+@pytest.mark.parametrize("control", [MODULATION, REGIONAL])
+def test_regions_change_the_image_and_nothing_else_does(generator: StableDiffusion, control: RegionControl):
     plain = generator.generate(REQUESTS)
-    refined = generator.generate(REQUESTS, MODULATION)
-    assert [same(a, b) for a, b in zip(plain, refined, strict=True)] == [not request.regions for request in REQUESTS]
+    refined = generator.generate(REQUESTS, control)
+    changed = [bool(request.regions) for request in REQUESTS]
+    changed[2] &= control == MODULATION  # a region that reads what the whole image reads changes nothing
+    assert [not same(a, b) for a, b in zip(plain, refined, strict=True)] == changed
 
 
 def test_noise_comes_from_the_seed(generator: StableDiffusion):
@@ -304,3 +309,19 @@ def test_a_hub_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch):
 def test_a_folder_that_is_no_pipeline(tmp_path: Path):
     with pytest.raises(UsageError, match=r"not a StableDiffusionPipeline.*model_index.json"):
         StableDiffusion(str(tmp_path), device="cpu", steps=4, guidance=3.0, size=64)
+
+
+def test_a_region_that_is_the_whole_image_is_an_image_of_its_text(generator: StableDiffusion):
+    """And of half a region and half the other, the attention is computed as if each stood alone."""
+    whole = np.ones((64, 64), bool)
+    control = Regional(step_fraction=1.0, dilation=0.0)
+    seen = Request(PROMPT, 7, (Region("a green cross", 2.0, whole),))
+    (image,), (plain,) = generator.generate([seen], control), generator.generate([Request("a green cross", 7)])
+    difference = np.abs(np.asarray(image, int) - np.asarray(plain, int))
+    assert difference.max() <= 1
+    assert not same(image, generator.generate([Request(PROMPT, 7)])[0])
+
+
+def test_in_no_step_there_are_no_regions(generator: StableDiffusion):
+    control = Regional(step_fraction=0.0, dilation=0.1)
+    assert all(map(same, generator.generate(REQUESTS, control), generator.generate(REQUESTS)))

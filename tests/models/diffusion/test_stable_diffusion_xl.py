@@ -102,7 +102,7 @@ def test_it_is_the_stock_pipeline_and_minds_no_batch(generator: StableDiffusionX
 
 
 def test_it_says_that_it_only_generates(generator: StableDiffusionXL) -> None:
-    modulation = Models(presets.load("tiny")).modulation
+    modulation = Models(presets.load("tiny")).region_control
     with pytest.raises(UsageError, match="for 'realign generate' alone; refine with"):
         generator.generate(REQUESTS, modulation)
     with pytest.raises(UsageError, match="a StableDiffusionXLPipeline is not trained here; train a preset"):

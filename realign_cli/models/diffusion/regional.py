@@ -1,0 +1,109 @@
+"""Let regions of an image read texts of their own: `with regional(unet, texts, control, timesteps, side): ...`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.attention_processor import Attention
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from torch import Tensor, nn
+
+from realign_cli.equations import attention as eq
+from realign_cli.models.diffusion.attention_control import by_heads, first_steps, installed, timestep_of, to_states
+from realign_cli.settings import Regional
+
+
+@dataclass(frozen=True)
+class RegionTexts:
+    """What n >= 1 regions of one image read."""
+
+    masks: Tensor  # bool (n, H, W), none empty
+    embeddings: Tensor  # (n, T, D): of the text of each region
+
+
+@contextmanager
+def regional(
+    unet: UNet2DConditionModel, texts: Sequence[RegionTexts | None], control: Regional, timesteps: Tensor, side: int
+) -> Iterator[None]:
+    """Give regions their own texts in the cross-attention of `unet` (square latents) until the block is left.
+
+    Args:
+        texts: one per image of the batch, None for images to leave alone. The UNet may be called with the batch alone
+            or with the unconditional half before it, which is left alone.
+        control: in which steps, and how much larger than its mask a region is.
+        timesteps: those of the whole run, first to last; beyond the first `control.step_fraction` of them the UNet
+            computes exactly what it computes without this.
+        side: height and width of the latents.
+    """
+    regions = _Regions(texts, control, timesteps, side)
+    with installed(unet, lambda stock: _RegionalProcessor(regions, stock), regions.observe):
+        yield
+
+
+class _Regions:
+    """What the processors of all layers share: the texts, and whether the step under way is one of the first."""
+
+    def __init__(self, texts: Sequence[RegionTexts | None], control: Regional, timesteps: Tensor, side: int) -> None:
+        self.batch = len(texts)
+        self.texts = {image: own for image, own in enumerate(texts) if own is not None}
+        self.under_way = False
+        self._side = side
+        self._dilation = round(control.dilation * side)
+        self._steps = first_steps(timesteps, control.step_fraction)
+        self._weights: dict[tuple[int, int], Tensor] = {}
+
+    def observe(self, _unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Before each call of the UNet, see whether its timestep is one of the first."""
+        self.under_way = bool(self.texts) and timestep_of(args, kwargs) in self._steps
+
+    def weights(self, image: int, queries: int, device: torch.device) -> Tensor:
+        """`region_weights` (n, N) of one image for a layer with N pixels, computed once."""
+        if (image, queries) not in self._weights:
+            cells = math.isqrt(queries)
+            masks = self.texts[image].masks.to(device)
+            self._weights[image, queries] = eq.region_weights(masks, self._side, self._dilation, cells, cells)
+        return self._weights[image, queries]
+
+
+class _RegionalProcessor:
+    """The processor of one layer of a transformer block; `stock` is the one it stands in for."""
+
+    def __init__(self, regions: _Regions, stock: Callable[..., Tensor]) -> None:
+        self._regions = regions
+        self._stock = stock
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+    ) -> Tensor:
+        if encoder_hidden_states is None or not self._regions.under_way:
+            return self._stock(attn, hidden_states, encoder_hidden_states, attention_mask)
+        query, key, value = (
+            by_heads(x, attn.heads)
+            for x in (attn.to_q(hidden_states), attn.to_k(encoder_hidden_states), attn.to_v(encoder_hidden_states))
+        )
+        first = len(query) - self._regions.batch  # the rows before it are the unconditional half
+        out = torch.empty_like(query)
+        if first:
+            out[:first] = F.scaled_dot_product_attention(query[:first], key[:first], value[:first])
+        for image in range(self._regions.batch):  # one by one, so that no image depends on the batch it is in
+            row = first + image
+            out[row] = self._attend(attn, image, query[row], key[row], value[row])
+        return to_states(attn, out)
+
+    def _attend(self, attn: Attention, image: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        if image not in self._regions.texts:
+            return F.scaled_dot_product_attention(query[None], key[None], value[None])[0]
+        texts = self._regions.texts[image].embeddings.to(key)
+        keys, values = by_heads(attn.to_k(texts), attn.heads), by_heads(attn.to_v(texts), attn.heads)
+        weights = self._regions.weights(image, query.shape[-2], query.device)
+        return eq.regional_attention(query, key, value, keys, values, weights)
