@@ -95,12 +95,16 @@ class Failure(_Part):
 
 
 class Record(_Part):
-    """One image of one prompt."""
+    """One image of one prompt.
+
+    Where a prompt has several, `prompt_id` names it in each of them; a record without is of the prompt of its own id.
+    """
 
     file_name: str = ""
     text: str
     id: str = Field(pattern=ID)
     seed: int = 42
+    prompt_id: str | None = Field(default=None, pattern=ID)
     category: str | None = None
     pair: Pair | None = None
     caption: Caption | None = None
@@ -112,6 +116,11 @@ class Record(_Part):
 
     def with_(self, **changes: Any) -> Record:
         return self.model_copy(update=changes)
+
+    @property
+    def prompt_key(self) -> str:
+        """The id of the prompt, by which its records stay together."""
+        return self.prompt_id or self.id
 
     @property
     def failed(self) -> bool:

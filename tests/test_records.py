@@ -33,6 +33,7 @@ LINE = st.fixed_dictionaries(
     optional={
         "file_name": TEXT,
         "seed": st.integers(),
+        "prompt_id": st.just("7"),
         "caption": CAPTION,
         "tags": st.lists(st.fixed_dictionaries({"label": TEXT, "confidence": st.floats(0, 1), "of_mine": JSON})),
         "objects": st.lists(OBJECT, max_size=2),

@@ -32,7 +32,7 @@ def eval_(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Records to compare with, paired by id; coarse/, where final/ is judged because no --in is given.",
+            help="Records to compare with, paired by prompt; coarse/, where final/ is judged because no --in is given.",
         ),
     ] = None,
     reference: Annotated[

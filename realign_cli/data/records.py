@@ -84,16 +84,18 @@ def shard_of(part: Path) -> Shard | None:
     return Shard.of_name(re.sub(r"^\.(done|part)", "", part.name.removeprefix(f".{METADATA}")))
 
 
-def record_ids(source: str) -> list[str] | None:
-    """The ids in `source`, in order, if they can be known before reading; lines that cannot be read are left out."""
+def prompt_ids(source: str) -> list[str] | None:
+    """The prompt's id of each record in `source`, in order, if that can be known before reading; without lines that
+    cannot be read.
+    """
     if source == STDIN:
         return None
     ids = []
     with metadata_path(Path(source)).open("rb") as file:
         for line in file:
-            with suppress(ValueError, TypeError, KeyError, RecursionError):
+            with suppress(ValueError, TypeError, AttributeError, KeyError, RecursionError):
                 data = json.loads(line)
-                ids.append(str(data["id"] if "id" in data else _stem(data["file_name"])))
+                ids.append(str(data.get("prompt_id") or (data["id"] if "id" in data else _stem(data["file_name"]))))
     return ids
 
 

@@ -196,7 +196,7 @@ def _finish(
 ) -> list[Record]:
     """The records of a batch; what they did not have before is kept in `out`."""
     if out and job.work:
-        out.begin(job.work)
+        out.begin(work.record for work in job.work.values())
     stored = {i: pool.submit(_store, work, out, stages[-1].name) for i, work in job.work.items()}
     records = []
     for entry in job.batch:
@@ -312,7 +312,7 @@ def _owned(entries: Iterable[Entry], shard: Shard, ids: list[str]) -> Iterator[E
     """The entries of a shard; `ids` gets those of all."""
     for entry in entries:
         ids.append(entry.record.id)
-        if shard.owns(entry.record.id):
+        if shard.owns(entry.record.prompt_key):
             yield entry
 
 

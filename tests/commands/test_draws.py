@@ -1,0 +1,111 @@
+"""Several images of a prompt: each from its own noise, the same whatever is drawn beside it, in any shard.
+
+Real processes on the embedded models.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+
+Run = Callable[..., CompletedProcess[str]]
+PROMPTS = "a red circle and a blue square\na green ring above a yellow triangle\na pink cross\n"
+QUICK = ("--set", "generator.steps=2", "-q")
+
+
+def succeed(done: CompletedProcess[str]) -> CompletedProcess[str]:
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def lines(folder: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
+
+
+def product(folder: Path) -> dict[str, bytes]:
+    """The records and images of a folder."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix in (".png", ".jsonl")}
+
+
+@pytest.fixture(scope="module")
+def here(realign: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which coarse/ has three images of each prompt; read it only."""
+    folder = tmp_path_factory.mktemp("draws")
+    (folder / "prompts.txt").write_text(PROMPTS)
+    succeed(generate(realign, folder, 3, "coarse"))
+    return folder
+
+
+def generate(realign: Run, cwd: Path, count: int, out: str, *more: object) -> CompletedProcess[str]:
+    words = ("--prompts", "prompts.txt", "--out", out, "--images-per-prompt", count)
+    return realign("generate", *words, *QUICK, *more, cwd=cwd)
+
+
+def test_more_draws_leave_the_others_as_they_are(realign: Run, here: Path) -> None:
+    three = product(here / "coarse")
+    assert [line["id"] for line in lines(here / "coarse")] == [
+        f"00000{prompt}{draw}" for prompt in range(3) for draw in ("", "-1", "-2")
+    ]
+    assert len({data for name, data in three.items() if name.endswith(".png")}) == 9
+    succeed(realign("generate", "--prompts", "prompts.txt", "--out", "one", *QUICK, cwd=here))
+    succeed(generate(realign, here, 2, "two", "--batch-size", 1))
+    for name, count in (("one", 3), ("two", 6)):
+        images = {file: data for file, data in product(here / name).items() if file.endswith(".png")}
+        assert len(images) == count and images.items() <= three.items()
+    assert [line for line in lines(here / "coarse") if not str(line["id"]).endswith("-2")] == lines(here / "two")
+    assert [line["prompt_id"] for line in lines(here / "two")] == [f"00000{i // 2}" for i in range(6)]
+    assert not any("prompt_id" in line for line in lines(here / "one"))
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_shards_give_the_same_bytes(realign: Run, here: Path, count: int) -> None:
+    for index in range(1, count + 1):
+        succeed(generate(realign, here, 3, f"of-{count}", "--shard", f"{index}/{count}"))
+    assert product(here / f"of-{count}") == product(here / "coarse")
+
+
+def test_another_number_is_refused(realign: Run, here: Path) -> None:
+    before = product(here / "coarse")
+    done = generate(realign, here, 4, "coarse")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "images_per_prompt (3 before, 4 now); --overwrite starts over" in done.stderr
+    assert product(here / "coarse") == before
+
+
+def test_ids_that_collide_are_refused_before_a_folder_is_made(realign: Run, tmp_path: Path) -> None:
+    (tmp_path / "p.jsonl").write_text('{"text": "a red circle", "id": "a"}\n{"text": "a blue ring", "id": "a-1"}\n')
+    done = realign("generate", "--prompts", "p.jsonl", "--out", "out", "--images-per-prompt", 2, cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "p.jsonl:2: id 'a-1' is that of draw 1 of 'a' too" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_eval_pairs_by_prompt(realign: Run, here: Path, tmp_path: Path) -> None:
+    """Whatever number of images either side has."""
+    words = ("--in", here / "coarse", "--metrics", "oracle", "--out", "measured", "--json")
+    plain = json.loads(succeed(realign("eval", *words, cwd=tmp_path)).stdout)
+    scores = [json.loads(line) for line in (tmp_path / "measured" / "scores.jsonl").read_text().splitlines()]
+    assert [(one["id"], one["prompt_id"]) for one in scores[:2]] == [("000000", "000000"), ("000000-1", "000000")]
+    presence = plain["metrics"][0]
+    assert (presence["metric"], presence["value"]["n"], len(scores)) == ("presence", 3, 9)
+    assert presence["value"]["mean"] == pytest.approx(sum(one["presence"] for one in scores) / 9)
+    assert any("9 images of 3 prompts" in note for note in plain["notes"])
+    first = [line for line in (here / "coarse" / "metadata.jsonl").read_text().splitlines() if '-1"' in line]
+    (tmp_path / "some").mkdir()
+    (tmp_path / "some" / "metadata.jsonl").write_text("\n".join(first))
+    for path in (here / "coarse").glob("*-1.png"):
+        (tmp_path / "some" / path.name).write_bytes(path.read_bytes())
+    paired = json.loads(succeed(realign("eval", *words, "--baseline", "some", cwd=tmp_path)).stdout)
+    row = next(row for row in paired["metrics"] if row["metric"] == "presence")
+    other = {one["prompt_id"]: one["presence"] for one in scores if one["id"].endswith("-1")}
+    assert row["difference"]["n"] == 3
+    assert row["baseline"]["mean"] == pytest.approx(sum(other.values()) / 3)
+
+
+def test_export_has_all_draws_of_a_prompt(realign: Run, here: Path, tmp_path: Path) -> None:
+    succeed(realign("export", "t2i-compbench", "--in", here / "coarse", "--out", "out", "-q", cwd=tmp_path))
+    assert len(list((tmp_path / "out" / "samples").glob("a pink cross_*.png"))) == 3
