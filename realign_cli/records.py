@@ -75,6 +75,14 @@ class Refinement(_Part):
     final: Caption | None = None
 
 
+class Selection(_Part):
+    """Why `select` kept the record: by which field, with what value, and of how many records of its prompt."""
+
+    by: str
+    value: float
+    of: int
+
+
 class Pair(_Part):
     """The other prompt of a pair that differs by two words in each other's place, such as two colours; `id` is shared.
 
@@ -112,6 +120,7 @@ class Record(_Part):
     objects: list[Object] | None = None
     scorer: str | None = None  # who named the objects: a language model, or "rules"
     refine: Refinement | None = None
+    select: Selection | None = None
     failures: list[Failure] = Field(default_factory=list)
 
     def with_(self, **changes: Any) -> Record:

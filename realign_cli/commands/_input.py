@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,11 +22,15 @@ _MAKERS = {
 
 @dataclass(frozen=True)
 class Input:
-    """Records to come: one after the other, the id of each one's prompt where these can be known, and their --in."""
+    """Records to come: one after the other, the id of each one's prompt where these can be known, and their --in.
+
+    `left_out` will have the ids of records that were there and are not among them.
+    """
 
     entries: Iterable[Entry]
     ids: Sequence[str] | None
     source: str = STDIN
+    left_out: Set[str] = frozenset()
 
     @classmethod
     def of(cls, entries: Sequence[Entry]) -> Input:

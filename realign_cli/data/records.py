@@ -10,6 +10,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path, PurePosixPath
 
 from realign_cli.data.images import image_files
@@ -198,6 +199,24 @@ def parse_lines(
             raise UsageError(f"{place}: not UTF-8 text; remove or repair the line") from None
         if line:
             yield place, parse(line, place)
+
+
+def by_prompt(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
+    """The records of each prompt, which stand side by side; only those of one prompt are held.
+
+    Raises:
+        UsageError: a prompt comes again after others.
+    """
+    seen: set[str] = set()
+    for prompt_id, group in groupby(entries, key=lambda entry: entry.record.prompt_key):
+        together = list(group)
+        if prompt_id in seen:
+            raise UsageError(
+                f"{together[0].place}: prompt {prompt_id!r} comes again after others; sort the records by prompt, so "
+                "that those of each stand side by side"
+            )
+        seen.add(prompt_id)
+        yield together
 
 
 def unique(entries: Iterable[Entry]) -> Iterator[Entry]:

@@ -15,7 +15,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
@@ -125,19 +125,21 @@ class RunFolder:
         """Whether the image that a finished record names is here."""
         return (self.path / record.file_name).is_file()
 
-    def complete(self, ids: Sequence[str], *, final: bool = True) -> bool:
+    def complete(self, ids: Sequence[str], *, final: bool = True, left_out: Set[str] = frozenset()) -> bool:
         """Finish this shard of the input, which has these `ids`; with the last shard, write `metadata.jsonl`.
 
         Records are there in the order of the input. A worker that was given its own shard only, as on a pipe, cannot
         know that order; then they are in the order of their ids. Where the `ids` are `final`, finished records with
-        other ids go; else they stay, behind these. Returns whether these records are in `metadata.jsonl` now.
+        other ids go; else they stay, behind these, but for those that were `left_out`. Returns whether these records
+        are in `metadata.jsonl` now.
         """
         self.flush()
         if self._shard != WHOLE:
-            own = [i for i in _and_others(ids, () if final else self._journal) if self._owns(i)]
+            others = () if final else (i for i in self._journal if i not in left_out)
+            own = [i for i in _and_others(ids, others) if self._owns(i)]
             write_lines(done_path(self.path, self._shard), self._journal, own)
         with exclusive(self.path / RUN):
-            self._join(ids, final)
+            self._join(ids, final, left_out)
             complete = (self.path / METADATA).exists() and not done_path(self.path, self._shard).exists()
             if complete and not holders(self.path).keys() - {self._shard}:
                 atomic.remove_leftovers(self.path)
@@ -165,7 +167,7 @@ class RunFolder:
         for file in _begun_files(self.path) if self._shard == WHOLE else [self._begun]:
             file.unlink(missing_ok=True)
 
-    def _join(self, ids: Sequence[str], final: bool) -> None:
+    def _join(self, ids: Sequence[str], final: bool, left_out: Set[str]) -> None:
         """Write `metadata.jsonl` unless another worker did it, or will."""
         count = self._shard.count
         shards = [done_path(self.path, shard) for shard in Shard.all(count)] if count > 1 else []
@@ -176,7 +178,8 @@ class RunFolder:
             return
         lines = read_lines([self.path / METADATA, *done]) if shards else self._journal
         knows_all = not shards or not all(map(self._owns, ids)) or len(ids) >= len(lines)
-        order = _and_others(ids if knows_all else sorted(lines), () if final else lines)
+        others = () if final else lines
+        order = [i for i in _and_others(ids if knows_all else sorted(lines), others) if i not in left_out]
         if any(i not in lines for i in order):  # the input has grown, and another shard is not through with it
             return
         write_lines(self.path / METADATA, lines, order)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -41,6 +41,7 @@ def run_map(
     retry: bool = False,
     read_ahead: bool = False,
     final: bool = True,
+    left_out: Set[str] = frozenset(),
     total: int | None = None,
     quiet: bool = False,
     echo: bool = True,
@@ -53,7 +54,8 @@ def run_map(
     records in `out` that would be reported are computed again. While the stages work on a batch, threads write the one
     before, unless it goes into a pipe at once; with `read_ahead` they read the images of the next, which is not for
     input from a pipe, where the next may be long in coming. Finished records in `out` that are not in the input go if
-    the input is `final`; a pipe is not, for it may have lost some on the way.
+    the input is `final`; a pipe is not, for it may have lost some on the way, and then only those go that were
+    `left_out` of it, once it is read.
 
     Raises:
         UsageError: a record lacks a key that its stage needs, or `out` holds another record under the same id; or the
@@ -90,8 +92,8 @@ def run_map(
         if finished:
             finished.result()
     if out:
-        summary.dropped = len(out.kept.keys() - set(ids)) if final else 0
-        summary.complete = out.complete(ids, final=final)
+        summary.dropped = len(out.kept.keys() - set(ids) if final else out.kept.keys() & left_out)
+        summary.complete = out.complete(ids, final=final, left_out=left_out)
     if pipe:
         pipe.end()
     summary.seconds = time.monotonic() - began

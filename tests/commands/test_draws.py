@@ -52,7 +52,7 @@ def test_more_draws_leave_the_others_as_they_are(realign: Run, here: Path) -> No
     ]
     assert len({data for name, data in three.items() if name.endswith(".png")}) == 9
     succeed(realign("generate", "--prompts", "prompts.txt", "--out", "one", *QUICK, cwd=here))
-    succeed(generate(realign, here, 2, "two", "--batch-size", 1))
+    succeed(generate(realign, here, 2, "two", "--batch-size", 5))
     for name, count in (("one", 3), ("two", 6)):
         images = {file: data for file, data in product(here / name).items() if file.endswith(".png")}
         assert len(images) == count and images.items() <= three.items()
@@ -104,6 +104,54 @@ def test_eval_pairs_by_prompt(realign: Run, here: Path, tmp_path: Path) -> None:
     other = {one["prompt_id"]: one["presence"] for one in scores if one["id"].endswith("-1")}
     assert row["difference"]["n"] == 3
     assert row["baseline"]["mean"] == pytest.approx(sum(other.values()) / 3)
+
+
+@pytest.fixture(scope="module")
+def best(realign: Run, here: Path) -> Path:
+    """The best of three, folder by folder."""
+    succeed(realign("caption-reward", "--in", "coarse", "--out", "captioned", "-q", cwd=here))
+    succeed(realign("select", "--in", "captioned", "--out", "best", "-q", cwd=here))
+    return here / "best"
+
+
+def test_a_pipe_gives_what_folders_give(
+    realign: Run, shell: Callable[[str, Path], CompletedProcess[str]], here: Path, best: Path
+) -> None:
+    captioned = {str(line["id"]): line["caption"]["reward"] for line in lines(here / "captioned")}  # type: ignore[index]
+    for line in lines(best):
+        rewards = [reward for i, reward in captioned.items() if i.startswith(str(line["prompt_id"]))]
+        assert line["select"] == {"by": "caption.reward", "value": max(rewards), "of": 3}
+        assert (best / str(line["file_name"])).read_bytes() == (here / "coarse" / f"{line['id']}.png").read_bytes()
+    draw = f"realign generate --prompts prompts.txt --images-per-prompt 3 --out coarse {' '.join(QUICK)}"
+    judge = "realign eval --baseline coarse --metrics oracle --json"
+    piped = succeed(shell(f"{draw} | realign caption-reward -q | realign select -q | {judge} --in -", here))
+    kept = succeed(shell(f"{judge} --in best", here))
+    assert {**json.loads(piped.stdout), "in": "best"} == json.loads(kept.stdout)
+    assert {row["value"]["n"] for row in json.loads(kept.stdout)["metrics"] if not row["category"]} <= {1, 3}
+    succeed(shell("realign caption-reward -q --in coarse | realign select -q --out best-piped", here))
+    assert product(here / "best-piped") == product(best)
+
+
+def test_shards_select_the_same(realign: Run, here: Path, best: Path) -> None:
+    for shard in ("2/2", "1/2"):
+        succeed(realign("select", "--in", "captioned", "--out", "best-of-2", "--shard", shard, "-q", cwd=here))
+    assert product(here / "best-of-2") == product(best)
+
+
+def test_what_select_cannot_go_by_is_told_before_a_folder_is_made(realign: Run, here: Path) -> None:
+    done = realign("select", "--in", "coarse", "--out", "none", cwd=here)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert "coarse/metadata.jsonl:1: no 'caption'; run 'realign caption-reward' first" in done.stderr
+    assert not (here / "none").exists()
+
+
+def test_select_by_a_column_of_an_evaluation(realign: Run, here: Path) -> None:
+    succeed(realign("eval", "--in", "coarse", "--metrics", "oracle", "--out", "measured", "-q", cwd=here))
+    words = ("--in", "coarse", "--by", "presence", "--scores", "measured/scores.jsonl", "--top", 2)
+    done = succeed(realign("select", *words, "-q", cwd=here))
+    chosen = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["prompt_id"] for line in chosen] == [f"00000{i // 2}" for i in range(6)]
+    assert {line["select"]["by"] for line in chosen} == {"presence"}
 
 
 def test_export_has_all_draws_of_a_prompt(realign: Run, here: Path, tmp_path: Path) -> None:
