@@ -1,7 +1,8 @@
 """The one contract between stages: a record is one line of JSON about one image of one prompt.
 
-Every stage adds its own key and leaves the others alone; keys that nobody here knows pass through untouched. In a
-refined record `caption`, `tags` and `objects` describe the coarse image, from which the refinement was planned.
+Every stage adds its own key and leaves the others alone, but for `cost` and `failures`, to which each adds; keys that
+nobody here knows pass through untouched. In a refined record `caption`, `tags` and `objects` describe the coarse image,
+from which the refinement was planned.
 """
 
 from __future__ import annotations
@@ -75,6 +76,21 @@ class Refinement(_Part):
     final: Caption | None = None
 
 
+class Cost(_Part):
+    """What was spent on the record's image: images that the generator drew for it, and their denoising steps.
+
+    Of images that were left out for this one it is their share, so that the costs of a folder add up to all that was
+    spent. `steps` is None where nobody knows them.
+    """
+
+    passes: int | float
+    steps: int | float | None = None
+
+    def __add__(self, other: Cost) -> Cost:
+        steps = None if self.steps is None or other.steps is None else self.steps + other.steps
+        return Cost(passes=self.passes + other.passes, steps=steps)
+
+
 class Selection(_Part):
     """Why `select` kept the record: by which field, with what value, and of how many records of its prompt."""
 
@@ -121,6 +137,7 @@ class Record(_Part):
     scorer: str | None = None  # who named the objects: a language model, or "rules"
     refine: Refinement | None = None
     select: Selection | None = None
+    cost: Cost | None = None
     failures: list[Failure] = Field(default_factory=list)
 
     def with_(self, **changes: Any) -> Record:

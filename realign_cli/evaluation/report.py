@@ -59,6 +59,7 @@ class Report:
         self._distances = {
             name: distance(side.features, known.reference) for name, side in sides.items() if side and known
         }
+        self._costs = {name: cost for name, side in sides.items() if side and (cost := _cost(side))}
         measured = [side for side in (run, before, known and known.measurement) if side]
         self._complaints = [line for side in measured for line in side.complaints()]
         self.failed = sum(len(side.failures) for side in measured)
@@ -74,6 +75,7 @@ class Report:
         if self._rows:
             screen.print(console.table(_COLUMNS, [_cells(row) for row in self._rows]), soft_wrap=True)
         lines = [_distance_line(name, one) for name, one in self._distances.items()]
+        lines += [_cost_line(name, one) for name, one in self._costs.items()]
         if not quiet:
             lines += [*self._notes(), *self._falls()]
         for line in lines:
@@ -106,6 +108,8 @@ class Report:
         if self._before:
             report["baseline"] = self._before.source
         report |= {"metrics": [asdict(row) for row in self._rows], "judges": self._judges}
+        if self._costs:
+            report["cost"] = self._costs
         if self._known:
             reference = {"name": self._known.name, "n": self._known.reference.moments.n, "sha256": self._known.sha256}
             distances = {name: asdict(one) for name, one in self._distances.items()}
@@ -156,6 +160,21 @@ class Report:
         images = [open_image(image_path(entry.record, entry.base)) for entry in sides]
         title = f"{fall.metric} {fall.baseline:.3f} -> {fall.value:.3f}, {fall.id}"
         return pictures.before_and_after(title, sides[1].record.text, *images)
+
+
+def _cost(side: Measurement) -> dict[str, float] | None:
+    """What was spent per image, on the `n` of which it is known: passes of the generator, and steps if all say them."""
+    costs = [cost for entry in side.entries.values() if (cost := entry.record.cost)]
+    if not costs:
+        return None
+    means = {"n": len(costs), "passes": sum(cost.passes for cost in costs) / len(costs)}
+    steps = [cost.steps for cost in costs if cost.steps is not None]
+    return means | ({"steps": sum(steps) / len(steps)} if len(steps) == len(costs) else {})
+
+
+def _cost_line(name: str, cost: Mapping[str, float]) -> str:
+    steps = f", {cost['steps']:.2f} steps" if "steps" in cost else ""
+    return f"cost ({name}): {cost['passes']:.2f} passes of the generator{steps} per image  n {cost['n']}"
 
 
 def _scores(side: Measurement) -> Scores:

@@ -211,6 +211,8 @@ def _finish(
         reported = _reported(record, entry.record, stages)
         summary.failed += bool(reported)
         summary.failures += [f"{entry.place}: {f.stage}: {f.message}" for f in reported]
+        summary.passes += record.cost.passes if record.cost else 0
+        summary.steps += (record.cost.steps or 0) if record.cost else 0
     summary.records += len(job.batch)
     summary.kept += len(job.done)
     if out:
@@ -235,7 +237,7 @@ def _kept(batch: Sequence[Entry], out: RunFolder | None, retried: Sequence[Stage
         if record is None or _lacks_image(record, entry, out) or (retried and _reported(record, entry.record, retried)):
             continue
         now, then = entry.record.model_dump(exclude_unset=True), record.model_dump()
-        given = [key for key in now if key not in ("file_name", "failures")]
+        given = [key for key in now if key not in ("file_name", "failures", "cost")]
         differing = [key for key in given if not _extends(then.get(key), now[key])]
         if differing:
             raise UsageError(

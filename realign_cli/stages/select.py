@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from realign_cli.errors import RecordError
-from realign_cli.records import Record, Selection
+from realign_cli.records import Cost, Record, Selection
 from realign_cli.stages.base import Item, Outcome
 
 # Who adds a key whose numbers can be chosen by.
@@ -41,8 +41,25 @@ def choose(records: Sequence[Record], values: Mapping[str, float], by: str, top:
         record.with_(select=Selection(by=by, value=values[record.id], of=len(records)))
         for record in records
         if record.id in kept
-    ]
-    return chosen or [records[0]]
+    ] or [records[0]]
+    if not any(record.cost for record in records):
+        return chosen
+    share = _share(records, len(chosen))
+    return [record.with_(cost=share) for record in chosen]
+
+
+def _share(records: Sequence[Record], count: int) -> Cost | None:
+    """What was spent on the records, in `count` equal parts; None where one that has an image does not say."""
+    costs = [record.cost for record in records if record.file_name or record.cost]
+    known = [cost for cost in costs if cost]
+    if len(known) < len(costs):
+        return None
+    total = sum(known, Cost(passes=0, steps=0))
+    return Cost(passes=_part(total.passes, count), steps=None if total.steps is None else _part(total.steps, count))
+
+
+def _part(total: float, count: int) -> int | float:
+    return total // count if total % count == 0 else total / count
 
 
 def number(record: Record, path: str) -> float | None:

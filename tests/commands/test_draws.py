@@ -93,6 +93,8 @@ def test_eval_pairs_by_prompt(realign: Run, here: Path, tmp_path: Path) -> None:
     presence = plain["metrics"][0]
     assert (presence["metric"], presence["value"]["n"], len(scores)) == ("presence", 3, 9)
     assert presence["value"]["mean"] == pytest.approx(sum(one["presence"] for one in scores) / 9)
+    shown = succeed(realign("eval", *words[:4], cwd=tmp_path)).stdout
+    assert "cost (in): 1.00 passes of the generator, 2.00 steps per image  n 9" in shown
     assert any("9 images of 3 prompts" in note for note in plain["notes"])
     first = [line for line in (here / "coarse" / "metadata.jsonl").read_text().splitlines() if '-1"' in line]
     (tmp_path / "some").mkdir()
@@ -120,6 +122,7 @@ def test_a_pipe_gives_what_folders_give(
     captioned = {str(line["id"]): line["caption"]["reward"] for line in lines(here / "captioned")}  # type: ignore[index]
     for line in lines(best):
         rewards = [reward for i, reward in captioned.items() if i.startswith(str(line["prompt_id"]))]
+        assert line["cost"] == {"passes": 3, "steps": 6}
         assert line["select"] == {"by": "caption.reward", "value": max(rewards), "of": 3}
         assert (best / str(line["file_name"])).read_bytes() == (here / "coarse" / f"{line['id']}.png").read_bytes()
     draw = f"realign generate --prompts prompts.txt --images-per-prompt 3 --out coarse {' '.join(QUICK)}"
@@ -128,6 +131,8 @@ def test_a_pipe_gives_what_folders_give(
     kept = succeed(shell(f"{judge} --in best", here))
     assert {**json.loads(piped.stdout), "in": "best"} == json.loads(kept.stdout)
     assert {row["value"]["n"] for row in json.loads(kept.stdout)["metrics"] if not row["category"]} <= {1, 3}
+    costs = {"in": {"n": 3, "passes": 3, "steps": 6}, "baseline": {"n": 9, "passes": 1, "steps": 2}}
+    assert json.loads(kept.stdout)["cost"] == costs
     succeed(shell("realign caption-reward -q --in coarse | realign select -q --out best-piped", here))
     assert product(here / "best-piped") == product(best)
 
@@ -148,7 +153,9 @@ def test_what_select_cannot_go_by_is_told_before_a_folder_is_made(realign: Run, 
 def test_select_by_a_column_of_an_evaluation(realign: Run, here: Path) -> None:
     succeed(realign("eval", "--in", "coarse", "--metrics", "oracle", "--out", "measured", "-q", cwd=here))
     words = ("--in", "coarse", "--by", "presence", "--scores", "measured/scores.jsonl", "--top", 2)
-    done = succeed(realign("select", *words, "-q", cwd=here))
+    done = succeed(realign("select", *words, "--json", cwd=here))
+    summary = json.loads(done.stderr)
+    assert (summary["records"], summary["passes"], summary["steps"]) == (6, 9, 18)  # nothing spent is lost
     chosen = [json.loads(line) for line in done.stdout.splitlines()]
     assert [line["prompt_id"] for line in chosen] == [f"00000{i // 2}" for i in range(6)]
     assert {line["select"]["by"] for line in chosen} == {"presence"}

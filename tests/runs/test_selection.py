@@ -13,7 +13,7 @@ import pytest
 
 from realign_cli.data.records import METADATA, Entry, read_records
 from realign_cli.errors import UsageError
-from realign_cli.records import Caption, Failure, Record, Selection
+from realign_cli.records import Caption, Cost, Failure, Record, Selection
 from realign_cli.runs.folder import RunFolder
 from realign_cli.runs.runner import run_map
 from realign_cli.runs.selection import Choice
@@ -95,6 +95,38 @@ def test_what_a_record_lacks_is_named_with_who_adds_it(by: str, complaint: str) 
     with pytest.raises(UsageError) as error:
         kept(draw("a", 0.5), draw("a-1", None), by=by)
     assert str(error.value) == complaint
+
+
+def spent(passes: float, steps: float | None = None) -> Cost:
+    return Cost(passes=passes, steps=steps)
+
+
+@pytest.mark.parametrize(
+    ("costs", "top", "shares"),
+    [
+        ([spent(1, 20), spent(1, 20), spent(2, 70)], 1, [spent(4, 110)]),
+        ([spent(1, 20), spent(1, 20), spent(2, 70)], 2, [spent(2, 55)] * 2),
+        ([spent(1, 20), spent(1, 20), spent(2, 71)], 3, [spent(4 / 3, 37)] * 3),
+        ([spent(1, 20), spent(1), spent(1, 20)], 1, [spent(3)]),
+        ([spent(1, 20), None, spent(1, 20)], 1, [None]),
+        ([None, None, None], 2, [None, None]),
+    ],
+)
+def test_what_was_spent_on_those_left_out_is_shared(
+    costs: list[Cost | None], top: int, shares: list[Cost | None]
+) -> None:
+    """All that was spent is somewhere, and as often as it was."""
+    draws = [draw(f"a-{i}", i / 10, cost=cost, file_name="a.png") for i, cost in enumerate(costs)]
+    found = [entry.record for entry in Choice("caption.reward", top)(entries(*draws))]
+    assert [record.cost for record in found] == shares
+    assert [type(record.cost.passes) for record in found if record.cost] == [type(s.passes) for s in shares if s]
+
+
+def test_a_failed_prompt_has_cost_what_it_has() -> None:
+    """An image that the generator could not draw counts none."""
+    failed = [draw("a", None, failures=FAILED), draw("a-1", 0.5, failures=FAILED, cost=spent(1, 20), file_name="a.png")]
+    (passed,) = Choice("caption.reward", 1)(entries(*failed))
+    assert (passed.record.id, passed.record.cost) == ("a", spent(1, 20))
 
 
 def test_prompts_that_come_again_are_refused() -> None:
