@@ -109,8 +109,9 @@ def with_draws(prompts: Sequence[Entry], count: int) -> Iterator[Entry]:
 def _entry(prompt: Prompt, number: int, seed: int) -> Entry:
     record: dict[str, Any] = {"text": prompt.text, "id": f"{number:06d}", "seed": seed}
     record |= {key: value for key, value in prompt.keys.items() if key not in _STAGE_KEYS}
-    if type(record["id"]) is int:  # as in COCO
-        record["id"] = str(record["id"])
+    for key in ("id", "prompt_id"):
+        if type(record.get(key)) is int:  # as in COCO
+            record[key] = str(record[key])
     return Entry(parse_line(json.dumps(record), prompt.place), prompt.place)
 
 

@@ -131,6 +131,7 @@ def test_draws_stand_side_by_side_and_name_their_prompt(tmp_path: Path) -> None:
 def test_a_prompt_file_may_name_the_prompts_of_draws(tmp_path: Path) -> None:
     """As a metadata.jsonl does, which thereby makes the same images again."""
     text = '{"text": "a", "id": "x"}\n{"text": "a", "id": "x-2", "prompt_id": "x"}\n'
+    assert drawn(tmp_path, '{"text": "a", "id": "y", "prompt_id": 7}', 1) == [("y", "7")]
     assert drawn(tmp_path, text, 1) == [("x", None), ("x-2", "x")]
     assert drawn(tmp_path, text, 2) == [("x", "x"), ("x-1", "x"), ("x-2", "x"), ("x-2-1", "x")]
 
