@@ -25,9 +25,9 @@ change() { # NAME OPTION ...: against the coarse images, and against the preset'
     measure "$1" "$first" "${@:2}"
     realign eval --in "$dir/$1" --baseline "$dir/as-preset" --metrics oracle -q
 }
-change no-splice --set refine.splice=false
-change no-self --set refine.self_=0.0
-change no-clamp --set refine.clamp=false
-change no-score --set refine.score=false
+change no-splice --set refine.splice_phrases=false
+change no-self --set refine.self_weight=0.0
+change no-clamp --set refine.clamp_lambda=false
+change no-score --set refine.use_likelihood=false
 change phrase-tokens --set refine.only_phrase_tokens=true
-change double --set refine.cross=2.0 --set refine.self_=0.6
+change double --set refine.cross_weight=2.0 --set refine.self_weight=0.6

@@ -33,7 +33,7 @@ from realign_cli.roles import Region, Request
 
 MODELS = Models(presets.load("tiny"), "cpu")
 BOTH = MODELS.modulation
-CROSS_ONLY = replace(BOTH, self_=0.0)
+CROSS_ONLY = replace(BOTH, self_weight=0.0)
 PROMPT, PHRASES = "a red circle and a blue ring", ("a red circle", "a blue ring")
 TIMESTEPS = torch.arange(951, 0, -50)
 MANY = 25  # rounds of what is over soon, and so at the mercy of the machine
@@ -69,10 +69,10 @@ class Published:
             side, layout = round(queries**0.5), self.layout
             small = eq.shrink(layout.masks, side, side).flatten(1)
             where = eq.segments(small)
-            strength = eq.strength(float(self.timestep), BOTH.cross if cross else BOTH.self_, BOTH.power)
+            strength = eq.strength(float(self.timestep), BOTH.cross_weight if cross else BOTH.self_weight, BOTH.power)
             score = eq.token_score(layout.tokens, layout.likelihoods, 1.0) if cross else 1.0
             match = eq.token_match(small, layout.tokens) if cross else where.same @ where.onehot.T > 0
-            weight = eq.modulation_weight(strength, where.area[:, None], score, clamp=BOTH.clamp)
+            weight = eq.modulation_weight(strength, where.area[:, None], score, clamp=BOTH.clamp_lambda)
             self.maps[queries, cross] = match, weight
         return self.maps[queries, cross]
 
@@ -126,7 +126,7 @@ def check(ways: dict[str, Callable[[], Tensor]]) -> None:
 def load(name: str) -> tuple[UNet2DConditionModel, int, int]:
     """A UNet, the side of its latents, and how many steps to time together: a small one's are those a run modulates."""
     if name == TINY:
-        return MODELS.generator.pipeline.unet, 16, round(BOTH.share * len(TIMESTEPS))
+        return MODELS.generator.pipeline.unet, 16, round(BOTH.step_fraction * len(TIMESTEPS))
     torch.manual_seed(0)
     model = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8).eval()
     with torch.no_grad():  # sharp attention: random weights would attend evenly, and there is no headroom in that
@@ -138,7 +138,7 @@ def load(name: str) -> tuple[UNet2DConditionModel, int, int]:
 
 def run(times: Times, modulated_step: str, other: str) -> list[float]:
     """A run of 30 % modulated steps / one of plain steps."""
-    share = BOTH.share
+    share = BOTH.step_fraction
     columns = zip(times[modulated_step], times[other], times["plain"], strict=True)
     return [(share * first + (1 - share) * rest) / plain for first, rest, plain in columns]
 

@@ -214,7 +214,7 @@ def row(name: str, times: Mapping[str, list[float]], peer: str, limit: str = "")
 def measure(quick: bool) -> list[Row]:
     torch.set_num_threads(1)
     models = Models(presets.load("tiny"), "cpu")
-    one_by_one = [f"{role}.batch_size=1" for role in ("tagger", "detector", "mask_model")]
+    one_by_one = [f"{role}.model_batch_size=1" for role in ("tagger", "detector", "mask_model")]
     single = Models(presets.load("tiny", one_by_one), "cpu")
     found = []
     with tempfile.TemporaryDirectory() as name:

@@ -48,14 +48,14 @@ def method(name: str) -> tuple[RewardFeedback, Any]:
         MODELS.training,
         reward="caption=1.0",
         estimator="reinforce",
-        scale=1.0,
-        steps=steps,
+        reward_weight=1.0,
+        sampler_steps=steps,
         first_step=first,
         last_step=last,
         terms_per_rollout=terms,
         guidance=guidance,
         combine="sum",
-        batch_size=BATCH,
+        micro_batch_size=BATCH,
     )
     rewards = {"caption": MODELS.reward("caption", estimator="reinforce")}
     made = RewardFeedback(MODELS, trainee, rewards, training, training_prompts(), None, micro_batches=1, seed=0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import io
+import logging
 import os
 import shlex
 import signal
@@ -41,6 +42,8 @@ from realign_cli.commands import (
 from realign_cli.commands.options import spread
 from realign_cli.errors import NoInput, RealignError
 from realign_cli.safe_path import shun_working_directory
+
+log = logging.getLogger(__name__)
 
 
 def _version(wanted: bool) -> None:
@@ -81,6 +84,7 @@ def _guarded(function: Callable[..., None], name: str) -> Callable[..., None]:
             with _interruptible():
                 function(**options)
         except RealignError as error:
+            _log_traceback(error)
             _say(f"realign {name}: {error}")
             if isinstance(error, NoInput):
                 _say(f"Usage: realign {name} [OPTIONS]; 'realign {name} --help' lists them")
@@ -93,6 +97,7 @@ def _guarded(function: Callable[..., None], name: str) -> Callable[..., None]:
             _close_stdout()
             raise typer.Exit(141) from None
         except OSError as error:  # a full disk, a folder that may not be read
+            _log_traceback(error)
             _say(f"realign {name}: {error}")
             _close_stdout()
             raise typer.Exit(1) from None
@@ -157,6 +162,12 @@ def _alone(function: Callable[..., None]) -> Callable[..., None]:
 def _close_stdout() -> None:
     """Point it elsewhere, so that Python's flush at exit stays silent."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _log_traceback(error: Exception) -> None:
+    """Log where an error was raised, for --verbose. What caused it is left out: its message was not made for users."""
+    error.__cause__, error.__suppress_context__ = None, True
+    log.debug("raised here:", exc_info=error)
 
 
 def _say(line: str) -> None:

@@ -1,7 +1,8 @@
-"""What a person sees while a command runs: progress, notices and the summary, all on stderr."""
+"""What a person sees while a command runs, on stderr: progress, notices, the summary. For programs: JSON on stdout."""
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -9,8 +10,8 @@ import sys
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
 
 from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderResult
 from rich.logging import RichHandler
@@ -35,7 +36,7 @@ _LIBRARIES = ("diffusers", "transformers")  # they have handlers of their own, a
 
 @dataclass
 class Verbosity:
-    """-q leaves only errors; -v adds debug lines, and what libraries warn of."""
+    """-q leaves only errors; -v adds log messages, and what libraries warn of."""
 
     quiet: bool = False
     verbose: bool = False
@@ -164,10 +165,7 @@ class Summary:
 
     def show(self, *, quiet: bool, as_json: bool) -> None:
         if as_json:
-            import json
-            from dataclasses import asdict
-
-            console.print(plain(json.dumps(asdict(self))), soft_wrap=True)
+            write_json(asdict(self))
             return
         for line in self.failures[:10]:
             console.print(plain(line), soft_wrap=True)
@@ -186,6 +184,11 @@ class Summary:
             console.print(plain(line), soft_wrap=True)
         if self.next_command:
             console.print(plain(f"next: {self.next_command}"), soft_wrap=True)
+
+
+def write_json(data: Any) -> None:
+    """Write what --json asks for: one line on stdout."""
+    sys.stdout.write(json.dumps(data, allow_nan=False) + "\n")
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:

@@ -20,13 +20,13 @@ class Modulation:
     lambda_t is w * (t / 1000)^power over the first steps of a run and 0 after them.
     """
 
-    cross: float  # w of cross-attention
-    self_: float  # w of self-attention
+    cross_weight: float  # w of cross-attention
+    self_weight: float  # w of self-attention
     power: Annotated[float, Field(ge=0)]
-    share: Annotated[float, Field(ge=0, le=1)]  # of the steps, from the first on, that are modulated
-    clamp: bool  # hold lambda_t * S * (1 - B) at or below 1
-    splice: bool  # in the prompt's embedding, put that of each phrase encoded alone over the phrase's tokens
-    score: bool  # S is the likelihood of Eq. 6; else 1
+    step_fraction: Annotated[float, Field(ge=0, le=1)]  # of the steps, from the first on, that are modulated
+    clamp_lambda: bool  # hold lambda_t * S * (1 - B) at or below 1
+    splice_phrases: bool  # in the prompt's embedding, put that of each phrase encoded alone over the phrase's tokens
+    use_likelihood: bool  # S is the likelihood of Eq. 6; else 1
     only_phrase_tokens: bool  # leave tokens outside all phrases alone; else they are pushed down in every mask
 
 
@@ -63,16 +63,16 @@ class Training:
 
     reward: Annotated[str, AfterValidator(_check_weights)]  # NAME=WEIGHT,...
     estimator: Estimator  # "weighted" is reward-weighted denoising; else the rewards' gradients go through the image
-    scale: float  # lambda, the weight of the reward terms
+    reward_weight: float  # lambda, the weight of the reward terms
     temperature: Annotated[float, Field(gt=0)]  # of reward-weighted denoising, in standard deviations of the penalty
-    steps: SamplerSteps  # T, the sampler steps of a whole rollout
+    sampler_steps: SamplerSteps  # T, the sampler steps of a whole rollout
     first_step: Annotated[int, Field(ge=0)]  # the first sampler step at which a reward term may be taken
     last_step: Annotated[int, Field(ge=0)]  # the last one
     terms_per_rollout: Annotated[int, Field(ge=1)]  # reward terms taken from one rollout
     guidance: Guidance  # scale of classifier-free guidance during training
     combine: Combine  # the reward terms and L_pre: both in every optimiser step, or by turns
     pretraining_images: Annotated[int, Field(ge=0)]  # for L_pre, or for reward-weighted denoising; 0 means none
-    batch_size: Annotated[int, Field(ge=1)]  # samples in a micro-batch
+    micro_batch_size: Annotated[int, Field(ge=1)]  # samples in a micro-batch
     effective_batch_size: Annotated[int, Field(ge=1)]  # samples in an optimiser step, over all processes
     learning_rate: Annotated[float, Field(ge=0)]
     max_grad_norm: Annotated[float, Field(gt=0)]
@@ -92,10 +92,10 @@ class Training:
     @model_validator(mode="after")
     def _check_together(self) -> Self:
         first, last, terms = self.first_step, self.last_step, self.terms_per_rollout
-        if not first <= last < self.steps:
+        if not first <= last < self.sampler_steps:
             raise PydanticCustomError(
                 "sampler_steps",
-                f"first_step {first} and last_step {last} must lie in 0..{self.steps - 1}, in this order",
+                f"first_step {first} and last_step {last} must lie in 0..{self.sampler_steps - 1}, in this order",
             )
         if terms > last - first + 1:
             raise PydanticCustomError(

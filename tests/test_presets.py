@@ -15,12 +15,12 @@ from realign_cli.registry import Models
 
 
 def test_overrides_keep_the_type() -> None:
-    preset = presets.load("tiny", ["tagger.threshold=1", "refine.splice=false", "blip.checkpoint=here=there"])
+    preset = presets.load("tiny", ["tagger.threshold=1", "refine.splice_phrases=false", "blip.checkpoint=here=there"])
     assert preset.section("tagger")["threshold"] == 1.0
     assert type(preset.section("tagger")["threshold"]) is float
-    assert preset.section("refine")["splice"] is False
+    assert preset.section("refine")["splice_phrases"] is False
     assert preset.section("blip")["checkpoint"] == "here=there"
-    assert presets.load("tiny").section("refine")["splice"] is True
+    assert presets.load("tiny").section("refine")["splice_phrases"] is True
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def test_overrides_keep_the_type() -> None:
         ("tagger.threshold=high", "tagger.threshold takes a float"),
         ("generator.steps=2.5", "generator.steps takes a int"),
         ("generator.steps=true", "generator.steps takes a int"),
-        ("refine.splice=1", "refine.splice takes a bool"),
+        ("refine.splice_phrases=1", "refine.splice_phrases takes a bool"),
     ],
 )
 def test_bad_override(override: str, complaint: str) -> None:
@@ -76,7 +76,8 @@ def test_what_sd15_loads_is_listed_with_a_pin() -> None:
 
 def test_the_numbers_of_the_paper() -> None:
     numbers = Models(presets.load("sd15")).training
-    assert (numbers.scale, numbers.steps, numbers.first_step, numbers.learning_rate) == (1e-3, 50, 30, 1e-5)
+    assert (numbers.reward_weight, numbers.sampler_steps, numbers.first_step) == (1e-3, 50, 30)
+    assert numbers.learning_rate == 1e-5
     assert (numbers.effective_batch_size, numbers.mixed_precision, numbers.rank) == (128, "fp16", 0)
     generator = presets.load("sd15").section("generator")
     assert (generator["size"], generator["steps"], generator["guidance"]) == (512, 50, 7.5)
@@ -128,9 +129,9 @@ def test_every_adapter_exists(name: str) -> None:
     [
         *("generator.steps=0", "generator.steps=-1", "generator.steps=1000", "generator.steps=1001"),
         *("generator.guidance=nan", "generator.guidance=inf", "generator.guidance=1e38", "generator.guidance=-1.0"),
-        *("generator.size=0", "generator.size=-8", "generator.size=100", "generator.batch_size=0"),
-        *("tagger.batch_size=-1", "tagger.threshold=1.5", "tagger.threshold=nan", "detector.nms=-0.1"),
-        *("reward-caption.samples=0", "train.batch_size=0"),
+        *("generator.size=0", "generator.size=-8", "generator.size=100", "generator.model_batch_size=0"),
+        *("tagger.model_batch_size=-1", "tagger.threshold=1.5", "tagger.threshold=nan", "detector.nms=-0.1"),
+        "reward-caption.samples=0",
     ],
 )
 def test_a_number_out_of_range_is_refused_where_it_is_read(override: str) -> None:

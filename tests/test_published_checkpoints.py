@@ -15,7 +15,7 @@ from realign_cli import presets
 from realign_cli.commands.download import is_fetched
 
 PUBLISHED = Path(presets.__file__).parent / "sd15.toml"
-SMALL = {"effective_batch_size": 2, "batch_size": 1, "pretraining_images": 2, "sample_every": 1}
+SMALL = {"effective_batch_size": 2, "micro_batch_size": 1, "pretraining_images": 2, "sample_every": 1}
 
 
 def _reason() -> str:

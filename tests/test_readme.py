@@ -63,7 +63,7 @@ def test_the_method(tmp_path: Path) -> None:
     assert (train, judge) == ("realign train --data coco", "realign eval --metrics fid,clip,negclip,blip")
     plain = "realign refine --in coarse/ --out final/"
     assert refine == f"{plain} --model runs/coarse"
-    small = {"effective_batch_size": 2, "batch_size": 2, "pretraining_images": 2}
+    small = {"effective_batch_size": 2, "micro_batch_size": 2, "pretraining_images": 2}
     settings = " ".join(f"--set train.{key}={value}" for key, value in small.items())
     train = f"realign train --data shapes --max-train-steps 1 {settings}"
     (tmp_path / "prompts.txt").write_text("a red circle and a blue square\na pink cross\n")

@@ -27,18 +27,24 @@ def test_one_instance_of_each() -> None:
 
 
 def test_the_numbers_of_the_method() -> None:
-    numbers = Models(presets.load("tiny", ["refine.cross=2"])).modulation
-    assert (numbers.cross, numbers.self_, numbers.clamp) == (2.0, 0.3, True)
+    numbers = Models(presets.load("tiny", ["refine.cross_weight=2"])).modulation
+    assert (numbers.cross_weight, numbers.self_weight, numbers.clamp_lambda) == (2.0, 0.3, True)
 
 
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        (("share = 0.3\n", ""), "preset 'mine': refine.share: Field required"),
-        (("share = 0.3\n", "shar = 0.3\n"), "refine.share: Field required; refine.shar: Unexpected"),
-        (("cross = 1.0", "cross = 'strong'"), "refine.cross: Input should be a valid number"),
-        (("clamp = true", "clamp = 1"), "refine.clamp: Input should be a valid boolean"),
-        (("share = 0.3", "share = 1.5"), "refine.share: Input should be less than or equal to 1, not 1.5"),
+        (("step_fraction = 0.3\n", ""), "preset 'mine': refine.step_fraction: Field required"),
+        (
+            ("step_fraction = 0.3\n", "step_part = 0.3\n"),
+            "refine.step_fraction: Field required; refine.step_part: Unexpected",
+        ),
+        (("cross_weight = 1.0", "cross_weight = 'strong'"), "refine.cross_weight: Input should be a valid number"),
+        (("clamp_lambda = true", "clamp_lambda = 1"), "refine.clamp_lambda: Input should be a valid boolean"),
+        (
+            ("step_fraction = 0.3", "step_fraction = 1.5"),
+            "refine.step_fraction: Input should be less than or equal to 1, not 1.5",
+        ),
         (("power = 5.0", "power = -1.0"), "refine.power: Input should be greater than or equal to 0, not -1.0"),
     ],
 )
@@ -81,7 +87,9 @@ def test_former_names_of_keys_of_train_are_refused(tmp_path: Path) -> None:
             _ = models(tmp_path, packaged.replace(f"{now} =", f"{former} =")).training
 
 
-@pytest.mark.parametrize("change", ["steps=1000", "guidance=1e38", "first_step=-1", "last_step=-1"])
+@pytest.mark.parametrize(
+    "change", ["sampler_steps=1000", "guidance=1e38", "first_step=-1", "last_step=-1", "micro_batch_size=0"]
+)
 def test_what_a_preset_may_get_wrong_in_train(change: str) -> None:
     with pytest.raises(UsageError, match=f"train.{change.partition('=')[0]}: Input should be"):
         _ = Models(presets.load("tiny", [f"train.{change}"])).training

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
-from realign_cli.commands.options import COARSE, FINAL, Map
+from realign_cli.commands.options import COARSE, FINAL, MapOptions
 from realign_cli.console import console, plain
 from realign_cli.data.records import METADATA, STDIN, Entry, parts, prompt_ids, read_records
 from realign_cli.errors import UsageError
@@ -38,7 +38,7 @@ class Input:
         return cls(entries, [entry.record.prompt_key for entry in entries])
 
 
-def read(options: Map) -> Input:
+def read(options: MapOptions) -> Input:
     """The records that a map command reads, of which coarse/ has those of the stage before it.
 
     Raises:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from realign_cli.commands.options import Common, Run
+from realign_cli.commands.options import ModelOptions, RunOptions
 
 if TYPE_CHECKING:
     from realign_cli.commands._input import Input
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def load(
-    options: Common,
+    options: ModelOptions,
     *,
     model: Path | None = None,
     backend: str | None = None,
@@ -42,7 +42,7 @@ def load(
 
 
 def run(
-    options: Run,
+    options: RunOptions,
     models: Models,
     stages: Sequence[Stage],
     records: Input,
@@ -56,7 +56,7 @@ def run(
 
 
 def process(
-    options: Run,
+    options: RunOptions,
     models: Models,
     stages: Sequence[Stage],
     records: Input,
@@ -104,7 +104,7 @@ def process(
             left_out=records.left_out,
             total=sizes[shard.index - 1] if sizes else None,
             quiet=options.quiet or options.as_json,
-            echo=echo,
+            echo=echo and not options.as_json,
         )
     if not summary.complete:
         summary.next_command = f"realign status {shlex.quote(str(options.out))}"
@@ -116,7 +116,7 @@ def process(
     return summary.failed
 
 
-def _check_combination(options: Run) -> None:
+def _check_combination(options: RunOptions) -> None:
     """Refuse options that do not go together.
 
     Raises:
@@ -125,6 +125,8 @@ def _check_combination(options: Run) -> None:
     from realign_cli.errors import UsageError
 
     if options.out is None:
+        if options.as_json:
+            raise UsageError("--json writes the summary to stdout, in place of the records: give them an --out DIR")
         if options.retry_failed:
             raise UsageError("--retry-failed goes on in the folder of an earlier run: give its --out DIR")
         return

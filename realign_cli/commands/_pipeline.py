@@ -11,7 +11,7 @@ from realign_cli.commands import _map
 from realign_cli.commands.options import COARSE, FINAL
 
 if TYPE_CHECKING:
-    from realign_cli.commands.options import Run
+    from realign_cli.commands.options import RunOptions
     from realign_cli.data.records import Entry
     from realign_cli.registry import Models
     from realign_cli.stages.base import Stage
@@ -19,7 +19,14 @@ if TYPE_CHECKING:
 
 
 def coarse_to_final(
-    options: Run, out: Path, models: Models, prompts: Sequence[Entry], *, seed: int, keep: Keep, captions: bool = False
+    options: RunOptions,
+    out: Path,
+    models: Models,
+    prompts: Sequence[Entry],
+    *,
+    seed: int,
+    keep: Keep,
+    captions: bool = False,
 ) -> int:
     """Fill `out`/coarse and `out`/final as generate and refine do, or the shard of them that the options name.
 

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 from realign_cli.commands import _map
-from realign_cli.commands.options import Blip, Map
+from realign_cli.commands.options import BackendOption, MapOptions
 
 
-def caption_reward(options: Map, backend: Blip = None) -> None:
+def caption_reward(options: MapOptions, backend: BackendOption = None) -> None:
     """Caption each image and reward the caption by its likeness to the prompt (Eq. 4).
 
     Adds 'caption' with the text and the reward, a cosine in [-1, 1].

@@ -1,23 +1,18 @@
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from realign_cli.commands.options import Named
-
-
-class Convertible(StrEnum):
-    ram = "ram"
+from realign_cli.commands.options import PresetOptions
 
 
 def convert(
-    options: Named,
-    model: Annotated[Convertible, typer.Argument(metavar="ram", help="Whose checkpoint.")],
+    options: PresetOptions,
+    model: Annotated[Literal["ram"], typer.Argument(metavar="ram", help="The model whose checkpoint is converted.")],
     file: Annotated[
-        Path | None, typer.Argument(metavar="FILE.pth", help="The published file; what was downloaded, if not given.")
+        Path | None, typer.Argument(metavar="FILE.pth", help="The published file; by default the downloaded one.")
     ] = None,
 ) -> None:
     """Write what is used of a published checkpoint as model.safetensors beside it, once.
@@ -32,7 +27,7 @@ def convert(
     realign convert ram checkpoints/ram_swin_large_14m.pth
     """
     from realign_cli import presets, registry
-    from realign_cli.console import Verbosity, console, plain
+    from realign_cli.console import Verbosity, console, plain, write_json
     from realign_cli.errors import UsageError
     from realign_cli.files import atomic
     from realign_cli.runs.lock import held
@@ -49,5 +44,7 @@ def convert(
     target = file.with_name("model.safetensors")
     with held(target.parent), atomic.written(target) as staging:
         registry.convert(model, file, Path(staging.name))
-    if not options.quiet:
+    if options.as_json:
+        write_json({"command": "convert", "out": str(target)})
+    elif not options.quiet:
         console.print(plain(f"wrote {target}"), soft_wrap=True)

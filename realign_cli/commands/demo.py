@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -8,19 +9,22 @@ import typer
 from realign_cli.commands import _map
 from realign_cli.commands._pipeline import coarse_to_final
 from realign_cli.commands.eval import eval_
-from realign_cli.commands.options import COARSE, FINAL, Embedded, Run
+from realign_cli.commands.generate import SEED_HELP
+from realign_cli.commands.options import COARSE, FINAL, RunOptions, TinyOptions
 
 _PROMPTS = 16
 
 
 def demo(
-    options: Embedded,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where everything goes.")] = Path("realign-demo"),
+    options: TinyOptions,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for everything.")] = Path("realign-demo"),
     prompts: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Prompts of your own instead of the built-in ones.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="With a prompt's id it decides the noise of its image.")] = 42,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start over in a folder of an earlier run.")] = False,
+    seed: Annotated[int, typer.Option(help=SEED_HELP)] = 42,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Delete the earlier run in --out and start over.")
+    ] = False,
 ) -> None:
     """See the whole method work on this computer: embedded models, no GPU, no download.
 
@@ -46,11 +50,13 @@ def demo(
         if not prompts.exists():
             with held(out):
                 atomic.write_text(prompts, "\n".join(held_out_prompts()[:_PROMPTS]) + "\n")
-    run = Run(**vars(options), overwrite=overwrite)
+    run = RunOptions(**vars(options), overwrite=overwrite)
+    if options.as_json:
+        run = replace(run, quiet=True, as_json=False)
     entries = list(read_prompts(prompts, seed))
     failed = coarse_to_final(run, out, models, entries, seed=seed, keep="best", captions=True)
     eval_(options, source=str(out / FINAL), baseline=out / COARSE, out=out / "eval")
-    if not options.quiet:
+    if not options.quiet and not options.as_json:
         console.print(plain(f"open {sheet_path(out / FINAL)}"), soft_wrap=True)
     if failed:
         raise typer.Exit(3)

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from realign_cli.commands.options import Named
+from realign_cli.commands.options import PresetOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from realign_cli.presets import Checkpoint, Preset
 
 
-def doctor(options: Named) -> None:
+def doctor(options: PresetOptions) -> None:
     """See whether this computer can run a preset, and what to do where it cannot.
 
     Looks at Python, packages, GPU, memory, disk, checkpoints, hub and language model. Memory is compared with the
@@ -25,19 +25,18 @@ def doctor(options: Named) -> None:
 
     realign doctor --preset tiny
     """
-    import json
     import sys
     from dataclasses import asdict
 
     from realign_cli import presets
-    from realign_cli.console import Verbosity, plain
+    from realign_cli.console import Verbosity, plain, write_json
 
     Verbosity(options.quiet, options.verbose).apply()
     preset = presets.load(options.preset, options.overrides)
     findings = list(_findings(preset, options.preset))
     wrong = [finding for finding in findings if finding.remedy]
     if options.as_json:
-        sys.stdout.write(json.dumps([asdict(finding) for finding in findings]) + "\n")
+        write_json([asdict(finding) for finding in findings])
     else:
         for finding in wrong if options.quiet else findings:
             remedy = f"\n      -> {finding.remedy}" if finding.remedy else ""

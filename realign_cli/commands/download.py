@@ -1,23 +1,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from realign_cli.commands.options import Named
+from realign_cli.commands.options import PresetOptions
 
 if TYPE_CHECKING:
     from realign_cli.presets import Checkpoint, Preset
 
 
 def download(
-    options: Named,
-    listing: Annotated[bool, typer.Option("--list", help="Only say what would be fetched.")] = False,
+    options: PresetOptions,
+    listing: Annotated[bool, typer.Option("--list", help="Only list what would be downloaded.")] = False,
     images: Annotated[
         Path | None,
         typer.Option(
-            "--from", metavar="DIR", help="An unpacked val2014 of COCO, where its images need not be fetched."
+            "--in", metavar="DIR", help="Folder of COCO's unpacked val2014, if its images need not be downloaded."
         ),
     ] = None,
 ) -> None:
@@ -36,7 +36,7 @@ def download(
 
     realign download
 
-    realign download --preset inception --from val2014/
+    realign download --preset inception --in val2014/
 
     realign doctor
     """
@@ -45,7 +45,7 @@ def download(
 
     from realign_cli import presets
     from realign_cli.commands import _checks
-    from realign_cli.console import Verbosity, console, plain
+    from realign_cli.console import Verbosity, console, plain, write_json
     from realign_cli.errors import RealignError, UsageError
     from realign_cli.evaluation.reference import make_statistics
     from realign_cli.files import hub
@@ -56,8 +56,8 @@ def download(
     wanted = [checkpoint for checkpoint in preset.checkpoints if preset.users(checkpoint)]
     wanted.sort(key=lambda checkpoint: checkpoint.kind == "dataset")  # what looks at its images comes before it
     if images and not any(checkpoint.kind == "dataset" for checkpoint in wanted):
-        raise UsageError(f"--from {images}: preset '{preset.name}' makes no statistics of COCO's images")
-    if not wanted:
+        raise UsageError(f"--in {images}: preset '{preset.name}' makes no statistics of COCO's images")
+    if not wanted and not options.as_json:
         if not options.quiet:
             console.print(plain(f"preset '{preset.name}' needs no download"))
         return
@@ -67,6 +67,9 @@ def download(
         for checkpoint in missing
         if not is_fetched(checkpoint) and not (images and checkpoint.kind == "dataset")
     ]
+    if listing and options.as_json:
+        write_json(_as_dicts(preset, wanted))
+        return
     if listing:
         sys.stdout.writelines(_line(preset, checkpoint) for checkpoint in wanted)
         sys.stdout.write(f"{sum(checkpoint.gigabytes for checkpoint in fetching):.1f} GB to fetch\n")
@@ -84,7 +87,9 @@ def download(
             made = make_statistics(models, checkpoint, images, quiet=options.quiet)
             if not options.quiet:
                 console.print(plain(f"made {made}"), soft_wrap=True)
-    if not options.quiet:
+    if options.as_json:
+        write_json(_as_dicts(preset, wanted))
+    elif not options.quiet:
         console.print(plain(f"all there; next: realign doctor{options.naming}"), soft_wrap=True)
 
 
@@ -121,6 +126,18 @@ def _fetch(checkpoint: Checkpoint, *, quiet: bool) -> str:
     if checkpoint.files:
         return ""
     return hub.fetch(checkpoint.name, checkpoint.revision, checkpoint.patterns, checkpoint.kind, quiet=quiet).name
+
+
+def _as_dicts(preset: Preset, checkpoints: list[Checkpoint]) -> list[dict[str, Any]]:
+    return [
+        {
+            "checkpoint": checkpoint.name,
+            "revision": checkpoint.revision,
+            "gigabytes": checkpoint.gigabytes,
+            "present": is_present(preset, checkpoint),
+        }
+        for checkpoint in checkpoints
+    ]
 
 
 def _line(preset: Preset, checkpoint: Checkpoint) -> str:

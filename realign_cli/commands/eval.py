@@ -5,41 +5,43 @@ from typing import Annotated
 
 import typer
 
-from realign_cli.commands.options import COARSE, FINAL, Blip, Common
+from realign_cli.commands.options import COARSE, FINAL, BackendOption, ModelOptions
 
 Cache = Annotated[
     Path | None,
     typer.Option(
         envvar="REALIGN_CACHE",
         metavar="DIR",
-        help="Where answers of models are remembered; if not given, in the user's cache folder.",
+        help="Folder where the answers of models are remembered; by default in the user's cache folder.",
     ),
 ]
-BatchSize = Annotated[int | None, typer.Option(min=1, help="Images at a time.")]
+BatchSize = Annotated[
+    int | None, typer.Option(min=1, help="Number of images worked on together; by default the preset's.")
+]
 
 
 def eval_(
-    options: Common,
+    options: ModelOptions,
     source: Annotated[
         str | None,
         typer.Option(
             "--in",
             metavar="DIR|FILE|-",
-            help="Records to judge; - is a pipe. If not given: what is piped in, else final/, else coarse/.",
+            help="Records to judge; - is stdin. By default what is piped in, else final/, else coarse/.",
         ),
     ] = None,
     baseline: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Records to compare with, paired by prompt; coarse/, where final/ is judged because no --in is given.",
+            help="Records to compare with, paired by prompt. By default coarse/, if final/ is judged by default.",
         ),
     ] = None,
     reference: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR|FILE.npz",
-            help="Real images for fid: records, a plain folder, or statistics. If not given, the preset's own.",
+            help="Real images for fid: records, a plain folder, or statistics. By default the preset's own.",
         ),
     ] = None,
     metrics: Annotated[
@@ -47,15 +49,16 @@ def eval_(
         typer.Option(
             metavar="LIST",
             help="Some of fid, the preset's judges (clip, negclip, blip, oracle) and module:Class of your own. "
-            "If not given: all of the preset's, but fid only with --reference.",
+            "By default all of the preset's, but fid only with --reference.",
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write metrics.json, scores.jsonl, worst.jsonl and pictures.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder for metrics.json, scores.jsonl, worst.jsonl and pictures."),
     ] = None,
     cache: Cache = None,
     batch_size: BatchSize = None,
-    backend: Blip = None,
+    backend: BackendOption = None,
 ) -> None:
     """Measure how well images follow their prompts; every mean comes with n and a 95 % bootstrap interval.
 
@@ -109,14 +112,14 @@ def eval_(
 
 
 def stats(
-    options: Common,
-    out: Annotated[Path, typer.Option(metavar="FILE.npz", help="Where the statistics go.")],
+    options: ModelOptions,
+    out: Annotated[Path, typer.Option(metavar="FILE.npz", help="File for the statistics.")],
     source: Annotated[
         str | None,
         typer.Option(
             "--in",
             metavar="DIR|FILE|-",
-            help="Records, or images; - is a pipe. If not given: what is piped in, else final/, else coarse/.",
+            help="Records, or images; - is stdin. By default what is piped in, else final/, else coarse/.",
         ),
     ] = None,
     cache: Cache = None,
@@ -132,7 +135,7 @@ def stats(
     """
     from realign_cli import presets
     from realign_cli.commands._input import records
-    from realign_cli.console import Verbosity, console, plain
+    from realign_cli.console import Verbosity, console, plain, write_json
     from realign_cli.errors import UsageError
     from realign_cli.evaluation.distance import reference
     from realign_cli.evaluation.evaluate import FID
@@ -153,7 +156,9 @@ def stats(
             write_stats(out, moments.mean, moments.covariance, len(run.features), models.features.name)
     for line in run.complaints():
         console.print(plain(line), soft_wrap=True)
-    if not options.quiet:
+    if options.as_json:
+        write_json({"command": "eval stats", "out": str(out), "images": len(run.features), "failed": len(run.failures)})
+    elif not options.quiet:
         console.print(plain(f"wrote {out}: {len(run.features)} images, {models.features.name}"), soft_wrap=True)
     if run.failures:
         raise typer.Exit(3)

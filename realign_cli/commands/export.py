@@ -1,29 +1,27 @@
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from realign_cli.commands.options import COARSE, FINAL, Screen
+from realign_cli.commands.options import COARSE, FINAL, OutputOptions
 
-
-class Layout(StrEnum):
-    geneval = "geneval"
-    t2i_compbench = "t2i-compbench"
+Layout = Literal["geneval", "t2i-compbench"]
 
 
 def export(
-    options: Screen,
-    layout: Annotated[Layout, typer.Argument(metavar="geneval|t2i-compbench", help="Whose folder layout.")],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the images go; a new folder.")],
+    options: OutputOptions,
+    layout: Annotated[
+        Layout, typer.Argument(metavar="geneval|t2i-compbench", help="The benchmark whose folder layout is written.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the images, a new one.")],
     source: Annotated[
         str | None,
         typer.Option(
             "--in",
             metavar="DIR|FILE|-",
-            help="Records to export; - is a pipe. If not given: what is piped in, else final/, else coarse/.",
+            help="Records to export; - is stdin. By default what is piped in, else final/, else coarse/.",
         ),
     ] = None,
 ) -> None:
@@ -44,7 +42,7 @@ def export(
 
     Verbosity(options.quiet, options.verbose).apply()
     source = _input.records(source, (FINAL, COARSE), quiet=options.quiet)
-    write = interchange.export_geneval if layout is Layout.geneval else interchange.export_t2i_compbench
+    write = interchange.export_geneval if layout == "geneval" else interchange.export_t2i_compbench
     summary = write(source, out)
     summary.show(quiet=options.quiet, as_json=options.as_json)
     if summary.failed:

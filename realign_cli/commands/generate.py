@@ -6,17 +6,19 @@ from typing import Annotated
 import typer
 
 from realign_cli.commands import _map
-from realign_cli.commands.options import Model, Run
+from realign_cli.commands.options import ModelOption, RunOptions
+
+SEED_HELP = "Seed; with the id of a prompt it decides the noise of its image."
 
 
 def generate(
-    options: Run,
+    options: RunOptions,
     prompts: Annotated[Path, typer.Option(metavar="FILE", help="A .txt, .jsonl or COCO .json file of prompts.")],
-    seed: Annotated[int, typer.Option(help="With a prompt's id it decides the noise of its image.")] = 42,
+    seed: Annotated[int, typer.Option(help=SEED_HELP)] = 42,
     images_per_prompt: Annotated[
-        int, typer.Option(min=1, help="How many images of each prompt, from other noise.")
+        int, typer.Option(min=1, help="Number of images of each prompt, each from its own noise.")
     ] = 1,
-    model: Model = None,
+    model: ModelOption = None,
 ) -> None:
     """Generate coarse images of prompts, one of each or several.
 

@@ -5,14 +5,14 @@ from typing import Annotated
 
 import typer
 
-from realign_cli.commands.options import Screen
+from realign_cli.commands.options import OutputOptions
 
 
 def import_(
-    options: Screen,
-    source: Annotated[Path, typer.Option("--in", metavar="DIR", help="A folder of images.")],
-    prompts: Annotated[Path, typer.Option(metavar="FILE", help="Their prompts, a .txt, .jsonl or COCO .json file.")],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the records go, with the images.")],
+    options: OutputOptions,
+    source: Annotated[Path, typer.Option("--in", metavar="DIR", help="Folder of images.")],
+    prompts: Annotated[Path, typer.Option(metavar="FILE", help="File of their prompts: .txt, .jsonl or COCO .json.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the records and the images.")],
 ) -> None:
     """Make records of the images of any other system, so that eval and every other command can read them.
 

@@ -6,32 +6,35 @@ import inspect
 import shlex
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 
 COARSE, FINAL = "coarse", "final"  # the folders of coarse and of final images, by convention
-_MODELS, _RUN, _SCREEN = "Models", "Run", "Screen"
-
-
-class Device(StrEnum):
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
+_MODELS, _RUN, _OUTPUT = "Models", "Run", "Output"
+Device = Literal["auto", "cpu", "cuda"]
 
 
 @dataclass(frozen=True)
-class Screen:
+class OutputOptions:
     """Options of every command."""
 
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.", rich_help_panel=_SCREEN)] = (
-        False
-    )
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more.", rich_help_panel=_SCREEN)] = False
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only show errors.", rich_help_panel=_OUTPUT)] = False
+    verbose: Annotated[
+        bool,
+        typer.Option(
+            "--verbose",
+            "-v",
+            help="Also show log messages, warnings of libraries, and the traceback of an error.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = False
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print the summary as one line of JSON.", rich_help_panel=_SCREEN)
+        bool,
+        typer.Option(
+            "--json", help="Write the summary to stdout as a line of JSON, and nothing else.", rich_help_panel=_OUTPUT
+        ),
     ] = False
 
 
@@ -40,15 +43,15 @@ _Preset = Annotated[
     typer.Option(
         envvar="REALIGN_PRESET",
         metavar="NAME|FILE.toml",
-        help="Models and numbers: sd15 (the paper's), tiny (embedded, any computer), sdxl, inception, or your own.",
+        help="Models and settings: sd15 (the paper's), tiny (embedded, any computer), sdxl, inception, or your own.",
         rich_help_panel=_MODELS,
     ),
 ]
 
 
 @dataclass(frozen=True)
-class Named(Screen):
-    """Options of every command that has to do with models."""
+class PresetOptions(OutputOptions):
+    """Options of every command that concerns models."""
 
     preset: _Preset = "sd15"
     overrides: Annotated[
@@ -63,58 +66,61 @@ class Named(Screen):
 
     @property
     def naming(self) -> str:
-        """How a command that is suggested names the preset; not at all if it is the default."""
-        return "" if self.preset == Named.preset else f" --preset {shlex.quote(self.preset)}"
+        """The option with which a suggested command names the preset; empty for the default."""
+        return "" if self.preset == PresetOptions.preset else f" --preset {shlex.quote(self.preset)}"
 
 
 @dataclass(frozen=True)
-class Common(Named):
+class ModelOptions(PresetOptions):
     """Options of every command that uses models."""
 
-    device: Annotated[Device, typer.Option(help="Where the models run.", rich_help_panel=_MODELS)] = Device.auto
+    device: Annotated[Device, typer.Option(help="Device that the models run on.", rich_help_panel=_MODELS)] = "auto"
 
 
 @dataclass(frozen=True)
-class Embedded(Common):
-    """Options of a command that is to run on any computer as it is."""
+class TinyOptions(ModelOptions):
+    """Options of a command that runs on any computer as it is."""
 
     preset: _Preset = "tiny"
 
 
 @dataclass(frozen=True)
-class Run(Common):
+class RunOptions(ModelOptions):
     """Options of commands that make records."""
 
     out: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Keep records and images in this folder; the same command continues a run that was interrupted.",
+            help="Folder for records and images; the same command continues an interrupted run.",
             rich_help_panel=_RUN,
         ),
     ] = None
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Images at a time; the preset's, if not given.", rich_help_panel=_RUN)
+        int | None,
+        typer.Option(
+            min=1, help="Number of records worked on together; by default the preset's.", rich_help_panel=_RUN
+        ),
     ] = None
     shard: Annotated[
         str | None,
         typer.Option(
             metavar="I/N",
-            help="Only the I-th of N parts of the records; workers with a part each share --out.",
+            help="Work only on the I-th of N parts of the records; workers with a part each share --out.",
             rich_help_panel=_RUN,
         ),
     ] = None
     retry_failed: Annotated[
         bool,
-        typer.Option("--retry-failed", help="Try records of --out that failed once more.", rich_help_panel=_RUN),
+        typer.Option("--retry-failed", help="Try again the records of --out that failed.", rich_help_panel=_RUN),
     ] = False
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Start over in a folder of an earlier run.", rich_help_panel=_RUN)
+        bool, typer.Option("--overwrite", help="Delete the earlier run in --out and start over.", rich_help_panel=_RUN)
     ] = False
 
 
 @dataclass(frozen=True)
-class Map(Run):
+class MapOptions(RunOptions):
     """Options of commands that read records and make records."""
 
     source: Annotated[
@@ -122,28 +128,26 @@ class Map(Run):
         typer.Option(
             "--in",
             metavar="DIR|FILE|-",
-            help="Records to read; - is a pipe. If not given: what is piped in, else coarse/.",
+            help="Records to read; - is stdin. By default what is piped in, else coarse/.",
             rich_help_panel=_RUN,
         ),
     ] = None
 
 
-class Backend(StrEnum):
-    lavis = "lavis"
-
-
-Blip = Annotated[
-    Backend | None,
+BackendOption = Annotated[
+    Literal["lavis"] | None,
     typer.Option(
         "--backend",
-        help="Who runs BLIP-2, if not the preset's: LAVIS, in an environment of its own (docs/lavis.md).",
+        help="Library that runs BLIP-2: LAVIS, in an environment of its own (docs/lavis.md); by default the preset's.",
         rich_help_panel=_MODELS,
     ),
 ]
-Model = Annotated[
+ModelOption = Annotated[
     Path | None,
     typer.Option(
-        metavar="DIR", help="What realign train made: its generator instead of the preset's.", rich_help_panel=_MODELS
+        metavar="DIR",
+        help="Folder of a model that realign train made, to use in place of the preset's generator.",
+        rich_help_panel=_MODELS,
     ),
 ]
 
@@ -154,8 +158,8 @@ def spread(function: Callable[..., None]) -> Callable[..., None]:
     hints = get_type_hints(function, include_extras=True)
     options = hints[parameters[0].name]
     types = get_type_hints(options, include_extras=True)
-    screen = {one.name for one in fields(Screen)}
-    declared = sorted(fields(options), key=lambda one: one.name in screen)  # in a help page they come last
+    output = {one.name for one in fields(OutputOptions)}
+    declared = sorted(fields(options), key=lambda one: one.name in output)  # in a help page they come last
 
     def command(**given: Any) -> None:
         shared = {one.name: given.pop(one.name) for one in fields(options)}
@@ -177,7 +181,7 @@ def spread(function: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def arguments(function: Callable[..., None], options: Screen, **given: Any) -> list[str]:
+def arguments(function: Callable[..., None], options: OutputOptions, **given: Any) -> list[str]:
     """The words of a command line, without the command's name, that call a command with these options.
 
     Defaults are written too, because the environment of whoever reads the words may say otherwise.

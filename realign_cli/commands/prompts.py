@@ -3,34 +3,27 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from realign_cli.commands.options import Screen
+from realign_cli.commands.options import OutputOptions
 
 if TYPE_CHECKING:
     from realign_cli.records import Record
 
 
-class PromptSet(StrEnum):
-    coco = "coco"
-    abc6k = "abc6k"
-    cc500 = "cc500"
-    shapes = "shapes"
-
-
+PromptSet = Literal["coco", "abc6k", "cc500", "shapes"]
 _STRUCTURED = "https://raw.githubusercontent.com/weixi-feng/Structured-Diffusion-Guidance/master"
 # Where a set is published, and the SHA-256 of the file where it is known.
-_PUBLISHED = {
-    PromptSet.coco: ("http://images.cocodataset.org/annotations/annotations_trainval2014.zip", None),
-    PromptSet.abc6k: (
+_PUBLISHED: dict[PromptSet, tuple[str, str | None]] = {
+    "coco": ("http://images.cocodataset.org/annotations/annotations_trainval2014.zip", None),
+    "abc6k": (
         f"{_STRUCTURED}/ABC-6K.txt",
         "47fa3ec1a839e6b74bb4f8e3746b454c8a8fb469cef66effddd172473f0f507b",
     ),
-    PromptSet.cc500: (
+    "cc500": (
         f"{_STRUCTURED}/CC-500.txt",
         "b36a39e83459508e1676372902f2becdb48f977ed13868600e6e27e26b301777",
     ),
@@ -39,17 +32,17 @@ _COCO_CAPTIONS = "annotations/captions_val2014.json"
 
 
 def prompts(
-    options: Screen,
-    name: Annotated[PromptSet, typer.Argument(metavar="coco|abc6k|cc500|shapes", help="Which set.")],
+    options: OutputOptions,
+    name: Annotated[PromptSet, typer.Argument(metavar="coco|abc6k|cc500|shapes", help="The set of prompts.")],
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE.jsonl", help="Where the prompts go; stdout, if not given.")
+        Path | None, typer.Option(metavar="FILE.jsonl", help="File for the prompts; by default stdout.")
     ] = None,
     file: Annotated[
-        Path | None, typer.Option("--from", metavar="FILE", help="The published file, where it need not be fetched.")
+        Path | None, typer.Option("--in", metavar="FILE", help="The published file, if it need not be downloaded.")
     ] = None,
-    count: Annotated[int | None, typer.Option("-n", min=1, help="Only the first N.")] = None,
+    count: Annotated[int | None, typer.Option("--count", "-n", min=1, help="Only the first N prompts.")] = None,
     everything: Annotated[
-        bool, typer.Option("--all", help="cc500: all 602 lines, not only the 446 of colours.")
+        bool, typer.Option("--all", help="For cc500: all 602 lines, not only the 446 about colours.")
     ] = False,
 ) -> None:
     """Write the prompts of an evaluation, one JSON line each, with ids that stay.
@@ -62,7 +55,7 @@ def prompts(
 
     realign prompts shapes -n 16 > prompts.jsonl
 
-    realign prompts abc6k --from ABC-6K.txt --out abc6k.jsonl
+    realign prompts abc6k --in ABC-6K.txt --out abc6k.jsonl
     """
     from realign_cli.console import Summary
     from realign_cli.errors import UsageError
@@ -71,8 +64,10 @@ def prompts(
     from realign_cli.runs.lock import held
 
     began = time.monotonic()
-    if everything and name is not PromptSet.cc500:
+    if everything and name != "cc500":
         raise UsageError("--all is for cc500; the other sets have one size")
+    if options.as_json and out is None:
+        raise UsageError("--json writes the summary to stdout, in place of the prompts: give them an --out FILE.jsonl")
     records = _records(name, file, everything)[:count]
     lines = "".join(dump_line(record) + "\n" for record in records)
     if out:
@@ -91,14 +86,14 @@ def _records(name: PromptSet, file: Path | None, everything: bool) -> list[Recor
     from realign_cli.data.records import read_text
     from realign_cli.records import Record
 
-    if name is PromptSet.shapes:
+    if name == "shapes":
         from realign_cli.tinyworld.scenes import held_out_prompts
 
         return [Record(id=f"{number:06d}", text=text) for number, text in enumerate(held_out_prompts())]
     text = read_text(file or _published(name), member=_COCO_CAPTIONS)
-    if name is PromptSet.coco:
+    if name == "coco":
         return prompt_sets.coco(text)
-    return prompt_sets.abc6k(text) if name is PromptSet.abc6k else prompt_sets.cc500(text, everything=everything)
+    return prompt_sets.abc6k(text) if name == "abc6k" else prompt_sets.cc500(text, everything=everything)
 
 
 def _published(name: PromptSet) -> Path:
@@ -107,4 +102,4 @@ def _published(name: PromptSet) -> Path:
 
     url, sha256 = _PUBLISHED[name]
     path = cache_folder() / "prompts" / url.rsplit("/", 1)[-1]
-    return fetched(url, path, sha256, remedy="fetch it elsewhere and give --from FILE")
+    return fetched(url, path, sha256, remedy="download it elsewhere and give --in FILE")

@@ -1,28 +1,24 @@
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from realign_cli.commands import _map
-from realign_cli.commands.options import Map, Model
+from realign_cli.commands.options import MapOptions, ModelOption
 
 if TYPE_CHECKING:
     from realign_cli.stages.base import Stage
 
 
-class Keep(StrEnum):
-    best = "best"
-    final = "final"
+Keep = Literal["best", "final"]
+KEEP_HELP = "Which image to keep: the one with the better caption reward, or always the final one."
 
 
 def refine(
-    options: Map,
-    keep: Annotated[
-        Keep, typer.Option(help="The image with the better caption reward, or always the final one.")
-    ] = Keep.final,
-    model: Model = None,
+    options: MapOptions,
+    keep: Annotated[Keep, typer.Option(help=KEEP_HELP)] = "final",
+    model: ModelOption = None,
 ) -> None:
     """Generate each image again from the same noise with re-weighted attention (Eq. 7-9).
 
@@ -47,6 +43,6 @@ def refine(
     from realign_cli.stages.segment import Segment
     from realign_cli.stages.tag import Tag
 
-    stages: list[Stage] = [Tag(models), Score(models), Segment(models), Refine(models, models.modulation, keep.value)]
+    stages: list[Stage] = [Tag(models), Score(models), Segment(models), Refine(models, models.modulation, keep)]
     next_command = "realign eval --in {out}{baseline}"
-    _map.run(options, models, stages, records, {"keep": keep.value}, next_command=next_command)
+    _map.run(options, models, stages, records, {"keep": keep}, next_command=next_command)

@@ -1,18 +1,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from realign_cli.commands import _map
 from realign_cli.commands._pipeline import coarse_to_final
 from realign_cli.commands.eval import eval_
-from realign_cli.commands.options import COARSE, FINAL, Model, Run, arguments
-from realign_cli.commands.refine import Keep
+from realign_cli.commands.generate import SEED_HELP
+from realign_cli.commands.options import COARSE, FINAL, ModelOption, RunOptions, arguments
+from realign_cli.commands.refine import KEEP_HELP, Keep
 
 if TYPE_CHECKING:
     from realign_cli.registry import Models
@@ -20,30 +20,31 @@ if TYPE_CHECKING:
 _WORKERS = "Workers"
 
 
-class Engine(StrEnum):
-    local = "local"
-    ray = "ray"
+Engine = Literal["local", "ray"]
 
 
 def run(
-    options: Run,
-    prompts: Annotated[Path, typer.Option(metavar="FILE", help="A .txt or .jsonl file of prompts.")],
-    seed: Annotated[int, typer.Option(help="With a prompt's id it decides the noise of its image.")] = 42,
-    model: Model = None,
-    keep: Annotated[
-        Keep, typer.Option(help="The image with the better caption reward, or always the final one.")
-    ] = Keep.final,
-    evaluate: Annotated[bool, typer.Option("--eval", help="Compare coarse and final at the end.")] = False,
+    options: RunOptions,
+    prompts: Annotated[Path, typer.Option(metavar="FILE", help="A .txt, .jsonl or COCO .json file of prompts.")],
+    seed: Annotated[int, typer.Option(help=SEED_HELP)] = 42,
+    model: ModelOption = None,
+    keep: Annotated[Keep, typer.Option(help=KEEP_HELP)] = "final",
+    evaluate: Annotated[bool, typer.Option("--eval", help="Compare coarse and final images at the end.")] = False,
     workers: Annotated[
-        int, typer.Option(min=1, help="How many shards are made at once.", rich_help_panel=_WORKERS)
+        int, typer.Option(min=1, help="Number of shards worked on at once.", rich_help_panel=_WORKERS)
     ] = 1,
     engine: Annotated[
-        Engine, typer.Option(help="Processes of this computer, or actors of a Ray cluster.", rich_help_panel=_WORKERS)
-    ] = Engine.local,
+        Engine,
+        typer.Option(
+            help="Where workers run: processes of this computer, or actors of a Ray cluster.", rich_help_panel=_WORKERS
+        ),
+    ] = "local",
     address: Annotated[
         str | None,
         typer.Option(
-            metavar="HOST:PORT|auto", help="Of a running Ray cluster, else one is started.", rich_help_panel=_WORKERS
+            metavar="HOST:PORT|auto",
+            help="Address of a running Ray cluster; by default one is started.",
+            rich_help_panel=_WORKERS,
         ),
     ] = None,
 ) -> None:
@@ -76,23 +77,23 @@ def run(
     out = options.out
     if out is None:
         raise UsageError("images need a folder: give --out DIR")
-    if options.shard and (workers > 1 or engine is Engine.ray or evaluate):
+    if options.shard and (workers > 1 or engine == "ray" or evaluate):
         raise UsageError("--shard makes this one worker of many: --workers, --engine and --eval do not go with it")
-    if address and engine is not Engine.ray:
+    if address and engine != "ray":
         raise UsageError("--address names a Ray cluster: give --engine ray too")
     models = _map.load(options, model=model)
+    silent = replace(options, quiet=True, as_json=False)
     entries = list(read_prompts(prompts, seed))
 
-    def make(options: Run, models: Models) -> int:
-        return 3 if coarse_to_final(options, out, models, entries, seed=seed, keep=keep.value) else 0
+    def make(options: RunOptions, models: Models) -> int:
+        return 3 if coarse_to_final(options, out, models, entries, seed=seed, keep=keep) else 0
 
-    if workers == 1 and engine is Engine.local:
-        codes = [make(options, models)]
+    if workers == 1 and engine == "local":
+        codes = [make(silent if options.as_json else options, models)]
     else:
         folders = [out / COARSE, out / FINAL]
-        one = replace(options, quiet=True, as_json=False, overwrite=False)
-        each = [replace(one, shard=str(shard)) for shard in Shard.all(workers)]
-        if engine is Engine.ray:
+        each = [replace(silent, overwrite=False, shard=str(shard)) for shard in Shard.all(workers)]
+        if engine == "ray":
             makes = [partial(make, own) for own in each]
             team = ray.workers(makes, models.preset, options.device, address, models_on_gpu())
         else:
@@ -101,8 +102,10 @@ def run(
         with team as works:
             quiet = options.quiet or options.as_json
             codes = supervise(works, folders, len(entries), overwrite=options.overwrite, quiet=quiet)
-        if not options.quiet and not set(codes) - {0, 3}:
-            show(status(out), console, as_json=options.as_json)
+        if not options.quiet and not options.as_json and not set(codes) - {0, 3}:
+            show(status(out), console)
+    if options.as_json:
+        show(status(out), console, as_json=True)
     code = max(codes, key=lambda code: (code not in (0, 3), code))
     if evaluate and code in (0, 3):
         eval_(options, source=str(out / FINAL), baseline=out / COARSE, out=out / "eval")

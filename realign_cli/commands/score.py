@@ -5,14 +5,14 @@ from typing import Annotated
 import typer
 
 from realign_cli.commands import _map
-from realign_cli.commands.options import Map
+from realign_cli.commands.options import MapOptions
 
 
 def score(
-    options: Map,
-    max_calls: Annotated[int | None, typer.Option(min=1, help="Ask a language model at most this often.")] = None,
+    options: MapOptions,
+    max_calls: Annotated[int | None, typer.Option(min=1, help="Ask a language model at most this many times.")] = None,
     max_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Begin no more questions once the model has used this many tokens.")
+        int | None, typer.Option(min=1, help="Ask no more questions once the model has used this many tokens.")
     ] = None,
 ) -> None:
     """Say which tags belong in the image and which words of the prompt describe them (Eq. 6).

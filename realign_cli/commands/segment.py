@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 from realign_cli.commands import _map
-from realign_cli.commands.options import Map
+from realign_cli.commands.options import MapOptions
 
 
-def segment(options: Map) -> None:
+def segment(options: MapOptions) -> None:
     """Find each object in the image and cut it out.
 
     Completes 'objects' with boxes (x0, y0, x1, y1 in pixels) and a mask (COCO run lengths). With --out, the folder

@@ -7,17 +7,17 @@ from typing import Annotated
 import typer
 
 from realign_cli.commands import _map
-from realign_cli.commands.options import Map
+from realign_cli.commands.options import MapOptions
 
 
 def select(
-    options: Map,
+    options: MapOptions,
     by: Annotated[
-        str, typer.Option(metavar="FIELD", help="The number to go by: a path of the record, or a column of --scores.")
+        str, typer.Option(metavar="FIELD", help="Number to go by: its path in the record, or a column of --scores.")
     ] = "caption.reward",
-    top: Annotated[int, typer.Option(min=1, metavar="K", help="How many records of each prompt to keep.")] = 1,
+    top: Annotated[int, typer.Option(min=1, metavar="K", help="Number of records of each prompt to keep.")] = 1,
     scores: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The scores.jsonl that realign eval wrote of these records.")
+        Path | None, typer.Option(metavar="FILE", help="File scores.jsonl that realign eval wrote of these records.")
     ] = None,
 ) -> None:
     """Keep the best images of each prompt, by the caption reward or any other number.

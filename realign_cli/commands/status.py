@@ -1,13 +1,12 @@
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from realign_cli.commands.options import Screen
+from realign_cli.commands.options import OutputOptions
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,7 +17,7 @@ _UNFINISHED = 4
 
 
 def status(
-    options: Screen,
+    options: OutputOptions,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The --out of a command, or of realign run.")],
 ) -> None:
     """Tell how many records are done, failed and left, per stage and shard, and who is at work on them.
@@ -45,12 +44,12 @@ def status(
         raise typer.Exit(3)
 
 
-def show(runs: list[Status], screen: Console, *, as_json: bool) -> None:
-    """A table with a row per shard and what went wrong, or one line of JSON."""
-    from realign_cli.console import plain, table
+def show(runs: list[Status], screen: Console, *, as_json: bool = False) -> None:
+    """A table with a row per shard and what went wrong, or on stdout one line of JSON."""
+    from realign_cli.console import plain, table, write_json
 
     if as_json:
-        screen.print(plain(json.dumps([_as_dict(run) for run in runs])), soft_wrap=True)
+        write_json([_as_dict(run) for run in runs])
         return
     rows = [
         (

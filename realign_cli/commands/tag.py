@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 from realign_cli.commands import _map
-from realign_cli.commands.options import Map
+from realign_cli.commands.options import MapOptions
 
 
-def tag(options: Map) -> None:
+def tag(options: MapOptions) -> None:
     """Recognise what is in each image.
 
     Adds 'tags': labels with confidences, most confident first.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from realign_cli.commands.options import Common
+from realign_cli.commands.options import ModelOptions
 from realign_cli.settings import Combine, Estimator, Precision
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ Tracker = Literal["none", "tensorboard", "wandb"]
 
 
 def train(
-    options: Common,
+    options: ModelOptions,
     data: Annotated[
         str,
         typer.Option(
@@ -85,7 +85,7 @@ def train(
     ] = False,
     report_to: Annotated[Tracker, typer.Option(help="Also log to this tracker.", rich_help_panel=_RUN)] = "none",
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Start over in a folder of an earlier run.", rich_help_panel=_RUN)
+        bool, typer.Option("--overwrite", help="Delete the earlier run in --out and start over.", rich_help_panel=_RUN)
     ] = False,
 ) -> None:
     """Fine-tune the generator with reward feedback learning on the caption reward (Eq. 4 and 5).
@@ -202,14 +202,13 @@ def _foreign(data: str, word: str) -> UsageError:
     )
 
 
-def _report(options: Common, out: Path, steps: int) -> None:
-    import json
+def _report(options: ModelOptions, out: Path, steps: int) -> None:
     import shlex
 
-    from realign_cli.console import console, plain
+    from realign_cli.console import console, plain, write_json
 
     if options.as_json:
-        console.print(plain(json.dumps({"command": "train", "out": str(out), "steps": steps})), soft_wrap=True)
+        write_json({"command": "train", "out": str(out), "steps": steps})
     elif not options.quiet:
         console.print(plain(f"trained {steps} steps; wrote {out} (README.md, samples/)"), soft_wrap=True)
         console.print(

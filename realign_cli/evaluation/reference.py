@@ -41,7 +41,7 @@ def named_reference(preset: Preset, naming: str) -> Against:
     if not path.is_file():
         raise RealignError(
             f"fid compares with {coco.TITLE}, whose statistics are not here: 'realign download{naming}' fetches its "
-            f"images ({images.gigabytes} GB) and makes them, with '--from DIR' of an unpacked val2014 that you have. "
+            f"images ({images.gigabytes} GB) and makes them, with '--in DIR' of an unpacked val2014 that you have. "
             "Or give --reference DIR, or leave fid out of --metrics"
         )
     return Against(f"{coco.TITLE} ({path.name})", path)

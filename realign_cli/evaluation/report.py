@@ -9,7 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
 from rich.console import Console
 
 from realign_cli import console, pictures
@@ -69,7 +68,7 @@ class Report:
         for line in self._complaints:
             console.console.print(console.plain(line), soft_wrap=True)
         if as_json:
-            typer.echo(json.dumps(self._as_dict(), allow_nan=False))
+            console.write_json(self._as_dict())
             return
         screen = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
         if self._rows:

@@ -23,7 +23,7 @@ def in_full_batches(items: Sequence[T], size: int, compute: Callable[[list[T]], 
         UsageError: `size`, which a preset names, is below 1.
     """
     if size < 1:
-        raise UsageError(f"batch_size is {size}; it must be 1 or more")
+        raise UsageError(f"model_batch_size is {size}; it must be 1 or more")
     results: list[R] = []
     for start in range(0, len(items), size):
         batch = list(items[start : start + size])

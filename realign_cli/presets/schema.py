@@ -99,7 +99,7 @@ class Section(_Checked):
 
     adapter: Annotated[str, Field(pattern=r"^(\w+(\.\w+)*:\w+)?$")] = ""
     checkpoint: str = ""
-    batch_size: Count | None = None
+    model_batch_size: Count | None = None
     max_new_tokens: Count | None = None
     num_beams: Count | None = None
     samples: Count | None = None

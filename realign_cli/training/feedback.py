@@ -48,7 +48,7 @@ class RewardFeedback:
 
     Args:
         models: the captioner and the text encoder of the exact Eq. 4, which is logged beside what is trained on.
-        trainee: a generator whose sampler takes `training.steps` steps.
+        trainee: a generator whose sampler takes `training.sampler_steps` steps.
         rewards: one for each name in `training.rewards`.
         training: section `train` of a preset.
         prompts: what reward terms and samples are drawn for.
@@ -116,7 +116,7 @@ class RewardFeedback:
 
     def _next_prompts(self, step: int, index: int) -> list[str]:
         """The micro-batch's part of the prompts, which are gone through in a new order each time."""
-        batch_size, count = self._training.batch_size, len(self._prompts)
+        batch_size, count = self._training.micro_batch_size, len(self._prompts)
         start = (step * self._micro_batches + index) * batch_size
         chosen = []
         for position in range(start, start + batch_size):
@@ -135,7 +135,7 @@ class RewardFeedback:
         """The loss of diffusion training: L_pre, or with `shares` reward-weighted denoising (Lee et al. 2023)."""
 
         def term() -> Loss:
-            chosen = draw.choice(len(examples.prompts), size=self._training.batch_size, p=shares)
+            chosen = draw.choice(len(examples.prompts), size=self._training.micro_batch_size, p=shares)
             embeddings = self._trainee.embed([examples.prompts[i] for i in chosen])
             latents = examples.latents[torch.from_numpy(chosen)].to(embeddings)
             value = self._trainee.denoising_loss(latents, embeddings, int(draw.integers(2**62))).mean()
@@ -156,7 +156,7 @@ class RewardFeedback:
             def term(latents: Tensor = latents, step: int = step, seed: int = int(draw.integers(2**62))) -> Loss:
                 pixels = self._trainee.decode(self._trainee.clean(latents, embeddings, step))
                 penalty, log = penalise(self._rewards, weights, pixels, prompts, seed)
-                value = training.scale * penalty.mean()
+                value = training.reward_weight * penalty.mean()
                 exact = captions(self._models, to_pil(pixels), prompts)
                 log |= {"loss/reward": value.item(), "caption_reward": float(np.mean([c.reward for c in exact]))}
                 return Loss(value / training.terms_per_rollout, log)

@@ -266,7 +266,7 @@ class _TrainingLoop:
         if finite and self._average:
             self._average.step(parameters)
         numbers = self._mean(logs) | {"grad_norm": norm if finite else None, "skipped": self._skipped}
-        rate = micro_batches * training.batch_size / (time.monotonic() - began)
+        rate = micro_batches * training.micro_batch_size / (time.monotonic() - began)
         self._log({"step": step + 1, **numbers, "samples_per_s": round(rate, 3)})
         report(numbers, rate)
 

@@ -64,7 +64,7 @@ def train_generator(
     micro_batches = _micro_batches(training, accelerator.num_processes)
     rewards = {name: _reward(models, name, training) for name in training.rewards}
     trainee = models.trainee(
-        steps=training.steps,
+        steps=training.sampler_steps,
         guidance=training.guidance,
         rank=training.rank,
         checkpointing=training.gradient_checkpointing,
@@ -77,7 +77,7 @@ def train_generator(
         size = models.preset.section("generator")["size"]
         examples, left_out = _examples(accelerator, trainee, captions, training, size, out, seed=seed, quiet=quiet)
         if examples and training.estimator == "weighted":
-            judged = penalties(trainee, rewards, training.rewards, examples, training.batch_size, seed)
+            judged = penalties(trainee, rewards, training.rewards, examples, training.micro_batch_size, seed)
             count = len(examples.prompts)
             found = cached_tensor(accelerator, out / PENALTIES, "rewards", judged, count, quiet=quiet)
             examples = replace(examples, penalties=found)
@@ -101,10 +101,11 @@ def train_generator(
 
 def _micro_batches(training: Training, processes: int) -> int:
     """How many micro-batches make an optimiser step, over all processes."""
-    size, effective = training.batch_size, training.effective_batch_size
+    size, effective = training.micro_batch_size, training.effective_batch_size
     if effective % (size * processes):
         raise UsageError(
-            f"train.effective_batch_size {effective} is no multiple of train.batch_size {size} x {processes} processes"
+            f"train.effective_batch_size {effective} is no multiple of "
+            f"train.micro_batch_size {size} x {processes} processes"
         )
     return effective // size
 
@@ -168,7 +169,7 @@ def _examples(
     if real:
         latents = real_latents(trainee, (_image(real[i]) for i in chosen), size)
     else:
-        latents = own_latents(trainee, [captions.prompts[i] for i in chosen], training.batch_size, seed)
+        latents = own_latents(trainee, [captions.prompts[i] for i in chosen], training.micro_batch_size, seed)
     rows = cached_tensor(accelerator, out / LATENTS, "examples", latents, count, quiet=quiet)
     if real:
         usable = rows.flatten(1).isfinite().all(1)

@@ -321,7 +321,7 @@ def test_the_reference_is_made_once_of_the_hubs_images_or_of_a_folder(
     whole = damaged.read_bytes()
     damaged.unlink()
     monkeypatch.setenv("XDG_CACHE_HOME", str(world.folder / "my-cache"))
-    line = ["download", "--preset", str(world.preset), "--from", str(val2014)]
+    line = ["download", "--preset", str(world.preset), "--in", str(val2014)]
     done = CliRunner().invoke(app, line)
     assert done.exit_code == 2
     assert "40,503 images of COCO 2014 val (COCO_val2014_*.jpg), and it has 40,504" in done.stderr.replace("\n", "")
@@ -338,7 +338,7 @@ def test_the_reference_is_made_once_of_the_hubs_images_or_of_a_folder(
 
 def test_a_folder_is_for_a_reference(world: World) -> None:
     world.describe("tagger")
-    assert "--from val2014: preset 'mine' makes no statistics" in world.run("download", "--from", "val2014", code=2)
+    assert "--in val2014: preset 'mine' makes no statistics" in world.run("download", "--in", "val2014", code=2)
 
 
 def test_without_room_nothing_is_begun(world: World) -> None:

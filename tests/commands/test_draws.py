@@ -153,10 +153,9 @@ def test_what_select_cannot_go_by_is_told_before_a_folder_is_made(realign: Run, 
 def test_select_by_a_column_of_an_evaluation(realign: Run, here: Path) -> None:
     succeed(realign("eval", "--in", "coarse", "--metrics", "oracle", "--out", "measured", "-q", cwd=here))
     words = ("--in", "coarse", "--by", "presence", "--scores", "measured/scores.jsonl", "--top", 2)
-    done = succeed(realign("select", *words, "--json", cwd=here))
-    summary = json.loads(done.stderr)
+    summary = json.loads(succeed(realign("select", *words, "--out", "two-best", "--json", cwd=here)).stdout)
     assert (summary["records"], summary["passes"], summary["steps"]) == (6, 9, 18)  # nothing spent is lost
-    chosen = [json.loads(line) for line in done.stdout.splitlines()]
+    chosen = lines(here / "two-best")
     assert [line["prompt_id"] for line in chosen] == [f"00000{i // 2}" for i in range(6)]
     assert {line["select"]["by"] for line in chosen} == {"presence"}
 

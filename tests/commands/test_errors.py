@@ -34,7 +34,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("here")
     (folder / "empty.txt").write_text("\n")
     (folder / "prompts.txt").write_text("a red circle\n")
-    (folder / "short.toml").write_text("[refine]\ncross = 1.0\n")
+    (folder / "short.toml").write_text("[refine]\ncross_weight = 1.0\n")
     (folder / "mine.toml").write_text(
         '[scorer]\nadapter = "realign_cli.models.language.rule_scorer:RuleScorer"\ntemper = 1\n'
     )
@@ -65,7 +65,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "score --in tagged --preset mine.toml",
             "preset 'mine': [scorer] adapter 'realign_cli.models.language.rule_scorer:Rule",
         ),
-        ("refine --in tagged --out new --preset short.toml", "preset 'short': refine.self_: Field required; "),
+        ("refine --in tagged --out new --preset short.toml", "preset 'short': refine.self_weight: Field required; "),
         ("demo --out new --prompts prompts.txt --preset short.toml", "preset 'short' has no [generator]"),
         ("eval --in tagged --metrics clip,fdi", "--metrics fdi: no such metric in this preset; there are "),
         (
@@ -100,15 +100,15 @@ def test_unknown_words_on_the_command_line(realign: Run) -> None:
 
 def test_a_truncated_line_loses_nothing_before_it(realign: Run, tmp_path: Path) -> None:
     source = write(tmp_path / "source", [*TAGGED, '{"text": "a blue ri'])
-    command = ("score", "--in", "source", "--out", "scored", "--batch-size", 1, "--json")
+    command = ("score", "--in", "source", "--out", "scored", "--batch-size", 1)
     broken = realign(*command, cwd=tmp_path)
     assert broken.returncode == 2
     assert broken.stderr.startswith("realign score: source/metadata.jsonl:3: not a JSON record")
     assert [json.loads(line)["id"] for line in broken.stdout.splitlines()] == ["0", "1"]
     write(source, [*TAGGED, {**TAGGED[1], "id": "2"}])
-    repaired = realign(*command, cwd=tmp_path)
+    repaired = realign(*command, "--json", cwd=tmp_path)
     assert repaired.returncode == 0
-    assert json.loads(repaired.stderr)["kept"] == 2
+    assert json.loads(repaired.stdout)["kept"] == 2
     assert len((tmp_path / "scored" / "metadata.jsonl").read_text().splitlines()) == 3
 
 
@@ -126,14 +126,14 @@ def test_records_that_fail_go_on_and_the_exit_code_tells(
     source = write(tmp_path / "source", [*lines[:3], {**lines[3], "file_name": "../source/000000.png"}])
     (source / "000000.png").write_bytes((coarse / "000000.png").read_bytes())
     (source / "000001.png").write_text("no image")
-    done = shell("realign tag --in source | realign score --json", tmp_path)
+    done = shell("realign tag --in source | realign score --out scored --json", tmp_path)
     assert done.returncode == 3
-    out = [json.loads(line) for line in done.stdout.splitlines()]
+    assert json.loads(done.stdout)["failed"] == 3
+    out = [json.loads(line) for line in (tmp_path / "scored" / "metadata.jsonl").read_text().splitlines()]
     kinds = [[failure["kind"] for failure in record.get("failures", [])] for record in out]
     assert kinds == [[], ["unreadable_image"], ["missing_image"], ["bad_file_name"]]
     assert "objects" in out[0] and not any("tags" in record for record in out[1:])
     assert "source/metadata.jsonl:2: tag: " in done.stderr and "generate it again" in done.stderr
-    assert json.loads(done.stderr.splitlines()[-1])["failed"] == 3
     assert "Traceback" not in done.stderr
 
 
@@ -155,7 +155,9 @@ def test_the_summary_is_json_where_colours_are_forced(
     realign: Run, here: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setenv(name, "1")
-    assert json.loads(realign("score", "--in", "tagged", "--json", cwd=here).stderr)["records"] == 2
+    done = realign("score", "--in", "tagged", "--out", "forced", "--json", cwd=here)
+    shutil.rmtree(here / "forced")
+    assert json.loads(done.stdout)["records"] == 2 and done.stderr == ""
 
 
 def test_a_narrow_terminal_cuts_no_number(realign: Run, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,8 +175,24 @@ def test_quiet_and_json(realign: Run, here: Path) -> None:
     assert loud.returncode == 0 and "score" in loud.stderr
     quiet = realign("score", "--in", "tagged", "-q", cwd=here)
     assert (quiet.stdout, quiet.stderr) == (loud.stdout, "")
-    summary = json.loads(realign("score", "--in", "tagged", "--json", cwd=here).stderr)
-    assert (summary["command"], summary["records"], summary["failed"]) == ("score", 2, 0)
+    done = realign("score", "--in", "tagged", "--out", "summed", "--json", cwd=here)
+    shutil.rmtree(here / "summed")
+    summary = json.loads(done.stdout)  # and no records beside it
+    assert (summary["command"], summary["records"], summary["failed"], done.stderr) == ("score", 2, 0, "")
+
+
+@pytest.mark.parametrize("line", ["score --in tagged --json", "prompts shapes --json"])
+def test_a_summary_is_not_mixed_with_what_stdout_is_for(realign: Run, here: Path, line: str) -> None:
+    done = realign(*line.split(), cwd=here)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--json writes the summary to stdout, in place of the " in done.stderr
+
+
+def test_verbose_shows_where_an_error_comes_from(realign: Run, here: Path) -> None:
+    done = realign("score", "--in", "nowhere", "-v", cwd=here)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Traceback" in done.stderr and done.stderr.endswith("realign score: nowhere: no such folder or file\n")
+    assert "Traceback" not in realign("score", "--in", "nowhere", cwd=here).stderr
 
 
 def test_words_of_a_record_cannot_steer_the_terminal(realign: Run, here: Path) -> None:
@@ -183,9 +201,9 @@ def test_words_of_a_record_cannot_steer_the_terminal(realign: Run, here: Path) -
     shown = realign("score", input=line, cwd=here)
     assert shown.returncode == 3
     assert "stdin:1: tag: [bold]:cat:[/bold] [31m\n" in shown.stderr
-    assert json.loads(realign("score", "--json", input=line).stderr)["failures"] == [
-        f"stdin:1: tag: {failure['message']}"
-    ]
+    summed = realign("score", "--out", "steered", "--json", input=line, cwd=here)
+    shutil.rmtree(here / "steered")
+    assert json.loads(summed.stdout)["failures"] == [f"stdin:1: tag: {failure['message']}"]
 
 
 def test_colour_only_where_it_is_wanted() -> None:

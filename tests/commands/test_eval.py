@@ -262,7 +262,7 @@ def test_what_an_absent_reference_takes_is_told_before_any_work(
     for part in (
         "fid compares with COCO 2014 val",
         complaint,
-        "--from DIR",
+        "--in DIR",
         "Or give --reference DIR",
         "leave fid out",
     ):

@@ -9,10 +9,9 @@ import pytest
 import typer
 
 from realign_cli.commands import run as command
-from realign_cli.commands.options import Device, Run, arguments, spread
-from realign_cli.commands.refine import Keep
+from realign_cli.commands.options import RunOptions, arguments, spread
 
-OF_ITS_OWN = {"prompts": Path("-my prompts.txt"), "seed": 0, "model": None, "keep": Keep.best}
+OF_ITS_OWN = {"prompts": Path("-my prompts.txt"), "seed": 0, "model": None, "keep": "best"}
 
 
 def parsed(words: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
@@ -36,12 +35,12 @@ def parsed(words: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "options",
     [
-        Run(out=Path("out")),
-        Run(
+        RunOptions(out=Path("out")),
+        RunOptions(
             quiet=True,
             preset="./mine.toml",
             overrides=["generator.steps=2", "scorer.prompt=--a = b--"],
-            device=Device.cpu,
+            device="cpu",
             out=Path("--an out/"),
             batch_size=3,
             shard="2/7",
@@ -50,8 +49,8 @@ def parsed(words: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     ],
     ids=["defaults", "all"],
 )
-def test_words_say_what_was_parsed(options: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_words_say_what_was_parsed(options: RunOptions, monkeypatch: pytest.MonkeyPatch) -> None:
     """Even the default preset, where the environment names another."""
     words = arguments(command.run, options, **OF_ITS_OWN)
-    rest = {"evaluate": False, "workers": 1, "engine": command.Engine.local, "address": None}
+    rest = {"evaluate": False, "workers": 1, "engine": "local", "address": None}
     assert parsed(words, monkeypatch) == {**vars(options), **OF_ITS_OWN, **rest}

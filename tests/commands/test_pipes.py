@@ -89,7 +89,7 @@ def test_folders_give_what_one_command_gives(realign: Run, coarse: Path, final: 
             assert (coarse.parent / "after-segment" / name).read_bytes() == data
     before = contents(coarse.parent / "after-segment")
     again = realign("segment", "--in", "after-score", "--out", "after-segment", "--json", cwd=coarse.parent)
-    assert json.loads(succeed(again).stderr)["kept"] == 4
+    assert json.loads(succeed(again).stdout)["kept"] == 4
     assert contents(coarse.parent / "after-segment") == before
 
 
@@ -100,7 +100,7 @@ def test_again_changes_no_byte(realign: Run, coarse: Path, final: Path) -> None:
     ):
         before = contents(folder)
         done = succeed(realign(*command, "--json", cwd=coarse.parent))
-        assert json.loads(done.stderr)["kept"] == 4
+        assert json.loads(done.stdout)["kept"] == 4
         assert contents(folder) == before
 
 
@@ -142,7 +142,7 @@ def test_a_shard_may_be_empty(realign: Run, coarse: Path) -> None:
     done = succeed(
         realign("refine", "--in", "coarse", "--shard", "1/997", "--out", "none", "--json", cwd=coarse.parent)
     )
-    assert json.loads(done.stderr)["records"] == 0
+    assert json.loads(done.stdout)["records"] == 0
     assert (coarse.parent / "none" / ".metadata.jsonl.done-1-of-997").read_bytes() == b""
 
 

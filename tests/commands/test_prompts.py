@@ -35,7 +35,7 @@ def test_shapes_to_a_pipe_or_a_file(tmp_path: Path) -> None:
 def test_pairs_survive_the_prompt_file(tmp_path: Path) -> None:
     (tmp_path / "ABC-6K.txt").write_text("a red cat and a blue dog\na blue cat and a red dog\n")
     out = tmp_path / "abc.jsonl"
-    assert run("prompts", "abc6k", "--from", tmp_path / "ABC-6K.txt", "--out", out).returncode == 0
+    assert run("prompts", "abc6k", "--in", tmp_path / "ABC-6K.txt", "--out", out).returncode == 0
     first, second = (entry.record for entry in read_prompts(out, 7))
     assert first.pair and second.pair and (first.pair.text, second.pair.text) == (second.text, first.text)
     assert (first.id, first.seed) == ("abc6k-0000a", 7)
@@ -47,7 +47,7 @@ def test_a_zip_of_captions(tmp_path: Path) -> None:
     rows = [{"id": i, "image_id": i, "caption": f"caption {i}"} for i in range(5001)]
     with zipfile.ZipFile(tmp_path / "all.zip", "w") as file:
         file.writestr("annotations/captions_val2014.json", json.dumps({"annotations": rows}))
-    done = run("prompts", "coco", "--from", tmp_path / "all.zip", "-n", 2)
+    done = run("prompts", "coco", "--in", tmp_path / "all.zip", "-n", 2)
     assert done.returncode == 0 and len(done.stdout.splitlines()) == 2
 
 
@@ -55,8 +55,8 @@ def test_a_zip_of_captions(tmp_path: Path) -> None:
     ("arguments", "complaint"),
     [
         (["coco", "--all"], "--all is for cc500"),
-        (["cc500", "--from", "none.txt"], "none.txt: No such file"),
-        (["coco", "--from", "none.zip"], "none.zip: No such file"),
+        (["cc500", "--in", "none.txt"], "none.txt: No such file"),
+        (["coco", "--in", "none.zip"], "none.zip: No such file"),
     ],
 )
 def test_one_line_that_names_the_remedy(arguments: list[str], complaint: str) -> None:

@@ -20,16 +20,15 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from realign_cli.app import app
-from realign_cli.training import checkpoint
 
 Run = Callable[..., CompletedProcess[str]]
 
 SMALL = {
-    "steps": 4,
+    "sampler_steps": 4,
     "first_step": 1,
     "last_step": 3,
     "guidance": 1.0,
-    "batch_size": 2,
+    "micro_batch_size": 2,
     "effective_batch_size": 4,
     "pretraining_images": 4,
     "checkpoint_every": 2,
@@ -164,7 +163,10 @@ def here(tmp_path_factory: pytest.TempPathFactory, whole: Path) -> Path:
         ("--data shapes --out new --reward imagereward", "has no reward 'imagereward'; there are caption, clip, blip"),
         ("--data shapes --out new --reward caption=much", "'much' is no number; write NAME=WEIGHT,..."),
         ("--data shapes --out new --reward nowhere:Class", "--reward nowhere:Class: No module named 'nowhere'"),
-        ("--data shapes --out new --set train.batch_size=3", "32 is no multiple of train.batch_size 3 x 1 processes"),
+        (
+            "--data shapes --out new --set train.micro_batch_size=3",
+            "32 is no multiple of train.micro_batch_size 3 x 1 processes",
+        ),
         ("--data shapes --out new --terms-per-rollout 5", "5 terms per rollout, but only 4 steps to take them at"),
         ("--data shapes --out new --set train.ema=1.5", "preset 'tiny': train.ema: Input should be less than 1"),
         ("--data shapes --out new --report-to wandb", "--report-to wandb: pip install wandb"),
@@ -245,25 +247,17 @@ def test_images_that_cannot_be_read_are_left_out(tmp_path: Path, monkeypatch: py
     assert none.exit_code == 2 and "4 of 4 training images cannot be used" in none.stderr, none.stderr
 
 
-def test_a_run_of_an_earlier_version_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Version 0.1.0 named adapters by their modules, and two settings of [train] otherwise, which decide no result."""
+def test_a_run_of_an_earlier_version_is_refused_and_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Version 0.1.0 named settings of [train] otherwise, and had another captioner: another reward."""
     shutil.copytree(Path(__file__).parent / "trained_by_0_1_0", tmp_path / "trained")
     monkeypatch.chdir(tmp_path)
-    run = Path("trained/run.json").read_bytes()
-    line, log = " ".join(json.loads(run)["argv"]), losses(Path("trained"))
-    Path("trained/prompts.txt").rename("prompts.txt")
-    for name, now in {"checkpointing_steps": "checkpoint_every", "sampling_steps": "sample_every"}.items():
-        assert f"train.{name}=1" in line
-        line = line.replace(name, now)
-    done = CliRunner().invoke(app, [*line.split(), "--max-train-steps", "2"])
-    assert done.exit_code == 0, done.stderr
-    assert losses(Path("trained"))[: len(log)] == log
-    assert [one["step"] for one in losses(Path("trained")) if "grad_norm" in one] == [1, 2]
-    assert Path("trained/run.json").read_bytes() == run
-    assert checkpoint.read(Path("trained/checkpoints/000002")).step == 2
-    refused = CliRunner().invoke(app, [*line.split(), "--learning-rate", "0.1"])
-    assert refused.exit_code == 2 and refused.stderr.count("\n") == 1
-    assert "made with another configuration: train.learning_rate (0.0003 before, 0.1 now)" in refused.stderr
+    before = {path: path.read_bytes() for path in Path("trained").rglob("*") if path.is_file()}
+    shutil.copy("trained/prompts.txt", "prompts.txt")
+    done = CliRunner().invoke(app, ["train", "--preset", "tiny", "--data", "prompts.txt", "--out", "trained", "-q"])
+    assert done.exit_code == 2 and done.stderr.count("\n") == 1
+    assert "realign train: trained: made with another configuration: " in done.stderr
+    assert done.stderr.endswith("more; --overwrite starts over\n")
+    assert {path: path.read_bytes() for path in Path("trained").rglob("*") if path.is_file()} == before
 
 
 KNOWS = "the embedded generator knows only the words of coloured shapes"

@@ -116,7 +116,7 @@ JSON = st.recursive(
     max_leaves=6,
 )
 KEYS = st.sampled_from(
-    ["steps", "guidance", "size", "batch_size", "adapter", "checkpoint", "lora", "threshold", "other"]
+    ["steps", "guidance", "size", "model_batch_size", "adapter", "checkpoint", "lora", "threshold", "other"]
 )
 SECTIONS = st.sampled_from(["generator", "tagger", "scorer", "checkpoints", "batch_size", "needs_gpu", "mine"])
 
@@ -184,7 +184,7 @@ def test_no_manifest_raises_anything_else(tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture(scope="module")
 def generator() -> StableDiffusion:
-    return StableDiffusion(str(GENERATOR), device="cpu", steps=1, guidance=1.0, size=64, batch_size=1)
+    return StableDiffusion(str(GENERATOR), device="cpu", steps=1, guidance=1.0, size=64, model_batch_size=1)
 
 
 TENSORS = st.dictionaries(

@@ -86,7 +86,7 @@ def test_shards_share_a_folder(realign: Run, coarse: Path) -> None:
     def work(part: int) -> None:
         command = ("generate", "--prompts", "prompts.txt", "--shard", f"{part}/2", "--out", "shared", "--json")
         done = succeed(realign(*command, cwd=coarse.parent))
-        assert json.loads(done.stderr)["complete"] == (part == 1)
+        assert json.loads(done.stdout)["complete"] == (part == 1)
 
     work(2)
     status = realign("status", "shared", "--json", cwd=coarse.parent)
@@ -125,11 +125,11 @@ def test_only_what_failed_is_tried_again(realign: Run, coarse: Path) -> None:
     assert realign(*command, cwd=coarse.parent).returncode == 3
     assert realign("status", "retried", cwd=coarse.parent).returncode == 3
     again = realign(*command, cwd=coarse.parent)
-    assert (again.returncode, json.loads(again.stderr)["kept"]) == (3, 4)
+    assert (again.returncode, json.loads(again.stdout)["kept"]) == (3, 4)
 
     shutil.copy(coarse / "000001.png", folder)
     done = succeed(realign(*command, "--retry-failed", cwd=coarse.parent))
-    assert json.loads(done.stderr)["kept"] == 3
+    assert json.loads(done.stdout)["kept"] == 3
     succeed(realign("tag", "--in", "coarse", "--out", "never-failed", cwd=coarse.parent))
     assert product(coarse.parent / "retried") == product(coarse.parent / "never-failed")
 

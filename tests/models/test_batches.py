@@ -25,5 +25,5 @@ def test_results_in_order_of_batches_that_are_all_full(items: list[int], size: i
 
 @pytest.mark.parametrize("size", [0, -1])
 def test_a_size_that_holds_nothing_is_refused(size: int) -> None:
-    with pytest.raises(UsageError, match=f"batch_size is {size}"):
+    with pytest.raises(UsageError, match=f"model_batch_size is {size}"):
         in_full_batches([1], size, list, 0)

@@ -17,7 +17,14 @@ from realign_cli.stages.refine import Refine
 from realign_cli.stages.run_lengths import encode
 
 MODULATION = Modulation(
-    cross=1.0, self_=0.3, power=5.0, share=0.3, clamp=True, splice=True, score=True, only_phrase_tokens=False
+    cross_weight=1.0,
+    self_weight=0.3,
+    power=5.0,
+    step_fraction=0.3,
+    clamp_lambda=True,
+    splice_phrases=True,
+    use_likelihood=True,
+    only_phrase_tokens=False,
 )
 MASK = encode(np.eye(4, dtype=bool))
 CUP = Object(label="cup", phrase="a cup", likelihood=2.0, boxes=[], mask=MASK)

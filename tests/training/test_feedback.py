@@ -21,15 +21,15 @@ TRAINING = replace(
     Models(presets.load("tiny")).training,
     reward="caption=1.0",
     estimator="reinforce",
-    scale=0.01,
+    reward_weight=0.01,
     temperature=0.1,
-    steps=4,
+    sampler_steps=4,
     first_step=1,
     last_step=3,
     terms_per_rollout=1,
     guidance=1.0,
     combine="sum",
-    batch_size=2,
+    micro_batch_size=2,
     rank=4,
 )
 PROMPTS = ["a red circle and a blue square", "a green ring and a pink cross", "a cyan square and an orange ring"]
@@ -130,7 +130,7 @@ def test_sum_and_alternate(models: Models, examples: Examples):
 
 
 def test_rewards_are_combined_by_weight(models: Models):
-    training = replace(TRAINING, reward="clip=0.5,blip=2.0", scale=1.0)
+    training = replace(TRAINING, reward="clip=0.5,blip=2.0", reward_weight=1.0)
     ((loss, log),) = values(method(models, training), 0, 0)
     assert loss == pytest.approx(0.5 * (1 - log["reward/clip"]) + 2 * (1 - log["reward/blip"]), rel=1e-4)
 

@@ -24,7 +24,7 @@ from realign_cli.training.loop import LOG, fit, prepare_run
 TRAINING = replace(
     Models(presets.load("tiny")).training,
     max_train_steps=6,
-    batch_size=1,
+    micro_batch_size=1,
     learning_rate=0.1,
     max_grad_norm=1.0,
     ema=0.5,

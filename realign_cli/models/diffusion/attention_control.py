@@ -37,8 +37,8 @@ def modulated(
         layouts: one per image of the batch, None for images to leave alone. The UNet may be called with the batch
             alone or with the unconditional half before it, which is left alone.
         modulation: strengths, see `roles.Modulation`.
-        timesteps: those of the whole run, first to last; the first `modulation.share` of them are modulated, at all
-            others the UNet computes exactly what it computes without this.
+        timesteps: those of the whole run, first to last. The first `modulation.step_fraction` of them are modulated; at
+            all others the UNet computes exactly what it computes without this.
     """
     control = _Control(layouts, modulation, timesteps)
     stock: dict[str, Any] = unet.attn_processors
@@ -67,7 +67,7 @@ class _Control:
         self.batch = len(layouts)
         self.layouts = {image: layout for image, layout in enumerate(layouts) if layout is not None}
         self.modulation = modulation
-        self._steps = set(timesteps[: round(modulation.share * len(timesteps))].tolist())
+        self._steps = set(timesteps[: round(modulation.step_fraction * len(timesteps))].tolist())
         self._timestep: float | None = None
         self._maps: dict[tuple[int, int], _Maps] = {}
         self._weights: dict[tuple[int, int, bool], Tensor] = {}  # of the step under way
@@ -82,7 +82,7 @@ class _Control:
         """lambda_t, 0 where nothing is to be done."""
         if self._timestep is None or not self.layouts:
             return 0.0
-        weight = self.modulation.cross if cross else self.modulation.self_
+        weight = self.modulation.cross_weight if cross else self.modulation.self_weight
         return eq.strength(self._timestep, weight, self.modulation.power)
 
     def weight(self, image: int, maps: _Maps, *, cross: bool) -> Tensor:
@@ -90,7 +90,7 @@ class _Control:
         key = (image, len(maps.match), cross)
         if key not in self._weights:
             area, score = (maps.segments.area[:, None], maps.score) if cross else (maps.segments.area, 1.0)
-            strength, clamp = self.strength(cross=cross), self.modulation.clamp
+            strength, clamp = self.strength(cross=cross), self.modulation.clamp_lambda
             self._weights[key] = eq.modulation_weight(strength, area, score, clamp=clamp)
         return self._weights[key]
 
@@ -103,7 +103,9 @@ class _Control:
     def _compute(self, layout: Layout, side: int, device: torch.device) -> _Maps:
         masks = eq.shrink(layout.masks.to(device), side, side).flatten(1)
         tokens = layout.tokens.to(device)
-        likelihoods = layout.likelihoods.to(device) if self.modulation.score else torch.ones(len(tokens), device=device)
+        likelihoods = (
+            layout.likelihoods.to(device) if self.modulation.use_likelihood else torch.ones(len(tokens), device=device)
+        )
         elsewhere = 0.0 if self.modulation.only_phrase_tokens else 1.0
         return _Maps(eq.segments(masks), eq.token_match(masks, tokens), eq.token_score(tokens, likelihoods, elsewhere))
 

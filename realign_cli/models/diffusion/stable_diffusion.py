@@ -43,7 +43,8 @@ class StableDiffusion:
         steps: denoising steps.
         guidance: scale of classifier-free guidance; none at or below 1.
         size: height and width of the images in pixels, a multiple of 8.
-        batch_size: images computed together, always as many, so that fewer requests cost as much; see `models.batches`.
+        model_batch_size: images computed together, always as many, so that fewer requests cost as much; see
+            `models.batches`.
         revision: commit of the hub id.
         lora: a folder with `pytorch_lora_weights.safetensors`, such as `realign train` makes.
         full_precision: float32 on any device, as training wants it.
@@ -69,7 +70,7 @@ class StableDiffusion:
         steps: int,
         guidance: float,
         size: int,
-        batch_size: int = 4,
+        model_batch_size: int = 4,
         revision: str | None = None,
         lora: str | None = None,
         full_precision: bool = False,
@@ -89,7 +90,7 @@ class StableDiffusion:
         self._steps = steps
         self._guidance = guidance
         self._size = size
-        self._batch_size = batch_size
+        self._model_batch_size = model_batch_size
         self._known_words = _small_vocabulary(self.pipeline)
         self._warned: set[str] = set()
         self._cut: set[tuple[str, str]] = set()  # records and prompts that were said to be too long
@@ -100,7 +101,7 @@ class StableDiffusion:
         for request in requests:
             self._warn_of_cut(request)
         return in_full_batches(
-            requests, self._batch_size, lambda batch: self._generate(batch, modulation), Request("", 0)
+            requests, self._model_batch_size, lambda batch: self._generate(batch, modulation), Request("", 0)
         )
 
     def _generate(self, batch: Sequence[Request], modulation: Modulation | None) -> list[Image | RecordError]:
@@ -112,7 +113,7 @@ class StableDiffusion:
         if modulation is not None:
             found = [self._find(request) for request in batch]
             layouts = [_layout(own, embeddings.shape[1]) for own in found]
-            if modulation.splice:
+            if modulation.splice_phrases:
                 self._splice(embeddings, found)
         pipeline.scheduler.set_timesteps(self._steps)
         timesteps = pipeline.scheduler.timesteps

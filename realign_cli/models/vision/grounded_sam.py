@@ -53,8 +53,8 @@ class GroundingDetector:
         device: where to compute, in float32.
         threshold: least score in [0, 1] of a box.
         nms: largest overlap (IoU) between two boxes of one label; of more, the better box stays.
-        batch_size: images looked at together, always as many; see `models.batches`. Only images of one size are, so
-            that an image of a size of its own costs as much as `batch_size` of them.
+        model_batch_size: images looked at together, always as many; see `models.batches`. Only images of one size are,
+            so that an image of a size of its own costs as much as `model_batch_size` of them.
         revision: commit of the hub id.
     """
 
@@ -65,7 +65,7 @@ class GroundingDetector:
         device: str,
         threshold: float,
         nms: float,
-        batch_size: int = 1,
+        model_batch_size: int = 1,
         revision: str = "main",
     ) -> None:
         transformers_logging.disable_progress_bar()
@@ -79,7 +79,7 @@ class GroundingDetector:
         self._model = model.to(device).eval()
         self._threshold = threshold
         self._nms = nms
-        self._batch_size = batch_size
+        self._model_batch_size = model_batch_size
 
     @torch.inference_mode()
     def detect(self, images: Sequence[Image], labels: Sequence[Sequence[str]]) -> list[list[Detection]]:
@@ -91,7 +91,7 @@ class GroundingDetector:
             asked = [(index, part) for index in indices for part in self._parts(list(dict.fromkeys(labels[index])))]
             questions = [(images[index], part) for index, part in asked]
             filling = (images[indices[0]], [""])
-            answers = in_full_batches(questions, self._batch_size, self._answer, filling)
+            answers = in_full_batches(questions, self._model_batch_size, self._answer, filling)
             for (index, _), answer in zip(asked, answers, strict=True):
                 found[index] += answer
         return [sorted(own, key=lambda detection: -detection.score) for own in found]
@@ -180,21 +180,22 @@ class SamMasks:
             `config.json` (the arguments of `build_sam`) and `model.safetensors`.
         device: where to compute, in float32.
         model: "vit_h", "vit_l" or "vit_b" for a published `.pth`.
-        batch_size: images looked at together, always as many; see `models.batches`.
+        model_batch_size: images looked at together, always as many; see `models.batches`.
     """
 
-    def __init__(self, checkpoint: str | Path, *, device: str, model: str = "", batch_size: int = 1) -> None:
+    def __init__(self, checkpoint: str | Path, *, device: str, model: str = "", model_batch_size: int = 1) -> None:
         sam = _published_sam(Path(checkpoint), model) if model else _own_sam(Path(checkpoint))
         self._model = sam.to(device).eval()
         self._transform = _Transform(sam.image_encoder.img_size)
-        self._batch_size = batch_size
+        self._model_batch_size = model_batch_size
 
     def masks(self, images: Sequence[Image], boxes: Sequence[Sequence[Box]]) -> list[NDArray[np.bool_]]:
         masks = [np.zeros((0, image.height, image.width), dtype=bool) for image in images]
         asked = [index for index, own in enumerate(boxes) if own]
         prompts = [self._prompt(images[index], boxes[index]) for index in asked]
         filling = {"image": torch.zeros(3, 1, 1, device=self._model.device), "original_size": (1, 1)}
-        for index, found in zip(asked, in_full_batches(prompts, self._batch_size, self._masks, filling), strict=True):
+        answers = in_full_batches(prompts, self._model_batch_size, self._masks, filling)
+        for index, found in zip(asked, answers, strict=True):
             masks[index] = found
         return masks
 

@@ -154,10 +154,10 @@ class RamTagger:
             weights are `model.safetensors`, or else the one `.pth` that is there; see `load_ram`.
         device: where to compute, in float32.
         threshold: floor in [0, 1] under the labels' own thresholds; 0 leaves them as they are.
-        batch_size: images looked at together, always as many; see `models.batches`.
+        model_batch_size: images looked at together, always as many; see `models.batches`.
     """
 
-    def __init__(self, checkpoint: str | Path, *, device: str, threshold: float, batch_size: int = 1) -> None:
+    def __init__(self, checkpoint: str | Path, *, device: str, threshold: float, model_batch_size: int = 1) -> None:
         folder = Path(checkpoint)
         for name in ("tag_list.txt", "thresholds.txt"):
             if not (folder / name).is_file():
@@ -172,13 +172,13 @@ class RamTagger:
             )
         self._thresholds = torch.tensor(own).clamp(min=threshold)
         self._device = device
-        self._batch_size = batch_size
+        self._model_batch_size = model_batch_size
 
     @torch.inference_mode()
     def tag(self, images: Sequence[Image]) -> list[list[Tag]]:
         side = self._model.config.img
         pixels = [preprocess(image, side) for image in images]
-        return in_full_batches(pixels, self._batch_size, self._tag, torch.zeros(3, side, side))
+        return in_full_batches(pixels, self._model_batch_size, self._tag, torch.zeros(3, side, side))
 
     def _tag(self, pixels: list[Tensor]) -> Iterator[list[Tag]]:
         return map(self._tags, self._model(torch.stack(pixels).to(self._device)).sigmoid().cpu())

@@ -14,7 +14,14 @@ WIDTH, TOKENS, SIDE = 32, 12, 16
 TIMESTEPS = torch.arange(951, 0, -50)  # 20 steps, of which the first 6 (down to 701) are modulated
 FIRST, LAST = TIMESTEPS[0], TIMESTEPS[-1]
 DEFAULT = Modulation(
-    cross=1.0, self_=0.3, power=5, share=0.3, clamp=True, splice=True, score=True, only_phrase_tokens=False
+    cross_weight=1.0,
+    self_weight=0.3,
+    power=5,
+    step_fraction=0.3,
+    clamp_lambda=True,
+    splice_phrases=True,
+    use_likelihood=True,
+    only_phrase_tokens=False,
 )
 
 
@@ -86,13 +93,13 @@ class Explicit:
         cell = 64 // side
         masks = where.masks.float().unflatten(1, (side, cell)).unflatten(3, (side, cell)).mean((2, 4)) >= 0.5
         masks = masks.flatten(1)
-        strength = self.lambda_ * (self.modulation.cross if cross else self.modulation.self_)
+        strength = self.lambda_ * (self.modulation.cross_weight if cross else self.modulation.self_weight)
         score = torch.ones(s.shape[2])
         if cross:
             for j in range(len(score)):
                 speakers = where.likelihoods[where.tokens[:, j]]
                 if len(speakers):
-                    score[j] = speakers.max() if self.modulation.score else 1.0
+                    score[j] = speakers.max() if self.modulation.use_likelihood else 1.0
                 elif self.modulation.only_phrase_tokens:
                     score[j] = 0.0
         out = s.clone()
@@ -102,7 +109,7 @@ class Explicit:
                 union = masks[holding].any(0)
                 match = where.tokens[holding].any(0) if cross else union
                 weight = strength * score * (1 - union.float().mean())
-                weight = weight.clamp(max=1) if self.modulation.clamp else weight
+                weight = weight.clamp(max=1) if self.modulation.clamp_lambda else weight
                 row = s[:, i]
                 goal = torch.where(match, row.amax(-1, keepdim=True), row.amin(-1, keepdim=True))
                 out[:, i] = row + weight * (goal - row)
@@ -113,7 +120,7 @@ class Explicit:
     "modulation",
     [
         DEFAULT,
-        replace(DEFAULT, cross=2.0, self_=0.6, power=1, clamp=False, score=False),
+        replace(DEFAULT, cross_weight=2.0, self_weight=0.6, power=1, clamp_lambda=False, use_likelihood=False),
         replace(DEFAULT, only_phrase_tokens=True),
     ],
     ids=["default", "strong unclamped", "phrases only"],
@@ -154,8 +161,8 @@ def test_without_guidance_the_batch_is_all_conditional(unet: UNet2DConditionMode
         ([None, None], DEFAULT, FIRST),
         ([ONE, TWO], DEFAULT, TIMESTEPS[6]),
         ([ONE, TWO], DEFAULT, LAST),
-        ([ONE, TWO], replace(DEFAULT, share=0.0), FIRST),
-        ([ONE, TWO], replace(DEFAULT, cross=0.0, self_=0.0), FIRST),
+        ([ONE, TWO], replace(DEFAULT, step_fraction=0.0), FIRST),
+        ([ONE, TWO], replace(DEFAULT, cross_weight=0.0, self_weight=0.0), FIRST),
     ],
     ids=["no layouts", "first step past the share", "last step", "no share", "no weight"],
 )

@@ -22,7 +22,14 @@ from realign_cli.tinyworld.train.tokenizers import clip_tokenizer
 
 LENGTH = 16
 MODULATION = Modulation(
-    cross=2.0, self_=0.6, power=1, share=0.5, clamp=True, splice=True, score=True, only_phrase_tokens=False
+    cross_weight=2.0,
+    self_weight=0.6,
+    power=1,
+    step_fraction=0.5,
+    clamp_lambda=True,
+    splice_phrases=True,
+    use_likelihood=True,
+    only_phrase_tokens=False,
 )
 PROMPT = "a red circle and a blue ring"
 
@@ -100,7 +107,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def generator(checkpoint: Path) -> StableDiffusion:
-    return StableDiffusion(str(checkpoint), device="cpu", steps=4, guidance=3.0, size=64, batch_size=3)
+    return StableDiffusion(str(checkpoint), device="cpu", steps=4, guidance=3.0, size=64, model_batch_size=3)
 
 
 def same(a: Image, b: Image) -> bool:
@@ -159,7 +166,7 @@ def test_noise_comes_from_the_seed(generator: StableDiffusion):
 
 @pytest.mark.parametrize("splice", [False, True])
 def test_unlikely_objects_are_dropped(generator: StableDiffusion, splice: bool):
-    modulation = replace(MODULATION, splice=splice)
+    modulation = replace(MODULATION, splice_phrases=splice)
     with_unlikely = Request(PROMPT, 1, (RED, replace(BLUE, likelihood=0.0)))
     a, b = generator.generate([with_unlikely, Request(PROMPT, 1, (RED,))], modulation)
     assert same(a, b)
@@ -225,7 +232,7 @@ def test_phrases_are_spliced_where_they_stand(generator: StableDiffusion):
     expected[1:4] = expected[8:11] = phrase[1:4]
     torch.testing.assert_close(given, expected)
     assert not torch.allclose(whole[8:11], phrase[1:4], atol=1e-3)
-    torch.testing.assert_close(conditioning(generator, request, replace(MODULATION, splice=False)), whole)
+    torch.testing.assert_close(conditioning(generator, request, replace(MODULATION, splice_phrases=False)), whole)
 
 
 def test_a_phrase_cut_off_by_the_length_of_the_model_is_not_found(

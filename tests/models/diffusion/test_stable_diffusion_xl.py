@@ -10,11 +10,12 @@ import torch
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from realign_cli import presets
 from realign_cli.errors import UsageError
 from realign_cli.models.diffusion.stable_diffusion_xl import StableDiffusionXL
 from realign_cli.models.diffusion.trainee import Trainee
+from realign_cli.registry import Models
 from realign_cli.roles import Request
-from realign_cli.settings import Modulation
 from realign_cli.tinyworld import scenes
 from realign_cli.tinyworld.train.tokenizers import clip_tokenizer
 
@@ -77,7 +78,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def generator(checkpoint: Path) -> StableDiffusionXL:
-    return StableDiffusionXL(str(checkpoint), device="cpu", steps=3, guidance=4.0, size=64, batch_size=2)
+    return StableDiffusionXL(str(checkpoint), device="cpu", steps=3, guidance=4.0, size=64, model_batch_size=2)
 
 
 def test_it_is_the_stock_pipeline_and_minds_no_batch(generator: StableDiffusionXL) -> None:
@@ -101,7 +102,7 @@ def test_it_is_the_stock_pipeline_and_minds_no_batch(generator: StableDiffusionX
 
 
 def test_it_says_that_it_only_generates(generator: StableDiffusionXL) -> None:
-    modulation = Modulation(1.0, 0.3, 5.0, 0.3, clamp=True, splice=True, score=True, only_phrase_tokens=False)
+    modulation = Models(presets.load("tiny")).modulation
     with pytest.raises(UsageError, match="for 'realign generate' alone; refine with"):
         generator.generate(REQUESTS, modulation)
     with pytest.raises(UsageError, match="a StableDiffusionXLPipeline is not trained here; train a preset"):

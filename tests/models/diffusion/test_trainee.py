@@ -25,7 +25,7 @@ LORA = "pytorch_lora_weights.safetensors"
 
 def opened(rank: int, *, steps: int = 4, guidance: float = 3.0, checkpointing: bool = False) -> Trainee:
     generator = StableDiffusion(
-        GENERATOR, device="cpu", steps=steps, guidance=guidance, size=64, batch_size=2, full_precision=True
+        GENERATOR, device="cpu", steps=steps, guidance=guidance, size=64, model_batch_size=2, full_precision=True
     )
     return Trainee(generator, steps=steps, guidance=guidance, rank=rank, checkpointing=checkpointing, seed=0)
 
@@ -39,7 +39,7 @@ def predicting(folder: Path, kind: str) -> Trainee:
     file = folder / "scheduler" / "scheduler_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"prediction_type": kind}))
     generator = StableDiffusion(
-        str(folder), device="cpu", steps=4, guidance=1.0, size=64, batch_size=2, full_precision=True
+        str(folder), device="cpu", steps=4, guidance=1.0, size=64, model_batch_size=2, full_precision=True
     )
     return Trainee(generator, steps=4, guidance=1.0, rank=0, checkpointing=False, seed=0)
 
@@ -188,7 +188,7 @@ def test_a_saved_lora_is_what_diffusers_loads(tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == [LORA]
     assert sum(t.numel() * t.element_size() for t in load_file(tmp_path / LORA).values()) == trainee.saved_bytes()
     again = StableDiffusion(
-        GENERATOR, device="cpu", steps=4, guidance=3.0, size=64, batch_size=2, lora=str(tmp_path)
+        GENERATOR, device="cpu", steps=4, guidance=3.0, size=64, model_batch_size=2, lora=str(tmp_path)
     ).generate(requests)
     assert again == trained
     pipeline = StableDiffusionPipeline.from_pretrained(GENERATOR, safety_checker=None, dtype=torch.float32)
@@ -215,5 +215,5 @@ def test_a_full_model_is_a_pipeline(tmp_path: Path):
     step(trainee)
     requests = [Request(prompt, 3) for prompt in PROMPTS]
     trainee.save(tmp_path)
-    again = StableDiffusion(str(tmp_path), device="cpu", steps=4, guidance=3.0, size=64, batch_size=2)
+    again = StableDiffusion(str(tmp_path), device="cpu", steps=4, guidance=3.0, size=64, model_batch_size=2)
     assert again.generate(requests) == trainee.generate(requests)

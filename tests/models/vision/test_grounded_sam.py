@@ -34,12 +34,12 @@ def detector() -> GroundingDetector:
 
 @pytest.fixture(scope="module")
 def sam() -> SamMasks:
-    return SamMasks(WEIGHTS / "masks", device="cpu", batch_size=3)
+    return SamMasks(WEIGHTS / "masks", device="cpu", model_batch_size=3)
 
 
 def detector_of(batch_size: int) -> GroundingDetector:
     options = {"threshold": detector_training.THRESHOLD, "nms": detector_training.NMS}
-    return GroundingDetector(WEIGHTS / "detector", device="cpu", batch_size=batch_size, **options)
+    return GroundingDetector(WEIGHTS / "detector", device="cpu", model_batch_size=batch_size, **options)
 
 
 def picture(scene: Scene = SCENE) -> Image.Image:

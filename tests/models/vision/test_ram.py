@@ -54,7 +54,7 @@ def small(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def tagger() -> RamTagger:
-    return RamTagger(TAGGER, device="cpu", threshold=0.0, batch_size=3)
+    return RamTagger(TAGGER, device="cpu", threshold=0.0, model_batch_size=3)
 
 
 def pictures(n: int, seed: int) -> list[Image.Image]:
