@@ -86,14 +86,14 @@ def test_ids_that_collide_are_refused_before_a_folder_is_made(realign: Run, tmp_
 
 def test_eval_pairs_by_prompt(realign: Run, here: Path, tmp_path: Path) -> None:
     """Whatever number of images either side has."""
-    words = ("--in", here / "coarse", "--metrics", "oracle", "--out", "measured", "--json")
-    plain = json.loads(succeed(realign("eval", *words, cwd=tmp_path)).stdout)
+    words = ("--in", here / "coarse", "--metrics", "oracle", "--out", "measured")
+    shown = succeed(realign("eval", *words, cwd=tmp_path)).stdout
+    plain = json.loads((tmp_path / "measured" / "metrics.json").read_text())
     scores = [json.loads(line) for line in (tmp_path / "measured" / "scores.jsonl").read_text().splitlines()]
     assert [(one["id"], one["prompt_id"]) for one in scores[:2]] == [("000000", "000000"), ("000000-1", "000000")]
     presence = plain["metrics"][0]
     assert (presence["metric"], presence["value"]["n"], len(scores)) == ("presence", 3, 9)
     assert presence["value"]["mean"] == pytest.approx(sum(one["presence"] for one in scores) / 9)
-    shown = succeed(realign("eval", *words[:4], cwd=tmp_path)).stdout
     assert "cost (in): 1.00 passes of the generator, 2.00 steps per image  n 9" in shown
     assert any("9 images of 3 prompts" in note for note in plain["notes"])
     first = [line for line in (here / "coarse" / "metadata.jsonl").read_text().splitlines() if '-1"' in line]
@@ -101,7 +101,7 @@ def test_eval_pairs_by_prompt(realign: Run, here: Path, tmp_path: Path) -> None:
     (tmp_path / "some" / "metadata.jsonl").write_text("\n".join(first))
     for path in (here / "coarse").glob("*-1.png"):
         (tmp_path / "some" / path.name).write_bytes(path.read_bytes())
-    paired = json.loads(succeed(realign("eval", *words, "--baseline", "some", cwd=tmp_path)).stdout)
+    paired = json.loads(succeed(realign("eval", *words[:4], "--baseline", "some", "--json", cwd=tmp_path)).stdout)
     row = next(row for row in paired["metrics"] if row["metric"] == "presence")
     other = {one["prompt_id"]: one["presence"] for one in scores if one["id"].endswith("-1")}
     assert row["difference"]["n"] == 3
