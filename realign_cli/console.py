@@ -155,6 +155,8 @@ class Summary:
     kept: int = 0
     failed: int = 0
     dropped: int = 0  # finished records of `out` that are not in the input any more
+    passes: float = 0  # of the generator, as far as the records know what was spent on them
+    steps: float = 0
     seconds: float = 0.0
     out: str | None = None
     complete: bool = True  # or other workers have yet to do their shards of `out`
@@ -171,8 +173,10 @@ class Summary:
             console.print(f"... and {len(self.failures) - 10} more failures, in the records' 'failures'")
         if quiet:
             return
-        cells = [self.command, str(self.records), str(self.kept), str(self.failed), f"{self.seconds:.1f} s"]
-        console.print(table(["command", "records", "done before", "failed", "time"], [cells]), soft_wrap=True)
+        passes = f"{self.passes:g}" if self.passes else ""
+        cells = [self.command, str(self.records), str(self.kept), str(self.failed), passes, f"{self.seconds:.1f} s"]
+        columns = ["command", "records", "done before", "failed", "passes", "time"]
+        console.print(table(columns, [cells]), soft_wrap=True)
         if self.out:
             console.print(plain(f"wrote {self.out}"), soft_wrap=True)
         if self.dropped:

@@ -1,7 +1,8 @@
 """The one contract between stages: a record is one line of JSON about one image of one prompt.
 
-Every stage adds its own key and leaves the others alone; keys that nobody here knows pass through untouched. In a
-refined record `caption`, `tags` and `objects` describe the coarse image, from which the refinement was planned.
+Every stage adds its own key and leaves the others alone, but for `cost` and `failures`, to which each adds; keys that
+nobody here knows pass through untouched. In a refined record `caption`, `tags` and `objects` describe the coarse image,
+from which the refinement was planned.
 """
 
 from __future__ import annotations
@@ -75,6 +76,29 @@ class Refinement(_Part):
     final: Caption | None = None
 
 
+class Cost(_Part):
+    """What was spent on the record's image: images that the generator drew for it, and their denoising steps.
+
+    Of images that were left out for this one it is their share, so that the costs of a folder add up to all that was
+    spent. `steps` is None where nobody knows them.
+    """
+
+    passes: int | float
+    steps: int | float | None = None
+
+    def __add__(self, other: Cost) -> Cost:
+        steps = None if self.steps is None or other.steps is None else self.steps + other.steps
+        return Cost(passes=self.passes + other.passes, steps=steps)
+
+
+class Selection(_Part):
+    """Why `select` kept the record: by which field, with what value, and of how many records of its prompt."""
+
+    by: str
+    value: float
+    of: int
+
+
 class Pair(_Part):
     """The other prompt of a pair that differs by two words in each other's place, such as two colours; `id` is shared.
 
@@ -95,12 +119,16 @@ class Failure(_Part):
 
 
 class Record(_Part):
-    """One image of one prompt."""
+    """One image of one prompt.
+
+    Where a prompt has several, `prompt_id` names it in each of them; a record without is of the prompt of its own id.
+    """
 
     file_name: str = ""
     text: str
     id: str = Field(pattern=ID)
     seed: int = 42
+    prompt_id: str | None = Field(default=None, pattern=ID)
     category: str | None = None
     pair: Pair | None = None
     caption: Caption | None = None
@@ -108,10 +136,17 @@ class Record(_Part):
     objects: list[Object] | None = None
     scorer: str | None = None  # who named the objects: a language model, or "rules"
     refine: Refinement | None = None
+    select: Selection | None = None
+    cost: Cost | None = None
     failures: list[Failure] = Field(default_factory=list)
 
     def with_(self, **changes: Any) -> Record:
         return self.model_copy(update=changes)
+
+    @property
+    def prompt_key(self) -> str:
+        """The id of the prompt, by which its records stay together."""
+        return self.prompt_id or self.id
 
     @property
     def failed(self) -> bool:

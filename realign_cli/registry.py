@@ -56,6 +56,10 @@ class Models(roles.Models):
             )
         return "cpu"
 
+    @property
+    def steps(self) -> int | None:
+        return self.preset.section("generator").get("steps")
+
     def load(self, name: str) -> Any:
         role = roles.ROLES[name]
         return self._adapter(role.section, on_device=role.on_device, apart=role.apart)

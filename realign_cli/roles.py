@@ -351,6 +351,11 @@ class Models(ABC):
     def device(self) -> str:
         """Where the models run: "cpu" or "cuda"."""
 
+    @property
+    @abstractmethod
+    def steps(self) -> int | None:
+        """Denoising steps of one image of the generator; None where the preset does not say."""
+
     @abstractmethod
     def load(self, name: str) -> Any:
         """The model that plays the role of that name in ROLES.

@@ -33,11 +33,13 @@ LINE = st.fixed_dictionaries(
     optional={
         "file_name": TEXT,
         "seed": st.integers(),
+        "prompt_id": st.just("7"),
         "caption": CAPTION,
         "tags": st.lists(st.fixed_dictionaries({"label": TEXT, "confidence": st.floats(0, 1), "of_mine": JSON})),
         "objects": st.lists(OBJECT, max_size=2),
         "refine": st.fixed_dictionaries({"kept": st.sampled_from(["coarse", "final"])}, optional={"final": CAPTION}),
         "scorer": TEXT,
+        "cost": st.fixed_dictionaries({"passes": st.integers(0) | st.floats(0, 9)}, optional={"steps": st.integers(0)}),
         "failures": st.lists(FAILURE, max_size=2),
         "of_mine": JSON,
     },

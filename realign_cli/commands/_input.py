@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
 from realign_cli.commands.options import COARSE, FINAL, MapOptions
 from realign_cli.console import console, plain
-from realign_cli.data.records import METADATA, STDIN, Entry, parts, read_records, record_ids
+from realign_cli.data.records import METADATA, STDIN, Entry, parts, prompt_ids, read_records
 from realign_cli.errors import UsageError
 
 _MAKERS = {
@@ -22,16 +22,20 @@ _MAKERS = {
 
 @dataclass(frozen=True)
 class Input:
-    """Records to come: one after the other, their ids where these can be known beforehand, and the --in of them."""
+    """Records to come: one after the other, the id of each one's prompt where these can be known, and their --in.
+
+    `left_out` will have the ids of records that were there and are not among them.
+    """
 
     entries: Iterable[Entry]
     ids: Sequence[str] | None
     source: str = STDIN
+    left_out: Set[str] = frozenset()
 
     @classmethod
     def of(cls, entries: Sequence[Entry]) -> Input:
         """Records that are there already."""
-        return cls(entries, [entry.record.id for entry in entries])
+        return cls(entries, [entry.record.prompt_key for entry in entries])
 
 
 def read(options: MapOptions) -> Input:
@@ -46,7 +50,7 @@ def read(options: MapOptions) -> Input:
         folder = path if path.is_dir() else path.parent
         if folder.resolve().is_relative_to(options.out.resolve()):
             raise UsageError(f"--in {source} lies in --out {options.out}; give --out another folder")
-    return Input(read_records(source), record_ids(source), source)
+    return Input(read_records(source), prompt_ids(source), source)
 
 
 def records(given: str | None, folders: Sequence[str], *, quiet: bool) -> str:

@@ -101,6 +101,7 @@ def process(
             retry=options.retry_failed,
             read_ahead=sizes is not None,
             final=sizes is not None,
+            left_out=records.left_out,
             total=sizes[shard.index - 1] if sizes else None,
             quiet=options.quiet or options.as_json,
             echo=echo and not options.as_json,

@@ -11,6 +11,7 @@ from realign_cli.stages.generate import Generate
 from realign_cli.stages.refine import Refine
 from realign_cli.stages.score import Score
 from realign_cli.stages.segment import Segment
+from realign_cli.stages.select import Select
 from realign_cli.stages.tag import Tag
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 STAGES = {
     "generate": Generate.uses,
     "caption-reward": CaptionReward.uses,
+    "select": Select.uses,
     "tag": Tag.uses,
     "score": Score.uses,
     "segment": Segment.uses,

@@ -34,7 +34,7 @@ def eval_(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Records to compare with, paired by id. By default coarse/, if final/ is judged by default.",
+            help="Records to compare with, paired by prompt. By default coarse/, if final/ is judged by default.",
         ),
     ] = None,
     reference: Annotated[

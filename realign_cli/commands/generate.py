@@ -15,13 +15,19 @@ def generate(
     options: RunOptions,
     prompts: Annotated[Path, typer.Option(metavar="FILE", help="A .txt, .jsonl or COCO .json file of prompts.")],
     seed: Annotated[int, typer.Option(help=SEED_HELP)] = 42,
+    images_per_prompt: Annotated[
+        int, typer.Option(min=1, help="Number of images of each prompt, each from its own noise.")
+    ] = 1,
     model: ModelOption = None,
 ) -> None:
-    """Generate one coarse image per prompt.
+    """Generate coarse images of prompts, one of each or several.
 
     A .txt file holds one prompt a line; a .jsonl file holds objects with 'prompt', 'text' or 'caption', and may give
     each an 'id' and a 'seed'. The captions .json of COCO is read too. The folder that comes out is a Hugging Face
     imagefolder.
+
+    With --images-per-prompt 3 a prompt 000007 has the records 000007, 000007-1 and 000007-2, each with the prompt_id
+    000007. The first is the image that the prompt has alone, and more of them leave the others as they are.
 
     Examples:
 
@@ -34,14 +40,17 @@ def generate(
     import shlex
 
     from realign_cli.commands._input import Input
-    from realign_cli.data.prompts import read_prompts
+    from realign_cli.data.prompts import read_prompts, with_draws
     from realign_cli.errors import UsageError
     from realign_cli.stages.generate import Generate
 
     if options.out is None:
         raise UsageError("images need a folder: give --out DIR")
     models = _map.load(options, model=model)
-    records = Input.of(list(read_prompts(prompts, seed)))
+    records = Input.of(list(with_draws(list(read_prompts(prompts, seed)), images_per_prompt)))
     same_model = f" --model {shlex.quote(str(model))}" if model else ""
     next_command = "realign refine --in {out} --out final/" + same_model
-    _map.run(options, models, [Generate(models)], records, {"seed": seed}, next_command=next_command)
+    settings = {"seed": seed}
+    if images_per_prompt > 1:  # folders of one image each, of any version, do not say so
+        settings["images_per_prompt"] = images_per_prompt
+    _map.run(options, models, [Generate(models)], records, settings, next_command=next_command)

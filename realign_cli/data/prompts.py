@@ -11,13 +11,13 @@ from typing import Any
 
 from realign_cli.data.records import Entry, read_text, unique
 from realign_cli.errors import UsageError
-from realign_cli.records import Record, parse_line
+from realign_cli.records import ID, Record, parse_line
 
 KEYS = ("prompt", "text", "caption")
 SUFFIXES = (".txt", ".jsonl", ".ndjson", ".json")
 _OBJECT = re.compile(r'\s*\{\s*"')
 # What a line of a prompt file may say of its image; the keys of the stages are theirs to set.
-_STAGE_KEYS = frozenset(Record.model_fields) - {"id", "seed", "category", "pair", "file_name"}
+_STAGE_KEYS = frozenset(Record.model_fields) - {"id", "seed", "prompt_id", "category", "pair", "file_name"}
 
 
 @dataclass(frozen=True)
@@ -81,11 +81,37 @@ def as_entries(prompts: Sequence[Prompt], seed: int) -> Iterator[Entry]:
     return unique(_entry(prompt, number, seed) for number, prompt in enumerate(prompts))
 
 
+def with_draws(prompts: Sequence[Entry], count: int) -> Iterator[Entry]:
+    """`count` records of each prompt, side by side: the first has the prompt's id, the others 'id-1', 'id-2', ...
+
+    Noise depends on a record's id, so that each of them has its own, whatever `count` is.
+
+    Raises:
+        UsageError: a made id is another prompt's own, or too long.
+    """
+    if count == 1:
+        yield from prompts
+        return
+    own = {entry.record.id: entry.place for entry in prompts}
+    for entry in prompts:
+        given = entry.record
+        for draw in range(count):
+            made = f"{given.id}-{draw}" if draw else given.id
+            if draw and made in own:
+                raise UsageError(
+                    f"{own[made]}: id {made!r} is that of draw {draw} of {given.id!r} too; give the prompt another id"
+                )
+            if not re.fullmatch(ID, made):
+                raise UsageError(f"{entry.place}: id {given.id!r} leaves no room for '-{draw}'; give a shorter one")
+            yield Entry(given.with_(id=made, prompt_id=given.prompt_key), entry.place)
+
+
 def _entry(prompt: Prompt, number: int, seed: int) -> Entry:
     record: dict[str, Any] = {"text": prompt.text, "id": f"{number:06d}", "seed": seed}
     record |= {key: value for key, value in prompt.keys.items() if key not in _STAGE_KEYS}
-    if type(record["id"]) is int:  # as in COCO
-        record["id"] = str(record["id"])
+    for key in ("id", "prompt_id"):
+        if type(record.get(key)) is int:  # as in COCO
+            record[key] = str(record[key])
     return Entry(parse_line(json.dumps(record), prompt.place), prompt.place)
 
 

@@ -10,6 +10,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path, PurePosixPath
 
 from realign_cli.data.images import image_files
@@ -84,16 +85,18 @@ def shard_of(part: Path) -> Shard | None:
     return Shard.of_name(re.sub(r"^\.(done|part)", "", part.name.removeprefix(f".{METADATA}")))
 
 
-def record_ids(source: str) -> list[str] | None:
-    """The ids in `source`, in order, if they can be known before reading; lines that cannot be read are left out."""
+def prompt_ids(source: str) -> list[str] | None:
+    """The prompt's id of each record in `source`, in order, if that can be known before reading; without lines that
+    cannot be read.
+    """
     if source == STDIN:
         return None
     ids = []
     with metadata_path(Path(source)).open("rb") as file:
         for line in file:
-            with suppress(ValueError, TypeError, KeyError, RecursionError):
+            with suppress(ValueError, TypeError, AttributeError, KeyError, RecursionError):
                 data = json.loads(line)
-                ids.append(str(data["id"] if "id" in data else _stem(data["file_name"])))
+                ids.append(str(data.get("prompt_id") or (data["id"] if "id" in data else _stem(data["file_name"]))))
     return ids
 
 
@@ -196,6 +199,24 @@ def parse_lines(
             raise UsageError(f"{place}: not UTF-8 text; remove or repair the line") from None
         if line:
             yield place, parse(line, place)
+
+
+def by_prompt(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
+    """The records of each prompt, which stand side by side; only those of one prompt are held.
+
+    Raises:
+        UsageError: a prompt comes again after others.
+    """
+    seen: set[str] = set()
+    for prompt_id, group in groupby(entries, key=lambda entry: entry.record.prompt_key):
+        together = list(group)
+        if prompt_id in seen:
+            raise UsageError(
+                f"{together[0].place}: prompt {prompt_id!r} comes again after others; sort the records by prompt, so "
+                "that those of each stand side by side"
+            )
+        seen.add(prompt_id)
+        yield together
 
 
 def unique(entries: Iterable[Entry]) -> Iterator[Entry]:

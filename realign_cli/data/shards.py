@@ -13,7 +13,7 @@ from realign_cli.errors import UsageError
 
 @dataclass(frozen=True)
 class Shard:
-    """The i-th of n parts of a record set, by a hash of the id; the union of all n parts is the whole."""
+    """The i-th of n parts of a record set, by a hash of the prompt's id; the union of all n parts is the whole."""
 
     index: int
     count: int
@@ -46,17 +46,17 @@ class Shard:
     def __str__(self) -> str:
         return f"{self.index}/{self.count}"
 
-    def owns(self, record_id: str) -> bool:
-        return self.owner(record_id) == self.index
+    def owns(self, prompt_id: str) -> bool:
+        return self.owner(prompt_id) == self.index
 
     def sizes(self, ids: Iterable[str]) -> list[int]:
-        """How many of `ids` each of the n shards owns."""
+        """How many records each of the n shards owns; `ids` has that of the prompt of each."""
         owners = Counter(map(self.owner, ids))
         return [owners[index] for index in range(1, self.count + 1)]
 
-    def owner(self, record_id: str) -> int:
-        """The index of the shard, of as many as this one is of, that owns a record."""
-        digest = hashlib.sha256(record_id.encode()).digest()
+    def owner(self, prompt_id: str) -> int:
+        """The index of the shard, of as many as this one is of, that owns the records of a prompt."""
+        digest = hashlib.sha256(prompt_id.encode()).digest()
         return int.from_bytes(digest[:8], "big") % self.count + 1
 
 

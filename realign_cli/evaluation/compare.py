@@ -27,9 +27,9 @@ _LONG = "long, over 16 words"
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the report: a column over all images, or over those of one category.
+    """One line of the report: a column over all prompts, or over those of one category.
 
-    Differences are paired by record id: `won` of the pairs rose, `lost` fell, and `win_rate` is the share that rose
+    Differences are paired by prompt: `won` of the pairs rose, `lost` fell, and `win_rate` is the share that rose
     with ties as half.
     """
 
@@ -45,7 +45,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Regression:
-    """An image whose value fell against the baseline; of its metric, `rank` 0 fell furthest."""
+    """A prompt, by its id, whose value fell against the baseline; of its metric, `rank` 0 fell furthest."""
 
     rank: int
     metric: str
@@ -63,10 +63,26 @@ def categories(record: Record) -> list[str]:
     return [*filter(None, [record.category]), *found, size]
 
 
-def compare(scores: Scores, baseline: Scores | None, members: Mapping[str, Iterable[str]] | None = None) -> list[Row]:
-    """Means of each column and, against a baseline, the paired differences over the ids that both have.
+def by_prompt(scores: Scores, records: Iterable[Record]) -> Scores:
+    """The mean of each column over the images of a prompt, by the prompt's id; one image has its own values.
 
-    `members` maps a category to ids; a category that holds no image of a column, or every one, adds no row.
+    Images of one prompt are no independent measurements of a model, so means and intervals are over prompts.
+    """
+    groups: dict[str, list[Mapping[str, float | None]]] = {}
+    for record in records:
+        groups.setdefault(record.prompt_key, []).append(scores[record.id])
+    return {prompt_id: {c: _mean_of(c, images) for c in images[0]} for prompt_id, images in groups.items()}
+
+
+def _mean_of(column: str, images: Iterable[Mapping[str, float | None]]) -> float | None:
+    values = [value for one in images if (value := one.get(column)) is not None]
+    return sum(values) / len(values) if values else None
+
+
+def compare(scores: Scores, baseline: Scores | None, members: Mapping[str, Iterable[str]] | None = None) -> list[Row]:
+    """Means of each column and, against a baseline, the paired differences over the prompts that both have.
+
+    `members` maps a category to ids; a category that holds none with a value, or every one, adds no row.
     """
     rows = []
     for column in dict.fromkeys(column for values in scores.values() for column in values):
@@ -82,7 +98,7 @@ def compare(scores: Scores, baseline: Scores | None, members: Mapping[str, Itera
 
 
 def worst(scores: Scores, baseline: Scores, count: int = 10) -> list[Regression]:
-    """Of each column, the `count` images that fell furthest, worst first."""
+    """Of each column, the `count` prompts that fell furthest, worst first."""
     found = []
     for column in dict.fromkeys(column for values in scores.values() for column in values):
         own, other = _values(column, scores), _values(column, baseline)

@@ -14,9 +14,9 @@ from rich.console import Console
 from realign_cli import console, pictures
 from realign_cli.data.images import image_path, open_image
 from realign_cli.equations.bootstrap import Mean
-from realign_cli.evaluation.compare import Regression, Row, categories, compare, worst
+from realign_cli.evaluation.compare import Regression, Row, by_prompt, categories, compare, worst
 from realign_cli.evaluation.distance import Distance, distance
-from realign_cli.evaluation.evaluate import FID, Evaluate
+from realign_cli.evaluation.evaluate import FID, Evaluate, Scores
 from realign_cli.files import atomic
 from realign_cli.runs import contact_sheet
 from realign_cli.runs.lock import held
@@ -24,6 +24,7 @@ from realign_cli.runs.lock import held
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from realign_cli.data.records import Entry
     from realign_cli.evaluation.session import Known, Measurement
 
 _PIPE_WIDTH = 160  # columns of the table where there is no terminal to ask
@@ -44,9 +45,10 @@ class Report:
     ) -> None:
         self._settings = settings
         self._run, self._before, self._known = run, before, known
-        baseline = before.measured.scores if before else None
-        self._rows = compare(run.measured.scores, baseline, _members(run))
-        self._worst = worst(run.measured.scores, baseline) if baseline else []
+        self._prompts, self._prompts_before = _first_of_each(run), _first_of_each(before) if before else {}
+        scores, baseline = _scores(run), _scores(before) if before else None
+        self._rows = compare(scores, baseline, _members(self._prompts))
+        self._worst = worst(scores, baseline) if baseline else []
         self._judges = {
             name: {"note": judge.note, "fingerprint": judge.fingerprint, "prompts_cut": run.measured.cut[name]}
             for name, judge in evaluate.judges.items()
@@ -56,6 +58,7 @@ class Report:
         self._distances = {
             name: distance(side.features, known.reference) for name, side in sides.items() if side and known
         }
+        self._costs = {name: cost for name, side in sides.items() if side and (cost := _cost(side))}
         measured = [side for side in (run, before, known and known.measurement) if side]
         self._complaints = [line for side in measured for line in side.complaints()]
         self.failed = sum(len(side.failures) for side in measured)
@@ -71,6 +74,7 @@ class Report:
         if self._rows:
             screen.print(console.table(_COLUMNS, [_cells(row) for row in self._rows]), soft_wrap=True)
         lines = [_distance_line(name, one) for name, one in self._distances.items()]
+        lines += [_cost_line(name, one) for name, one in self._costs.items()]
         if not quiet:
             lines += [*self._notes(), *self._falls()]
         for line in lines:
@@ -86,7 +90,7 @@ class Report:
 
         atomic.write_json(out / "metrics.json", self._as_dict())
         scores = self._run.measured.scores
-        _write_lines(out / "scores.jsonl", ({"id": i, **values} for i, values in scores.items()))
+        _write_lines(out / "scores.jsonl", ({**self._ids(i), **values} for i, values in scores.items()))
         if self._rows:
             atomic.write_png(out / "intervals.png", plots.intervals(self._rows))
             baseline = self._before.measured.scores if self._before else {}
@@ -103,6 +107,8 @@ class Report:
         if self._before:
             report["baseline"] = self._before.source
         report |= {"metrics": [asdict(row) for row in self._rows], "judges": self._judges}
+        if self._costs:
+            report["cost"] = self._costs
         if self._known:
             reference = {"name": self._known.name, "n": self._known.reference.moments.n, "sha256": self._known.sha256}
             distances = {name: asdict(one) for name, one in self._distances.items()}
@@ -114,25 +120,32 @@ class Report:
         if self._known:
             notes.append(f"fid: {self._features}; reference {self._known.name}")
         notes += dict.fromkeys(one.caveat for one in self._distances.values() if one.caveat)
+        for side, prompts in ((self._run, self._prompts), (self._before, self._prompts_before)):
+            if side and len(side.entries) > len(prompts):
+                notes.append(f"{side.source}: {len(side.entries)} images of {len(prompts)} prompts; n counts prompts")
         if self._before:
-            ids, others = self._run.entries.keys(), self._before.entries.keys()
+            ids, others = self._prompts.keys(), self._prompts_before.keys()
             if ids != others:
                 notes.append(f"differences: {len(ids & others)} ids are in both; {len(ids)} here, {len(others)} there")
         return notes
+
+    def _ids(self, record_id: str) -> dict[str, str]:
+        """The id of a record as a line of scores.jsonl begins with it, and that of its prompt where it names one."""
+        prompt_id = self._run.entries[record_id].record.prompt_id
+        return {"id": record_id, **({"prompt_id": prompt_id} if prompt_id else {})}
 
     def _falls(self) -> list[str]:
         """The worst regression of each column, for the screen."""
         return [
             f"fell most, {fall.metric}: {fall.id} {fall.baseline:.3f} -> {fall.value:.3f}  "
-            f"{self._run.entries[fall.id].record.text}"
+            f"{self._prompts[fall.id].record.text}"
             for fall in self._worst
             if fall.rank == 0
         ]
 
     def _fall(self, fall: Regression) -> dict[str, Any]:
-        """A regression as a line of worst.jsonl, with the paths of both images."""
-        assert self._before
-        entry, before = self._run.entries[fall.id], self._before.entries[fall.id]
+        """A regression as a line of worst.jsonl, with the paths of both images, each the first of its prompt."""
+        entry, before = self._prompts[fall.id], self._prompts_before[fall.id]
         return {
             **asdict(fall),
             "difference": fall.value - fall.baseline,
@@ -142,19 +155,45 @@ class Report:
         }
 
     def _draw(self, fall: Regression) -> Image:
-        assert self._before
-        sides = self._before.entries[fall.id], self._run.entries[fall.id]
+        sides = self._prompts_before[fall.id], self._prompts[fall.id]
         images = [open_image(image_path(entry.record, entry.base)) for entry in sides]
         title = f"{fall.metric} {fall.baseline:.3f} -> {fall.value:.3f}, {fall.id}"
         return pictures.before_and_after(title, sides[1].record.text, *images)
 
 
-def _members(run: Measurement) -> dict[str, list[str]]:
-    """Category -> ids."""
+def _cost(side: Measurement) -> dict[str, float] | None:
+    """What was spent per image, on the `n` of which it is known: passes of the generator, and steps if all say them."""
+    costs = [cost for entry in side.entries.values() if (cost := entry.record.cost)]
+    if not costs:
+        return None
+    means = {"n": len(costs), "passes": sum(cost.passes for cost in costs) / len(costs)}
+    steps = [cost.steps for cost in costs if cost.steps is not None]
+    return means | ({"steps": sum(steps) / len(steps)} if len(steps) == len(costs) else {})
+
+
+def _cost_line(name: str, cost: Mapping[str, float]) -> str:
+    steps = f", {cost['steps']:.2f} steps" if "steps" in cost else ""
+    return f"cost ({name}): {cost['passes']:.2f} passes of the generator{steps} per image  n {cost['n']}"
+
+
+def _scores(side: Measurement) -> Scores:
+    return by_prompt(side.measured.scores, (entry.record for entry in side.entries.values()))
+
+
+def _first_of_each(side: Measurement) -> dict[str, Entry]:
+    """Prompt id -> the first record that was measured of it."""
+    first: dict[str, Entry] = {}
+    for entry in side.entries.values():
+        first.setdefault(entry.record.prompt_key, entry)
+    return first
+
+
+def _members(prompts: Mapping[str, Entry]) -> dict[str, list[str]]:
+    """Category -> ids of prompts."""
     members: dict[str, list[str]] = {}
-    for record_id, entry in run.entries.items():
+    for prompt_id, entry in prompts.items():
         for category in categories(entry.record):
-            members.setdefault(category, []).append(record_id)
+            members.setdefault(category, []).append(prompt_id)
     return dict(sorted(members.items()))
 
 

@@ -15,7 +15,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
@@ -101,9 +101,9 @@ class RunFolder:
             finally:
                 folder.close()
 
-    def begin(self, ids: Iterable[str]) -> None:
+    def begin(self, records: Iterable[Record]) -> None:
         """Note the records whose images and pictures are written next, until `flush`."""
-        data = "".join(f"{record_id}\n" for record_id in ids)
+        data = "".join(" ".join(filter(None, (record.id, record.prompt_id))) + "\n" for record in records)
         with atomic.told(self._begun, len(data)), self._begun.open("a") as file:
             file.write(data)
 
@@ -125,19 +125,21 @@ class RunFolder:
         """Whether the image that a finished record names is here."""
         return (self.path / record.file_name).is_file()
 
-    def complete(self, ids: Sequence[str], *, final: bool = True) -> bool:
+    def complete(self, ids: Sequence[str], *, final: bool = True, left_out: Set[str] = frozenset()) -> bool:
         """Finish this shard of the input, which has these `ids`; with the last shard, write `metadata.jsonl`.
 
         Records are there in the order of the input. A worker that was given its own shard only, as on a pipe, cannot
         know that order; then they are in the order of their ids. Where the `ids` are `final`, finished records with
-        other ids go; else they stay, behind these. Returns whether these records are in `metadata.jsonl` now.
+        other ids go; else they stay, behind these, but for those that were `left_out`. Returns whether these records
+        are in `metadata.jsonl` now.
         """
         self.flush()
         if self._shard != WHOLE:
-            own = [i for i in _and_others(ids, () if final else self._journal) if self._shard.owns(i)]
+            others = () if final else (i for i in self._journal if i not in left_out)
+            own = [i for i in _and_others(ids, others) if self._owns(i)]
             write_lines(done_path(self.path, self._shard), self._journal, own)
         with exclusive(self.path / RUN):
-            self._join(ids, final)
+            self._join(ids, final, left_out)
             complete = (self.path / METADATA).exists() and not done_path(self.path, self._shard).exists()
             if complete and not holders(self.path).keys() - {self._shard}:
                 atomic.remove_leftovers(self.path)
@@ -149,9 +151,14 @@ class RunFolder:
         """Give the folder to whoever goes on."""
         self._journal.close()
 
+    def _owns(self, record_id: str) -> bool:
+        """Whether this shard owns a record, which it then has finished."""
+        record = self.kept.get(record_id)
+        return record is not None and self._shard.owns(record.prompt_key)
+
     def _remove_what_was_begun(self) -> None:
         """Delete what a kill left half done of the records that this worker has."""
-        for record_id in filter(self._shard.owns, _begun(self.path)):
+        for record_id in [i for i, prompt_id in _begun(self.path).items() if self._shard.owns(prompt_id)]:
             _remove_files(self.path, record_id, atomic.temporary)
             if record_id not in self.kept:
                 _remove_files(self.path, record_id)
@@ -160,7 +167,7 @@ class RunFolder:
         for file in _begun_files(self.path) if self._shard == WHOLE else [self._begun]:
             file.unlink(missing_ok=True)
 
-    def _join(self, ids: Sequence[str], final: bool) -> None:
+    def _join(self, ids: Sequence[str], final: bool, left_out: Set[str]) -> None:
         """Write `metadata.jsonl` unless another worker did it, or will."""
         count = self._shard.count
         shards = [done_path(self.path, shard) for shard in Shard.all(count)] if count > 1 else []
@@ -170,8 +177,9 @@ class RunFolder:
         if len(done) < len(shards) and not (self.path / METADATA).exists():  # where it exists, done shards went into it
             return
         lines = read_lines([self.path / METADATA, *done]) if shards else self._journal
-        knows_all = not shards or not all(map(self._shard.owns, ids)) or len(ids) >= len(lines)
-        order = _and_others(ids if knows_all else sorted(lines), () if final else lines)
+        knows_all = not shards or not all(map(self._owns, ids)) or len(ids) >= len(lines)
+        others = () if final else lines
+        order = [i for i in _and_others(ids if knows_all else sorted(lines), others) if i not in left_out]
         if any(i not in lines for i in order):  # the input has grown, and another shard is not through with it
             return
         write_lines(self.path / METADATA, lines, order)
@@ -223,7 +231,7 @@ def clear(path: Path) -> None:
     records = [file for file in (*parts(path), path / METADATA) if file.exists()]
     if records and not (path / RUN).exists():  # where there are none, a kill may have come between the old and the new
         raise UsageError(f"{path}: --overwrite only clears folders that realign made (no {RUN} here); choose another")
-    for record_id in _ids(records) | _begun(path):
+    for record_id in _ids(records) | _begun(path).keys():
         _remove_files(path, record_id)
     atomic.remove_leftovers(path)
     for file in (sheet_path(path), *_begun_files(path), *records, path / RUN):  # the last says whose folder it is
@@ -242,9 +250,12 @@ def _ids(files: Iterable[Path]) -> set[str]:
     return ids
 
 
-def _begun(path: Path) -> set[str]:
-    """The ids of records whose files were being written; a line that a kill tore comes before any of them."""
-    return {line for file in _begun_files(path) for line in file.read_text().split("\n")[:-1]}
+def _begun(path: Path) -> dict[str, str]:
+    """The ids of records whose files were being written, with those of their prompts; a line that a kill tore comes
+    before any of them.
+    """
+    lines = (line.split() for file in _begun_files(path) for line in file.read_text().split("\n")[:-1])
+    return {words[0]: words[-1] for words in lines if words}
 
 
 def _begun_files(path: Path) -> list[Path]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -41,6 +41,7 @@ def run_map(
     retry: bool = False,
     read_ahead: bool = False,
     final: bool = True,
+    left_out: Set[str] = frozenset(),
     total: int | None = None,
     quiet: bool = False,
     echo: bool = True,
@@ -53,7 +54,8 @@ def run_map(
     records in `out` that would be reported are computed again. While the stages work on a batch, threads write the one
     before, unless it goes into a pipe at once; with `read_ahead` they read the images of the next, which is not for
     input from a pipe, where the next may be long in coming. Finished records in `out` that are not in the input go if
-    the input is `final`; a pipe is not, for it may have lost some on the way.
+    the input is `final`; a pipe is not, for it may have lost some on the way, and then only those go that were
+    `left_out` of it, once it is read.
 
     Raises:
         UsageError: a record lacks a key that its stage needs, or `out` holds another record under the same id; or the
@@ -90,8 +92,8 @@ def run_map(
         if finished:
             finished.result()
     if out:
-        summary.dropped = len(out.kept.keys() - set(ids)) if final else 0
-        summary.complete = out.complete(ids, final=final)
+        summary.dropped = len(out.kept.keys() - set(ids) if final else out.kept.keys() & left_out)
+        summary.complete = out.complete(ids, final=final, left_out=left_out)
     if pipe:
         pipe.end()
     summary.seconds = time.monotonic() - began
@@ -196,7 +198,7 @@ def _finish(
 ) -> list[Record]:
     """The records of a batch; what they did not have before is kept in `out`."""
     if out and job.work:
-        out.begin(job.work)
+        out.begin(work.record for work in job.work.values())
     stored = {i: pool.submit(_store, work, out, stages[-1].name) for i, work in job.work.items()}
     records = []
     for entry in job.batch:
@@ -209,6 +211,8 @@ def _finish(
         reported = _reported(record, entry.record, stages)
         summary.failed += bool(reported)
         summary.failures += [f"{entry.place}: {f.stage}: {f.message}" for f in reported]
+        summary.passes += record.cost.passes if record.cost else 0
+        summary.steps += (record.cost.steps or 0) if record.cost else 0
     summary.records += len(job.batch)
     summary.kept += len(job.done)
     if out:
@@ -233,7 +237,7 @@ def _kept(batch: Sequence[Entry], out: RunFolder | None, retried: Sequence[Stage
         if record is None or _lacks_image(record, entry, out) or (retried and _reported(record, entry.record, retried)):
             continue
         now, then = entry.record.model_dump(exclude_unset=True), record.model_dump()
-        given = [key for key in now if key not in ("file_name", "failures")]
+        given = [key for key in now if key not in ("file_name", "failures", "cost")]
         differing = [key for key in given if not _extends(then.get(key), now[key])]
         if differing:
             raise UsageError(
@@ -312,7 +316,7 @@ def _owned(entries: Iterable[Entry], shard: Shard, ids: list[str]) -> Iterator[E
     """The entries of a shard; `ids` gets those of all."""
     for entry in entries:
         ids.append(entry.record.id)
-        if shard.owns(entry.record.id):
+        if shard.owns(entry.record.prompt_key):
             yield entry
 
 

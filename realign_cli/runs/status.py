@@ -88,7 +88,7 @@ def _of(folder: Path) -> Status | None:
     owned: Counter[int] = Counter()
     failed: Counter[int] = Counter()
     for record in records.values():
-        owner = Shard(1, count).owner(record.id)
+        owner = Shard(1, count).owner(record.prompt_key)
         owned[owner] += 1
         failed[owner] += record.failed
         found.failures.update((one.stage, one.kind, one.recovered) for one in record.failures)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from realign_cli.errors import RecordError
 from realign_cli.pictures import strip
-from realign_cli.records import Record, Refinement, noise_seed
+from realign_cli.records import Cost, Record, Refinement, noise_seed
 from realign_cli.roles import Models, Region, Request
 from realign_cli.settings import Regional, RegionControl
 from realign_cli.stages.base import Item, Outcome
@@ -66,7 +66,10 @@ class Refine:
             final = finals.get(i, images[i])
             kept = final if choice.kept == "final" else images[i]
             draw = partial(strip, item.record.text, images[i], plan, final, choice.kept)
-            outcomes.append(Outcome({"refine": choice}, image=kept, pictures={"strip": draw}))
+            changes: dict[str, Any] = {"refine": choice}
+            if i in finals and item.record.cost:  # else what was spent before is not known
+                changes["cost"] = item.record.cost + Cost(passes=1, steps=self._models.steps)
+            outcomes.append(Outcome(changes, image=kept, pictures={"strip": draw}))
         return outcomes
 
     def _plan(self, record: Record, image: Image) -> tuple[Region, ...] | RecordError:

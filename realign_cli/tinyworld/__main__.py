@@ -25,6 +25,8 @@ def render(
     seed: Annotated[int, typer.Option(min=0, help="Seed for all randomness.")] = 1,
 ) -> None:
     """Draw held-out scenes of two things with true captions, as reference images for the Fréchet distance."""
+    from itertools import islice
+
     from PIL import Image
 
     from realign_cli.files import atomic
@@ -32,15 +34,17 @@ def render(
     from realign_cli.runs.folder import RunFolder, image_name
     from realign_cli.tinyworld import scenes
 
-    stream = scenes.scenes(seed, held_out=True, count=2)
+    drawn = list(islice(scenes.scenes(seed, held_out=True, count=2), count))
     ids = [f"{number:06d}" for number in range(count)]
+    records = [
+        Record(file_name=image_name(i), text=scene.caption, id=i, seed=seed)
+        for i, scene in zip(ids, drawn, strict=True)
+    ]
     with RunFolder.open(out, {"command": "render", "n": count, "seed": seed}) as folder:
-        folder.begin(ids)
-        for record_id in ids:
-            scene = next(stream)
-            name = image_name(record_id)
-            atomic.write_png(out / name, Image.fromarray(scenes.render(scene)))
-            folder.add(Record(file_name=name, text=scene.caption, id=record_id, seed=seed))
+        folder.begin(records)
+        for record, scene in zip(records, drawn, strict=True):
+            atomic.write_png(out / record.file_name, Image.fromarray(scenes.render(scene)))
+            folder.add(record)
         folder.complete(ids)
 
 

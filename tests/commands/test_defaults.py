@@ -21,7 +21,7 @@ from realign_cli.tinyworld import scenes
 
 Run = Callable[..., CompletedProcess[str]]
 
-MAPS = ("caption-reward", "tag", "score", "segment", "refine --out {kind}")
+MAPS = ("caption-reward", "select", "tag", "score", "segment", "refine --out {kind}")
 EVAL, EXPORT = "eval --metrics oracle --device cpu --json", "export t2i-compbench --out {kind}"
 STATS = "eval stats --out {kind}.npz"
 STDINS = ("terminal", "device", "closed", "pipe")

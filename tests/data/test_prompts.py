@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from realign_cli.data.captions import read_captions
-from realign_cli.data.prompts import read_prompt_file, read_prompts
+from realign_cli.data.prompts import read_prompt_file, read_prompts, with_draws
 from realign_cli.errors import UsageError
 
 LINES = '{"prompt": "a red square", "id": "x1"}\n{"prompt": "a blue circle", "id": "x2"}\n'
@@ -113,3 +113,43 @@ def test_no_file(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"\xff")
     with pytest.raises(UsageError, match=r"a\.txt: not UTF-8 text"):
         list(read_prompts(tmp_path / "a.txt", 42))
+
+
+def drawn(folder: Path, text: str, count: int) -> list[tuple[str, str | None]]:
+    (folder / "p.jsonl").write_text(text)
+    made = with_draws(list(read_prompts(folder / "p.jsonl", 42)), count)
+    return [(entry.record.id, entry.record.prompt_id) for entry in made]
+
+
+def test_draws_stand_side_by_side_and_name_their_prompt(tmp_path: Path) -> None:
+    assert drawn(tmp_path, LINES, 1) == [("x1", None), ("x2", None)]
+    three = drawn(tmp_path, LINES, 3)
+    assert three == [(f"{i}{draw}", i) for i in ("x1", "x2") for draw in ("", "-1", "-2")]
+    assert [one for one in three if not one[0].endswith("-2")] == drawn(tmp_path, LINES, 2)
+
+
+def test_a_prompt_file_may_name_the_prompts_of_draws(tmp_path: Path) -> None:
+    """As a metadata.jsonl does, which thereby makes the same images again."""
+    text = '{"text": "a", "id": "x"}\n{"text": "a", "id": "x-2", "prompt_id": "x"}\n'
+    assert drawn(tmp_path, '{"text": "a", "id": "y", "prompt_id": 7}', 1) == [("y", "7")]
+    assert drawn(tmp_path, text, 1) == [("x", None), ("x-2", "x")]
+    assert drawn(tmp_path, text, 2) == [("x", "x"), ("x-1", "x"), ("x-2", "x"), ("x-2-1", "x")]
+
+
+@pytest.mark.parametrize(
+    ("ids", "complaint"),
+    [
+        (["b", "a-1", "a"], "p.jsonl:2: id 'a-1' is that of draw 1 of 'a' too; give the prompt another id"),
+        (["a", "a-3"], "p.jsonl:2: id 'a-3' is that of draw 3 of 'a' too; give the prompt another id"),
+        (["b" * 127], f"p.jsonl:1: id '{'b' * 127}' leaves no room for '-1'; give a shorter one"),
+        (["a", "a-4", "a-01", "a-b"], None),
+    ],
+)
+def test_ids_that_draws_would_have_are_refused(tmp_path: Path, ids: list[str], complaint: str | None) -> None:
+    text = "".join(json.dumps({"text": "a", "id": i}) + "\n" for i in ids)
+    if complaint is None:
+        assert len(drawn(tmp_path, text, 4)) == 16
+        return
+    with pytest.raises(UsageError) as error:
+        drawn(tmp_path, text, 4)
+    assert str(error.value) == f"{tmp_path}/{complaint}"

@@ -19,9 +19,9 @@ from realign_cli.data.records import (
     count_records,
     done_path,
     journal_path,
+    prompt_ids,
     read_any,
     read_records,
-    record_ids,
     shard_of,
 )
 from realign_cli.data.shards import WHOLE, Shard
@@ -67,16 +67,16 @@ class TestRecords:
             list(read_records(str(tmp_path)))
 
     def test_ids_before_reading(self, tmp_path: Path) -> None:
-        write(tmp_path, '{"id": "b"}\nno JSON\n[]\n{}\n{"id": "a"}\n')
-        assert record_ids(str(tmp_path)) == ["b", "a"]
-        assert record_ids("-") is None
+        write(tmp_path, '{"id": "b"}\nno JSON\n[]\n{}\n{"id": "a"}\n{"id": "a-1", "prompt_id": "a"}\n')
+        assert prompt_ids(str(tmp_path)) == ["b", "a", "a"]
+        assert prompt_ids("-") is None
 
     def test_an_imagefolder_without_ids(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         write(
             tmp_path, '{"file_name": "0.png", "text": "a"}\n{"file_name": "train/1.a.png", "text": "b"}\n' + line("x")
         )
         assert [entry.record.id for entry in read_records(str(tmp_path))] == ["0", "1.a", "x"]
-        assert record_ids(str(tmp_path)) == ["0", "1.a", "x"]
+        assert prompt_ids(str(tmp_path)) == ["0", "1.a", "x"]
         (said,) = caplog.messages
         assert said == f"{tmp_path / METADATA}: without 'id', the stem of 'file_name' is a record's id, such as '0'"
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from realign_cli.evaluation.compare import categories, compare, worst
+from realign_cli.evaluation.compare import by_prompt, categories, compare, worst
+from realign_cli.evaluation.evaluate import Scores
 from realign_cli.records import Record
 
 FINAL = {"1": {"clip": 0.4, "relation": 1.0}, "2": {"clip": 0.6, "relation": None}, "3": {"clip": 0.8, "relation": 0.0}}
@@ -20,6 +21,19 @@ def test_paired_by_id() -> None:
     assert clip.difference.low == pytest.approx(-0.1) and clip.difference.high == pytest.approx(0.3)
     assert clip.win_rate is not None and clip.win_rate.mean == 0.5  # one rose, one fell, one is half
     assert (relation.value.n, relation.value.mean, relation.baseline) == (2, 0.5, None)
+
+
+def test_images_of_a_prompt_count_as_their_mean() -> None:
+    records = [Record(id="7", text="a"), Record(id="8", text="b")]
+    draws = [*records, Record(id="7-1", text="a", prompt_id="7"), Record(id="7-2", text="a", prompt_id="7")]
+    scores: Scores = {"7": {"clip": 0.1, "relation": None}, "8": {"clip": 0.7, "relation": None}}
+    more: Scores = {"7-1": {"clip": 0.2, "relation": 1.0}, "7-2": {"clip": 0.6, "relation": 0.0}}
+    assert by_prompt(scores, records) == scores
+    together = by_prompt(scores | more, draws)
+    assert together == {"7": {"clip": pytest.approx(0.3), "relation": 0.5}, "8": scores["8"]}
+    clip, relation = compare(together, scores)
+    assert clip.difference is not None and clip.difference.mean == pytest.approx(0.1)
+    assert (clip.value.n, clip.difference.n, relation.value.n) == (2, 2, 1)  # prompts, not images
 
 
 def test_without_a_baseline() -> None:

@@ -19,6 +19,7 @@ pytestmark = pytest.mark.fault
 RUNS = {
     "generate": [("generate", "--prompts", "prompts.txt", "--out", "generated")],
     "caption-reward": [("caption-reward", "--in", "coarse", "--out", "captioned")],
+    "select": [("select", "--in", "draws", "--out", "best")],
     "tag": [("tag", "--in", "coarse", "--out", "tagged")],
     "score": [("score", "--in", "tagged", "--out", "scored")],
     "segment": [("segment", "--in", "scored", "--out", "segmented")],
@@ -31,7 +32,16 @@ RUNS = {
 @pytest.fixture(scope="module")
 def here(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where all runs take place: reports tell the paths of images."""
-    return shutil.copytree(world, tmp_path_factory.mktemp("killed"), dirs_exist_ok=True)
+    here = shutil.copytree(world, tmp_path_factory.mktemp("killed"), dirs_exist_ok=True)
+    shutil.copytree(here / "coarse", here / "draws")
+    lines = [json.loads(line) for line in (here / "draws" / "metadata.jsonl").read_text().splitlines()]
+    draws = [
+        {**line, "id": f"{line['id']}-{j}", "prompt_id": line["id"], "caption": {"text": "x", "reward": j / 2}}
+        for line in lines
+        for j in (1, 2)
+    ]
+    (here / "draws" / "metadata.jsonl").write_text("".join(json.dumps(draw) + "\n" for draw in draws))
+    return here
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from realign_cli import presets
-from realign_cli.data.records import METADATA, journal_path
+from realign_cli.data.records import METADATA, done_path, journal_path
 from realign_cli.data.shards import WHOLE, Shard
 from realign_cli.errors import RealignError, UsageError
 from realign_cli.files import atomic
@@ -271,7 +271,7 @@ def test_overwriting_goes_on_where_it_was_killed(tmp_path: Path, left: str) -> N
 
 def test_pictures_of_a_longer_id_are_not_taken_for_ones_own(tmp_path: Path) -> None:
     folder = filled(tmp_path)
-    folder.begin(["a-b"])
+    folder.begin([Record(id="a-b", text="a")])
     for record_id, kind in (("a", "strip"), ("a-b", "strip"), ("a-b", "mask-0"), ("a-b-c", "mask-0")):
         path = picture_path(tmp_path, record_id, kind)
         path.parent.mkdir(exist_ok=True)
@@ -279,6 +279,27 @@ def test_pictures_of_a_longer_id_are_not_taken_for_ones_own(tmp_path: Path) -> N
     folder.close()
     RunFolder(tmp_path, CONFIG).close()
     assert {path.name for path in (tmp_path / "pictures").iterdir()} == {"a-strip.png", "a-b-c-mask-0.png"}
+
+
+def test_draws_are_of_the_shard_of_their_prompt(tmp_path: Path) -> None:
+    """Also those that were begun only: no worker deletes the image that another one makes."""
+    records = [
+        Record(id=f"p{i}-{j}" if j else f"p{i}", text="a", prompt_id=f"p{i}") for i in range(8) for j in range(4)
+    ]
+    four, two = Shard.all(4), Shard.all(2)
+    for shard in four:
+        with RunFolder.open(tmp_path, CONFIG, shard=shard) as folder:
+            folder.begin(record for record in records if shard.owns(record.prompt_key))
+    for record in records:
+        (tmp_path / image_name(record.id)).touch()
+    with RunFolder.open(tmp_path, CONFIG, shard=two[0]) as folder:
+        others = {image_name(record.id) for record in records if two[1].owns(record.prompt_key)}
+        assert {path.name for path in tmp_path.glob("*.png")} == others
+        for record in (one for one in records if two[0].owns(one.prompt_key)):
+            folder.add(record)
+        assert not folder.complete([record.id for record in records])
+    done = [parse_line(line, "") for line in done_path(tmp_path, two[0]).read_text().splitlines()]
+    assert done == [record for record in records if two[0].owns(record.prompt_key)] and 0 < len(done) < len(records)
 
 
 def test_a_new_cut_leaves_nothing_of_the_old(tmp_path: Path) -> None:
@@ -291,7 +312,7 @@ def test_a_new_cut_leaves_nothing_of_the_old(tmp_path: Path) -> None:
         for i in own[:-1]:
             folder.add(Record(id=i, text=i))
         folder.flush()
-        folder.begin([own[-1]])
+        folder.begin([Record(id=own[-1], text="a")])
         (tmp_path / "pictures").mkdir(exist_ok=True)
         for path in (tmp_path / image_name(own[-1]), picture_path(tmp_path, own[-1], "mask-1")):
             atomic.temporary(path).touch()

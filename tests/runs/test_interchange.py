@@ -59,6 +59,12 @@ class TestImport:
         assert import_images(source, tmp_path / "prompts.txt", tmp_path / "out").failed == 0
         assert made(tmp_path / "out") == [(f"{i:06d}", f"number {i}", i) for i in range(8)]
 
+    def test_several_images_of_a_prompt(self, tmp_path: Path) -> None:
+        source = images(tmp_path / "theirs", "7.png", "7-1.png")
+        prompts = lines(tmp_path / "p.jsonl", {"text": "a", "id": "7"}, {"text": "a", "id": "7-1", "prompt_id": "7"})
+        assert import_images(source, prompts, tmp_path / "out").failed == 0
+        assert {entry.record.prompt_key for entry in read_records(str(tmp_path / "out"))} == {"7"}
+
     @pytest.mark.parametrize("key", ["id", "file_name"])
     def test_by_name(self, tmp_path: Path, key: str) -> None:
         source = images(tmp_path / "theirs", "x.png", "y.png")

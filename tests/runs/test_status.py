@@ -52,6 +52,16 @@ def test_shards_on_their_way(tmp_path: Path) -> None:
     assert status(tmp_path)[0].complete
 
 
+def test_draws_count_for_the_shard_of_their_prompt(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path, {"command": "tag"}, shard=ONE, sizes=ONE.sizes([i for i in IDS for _ in range(3)]))
+    with held(tmp_path, ONE):
+        for i in OWN[ONE]:
+            for j in range(3):
+                folder.add(Record(id=f"{i}-{j}", text="a", prompt_id=i))
+        folder.flush()
+        assert counts(tmp_path) == [("1/2", 3 * len(OWN[ONE]), 0, 0), ("2/2", 0, 0, 3 * len(OWN[TWO]))]
+
+
 def test_one_worker_that_was_killed(tmp_path: Path) -> None:
     begin(tmp_path, WHOLE, IDS[:3])
     assert counts(tmp_path) == [("1/1", 3, 0, 7)]

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from realign_cli.errors import RecordError
-from realign_cli.records import Mask, Object, Record, noise_seed
+from realign_cli.records import Cost, Mask, Object, Record, noise_seed
 from realign_cli.roles import Request
 from realign_cli.settings import Modulation, Regional, RegionControl
 from realign_cli.stages.base import Item, Outcome
@@ -37,6 +37,7 @@ class Painter:
     def __init__(self) -> None:
         self.requests: list[Request] = []
 
+    steps = 5
     generator = captioner = text_encoder = property(lambda self: self)
 
     def generate(self, requests: Sequence[Request], control: RegionControl | None = None) -> list[Image.Image]:
@@ -101,6 +102,18 @@ def test_a_bad_mask_fails_its_record_alone() -> None:
     outcomes, _ = refine("best", item("8", bad), item("8", CUP))
     assert isinstance(outcomes[0], RecordError) and outcomes[0].kind == "bad_mask"
     assert kept(outcomes[1]) == ("final", 9)
+
+
+def test_what_is_drawn_is_added_to_the_cost() -> None:
+    """Also where the coarse image is kept; nothing, where nothing was drawn or nobody knows what was spent before."""
+    spent = Cost(passes=4, steps=20)
+
+    def known(one: Item) -> Item:
+        return Item(one.record.with_(cost=spent), one.image)
+
+    outcomes, _ = refine("best", known(item("8", CUP)), known(item("2", CUP)), known(item("5")), item("8", CUP))
+    costs = [outcome.changes.get("cost") for outcome in outcomes]  # type: ignore[union-attr]
+    assert costs == [Cost(passes=5, steps=25)] * 2 + [None] * 2
 
 
 class Overflowing(Painter):
