@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 # Distinguishable with most colour vision deficiencies (Okabe and Ito).
 _PALETTE = ((0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (213, 94, 0), (86, 180, 233))
+_KEPT = _PALETTE[2]
 _TILE = 192
 _LINE = 18
 _SEEN = 400  # characters; Pillow measures all of a text before it draws any
@@ -53,14 +55,43 @@ def strip(prompt: str, coarse: Image.Image, regions: Sequence[Region], final: Im
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=13)
     _paste(canvas, tiles)
     chosen = 0 if kept == "coarse" else 2 * (_TILE + 4)
-    draw.rectangle((chosen, 0, chosen + _TILE - 1, _TILE - 1), outline=(0, 158, 115), width=3)
+    draw.rectangle((chosen, 0, chosen + _TILE - 1, _TILE - 1), outline=_KEPT, width=3)
     draw.text((2, _TILE + 2), f"{_line(prompt)}   (kept: {kept})", fill="black", font=font)
     for i, region in enumerate(regions):
         y = _TILE + 2 + (i + 1) * _LINE
         draw.rectangle((4, y + 3, 14, y + 13), fill=_PALETTE[i % len(_PALETTE)])
-        draw.text((20, y), f"{_line(region.phrase)}   likelihood {region.likelihood:g}", fill="black", font=font)
+        draw.text(
+            (20, y),
+            f"{_line(region.phrase) or 'nothing here'}   likelihood {region.likelihood:g}",
+            fill="black",
+            font=font,
+        )
     if not regions:
         draw.text((2, _TILE + 2 + _LINE), "nothing found to refine by", fill=(120, 120, 120), font=font)
+    return canvas
+
+
+@dataclass(frozen=True)
+class Tile:
+    """An image of a row, with a line of text, and whether it is the one that was kept."""
+
+    image: Image.Image
+    title: str
+    kept: bool
+
+
+def row(prompt: str, shown: Sequence[Tile], places: int) -> Image.Image:
+    """Images side by side, with room for `places` of them; under them the prompt and the line of each."""
+    canvas = Image.new("RGB", (places * (_TILE + 4), _TILE + (places + 1) * _LINE + 6), "white")
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=13)
+    _paste(canvas, [tile.image for tile in shown])
+    draw.text((2, _TILE + 2), _line(prompt), fill="black", font=font)
+    for i, tile in enumerate(shown):
+        if tile.kept:
+            left = i * (_TILE + 4)
+            draw.rectangle((left, 0, left + _TILE - 1, _TILE - 1), outline=_KEPT, width=3)
+        text = f"{i + 1}  {_line(tile.title)}"
+        draw.text((2, _TILE + 2 + (i + 1) * _LINE), text, fill=_KEPT if tile.kept else (90, 90, 90), font=font)
     return canvas
 
 

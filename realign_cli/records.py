@@ -76,6 +76,28 @@ class Refinement(_Part):
     final: Caption | None = None
 
 
+class Try(_Part):
+    """One image that was tried for a prompt, by its text alone ("draw") or by objects that were found in the last such.
+
+    "mend" is from the noise of that draw, "redraw" from another. Without a caption the generator made no image.
+    """
+
+    how: Literal["draw", "mend", "redraw"]
+    caption: Caption | None = None
+    objects: list[Object] | None = None
+
+
+class Tries(_Part):
+    """All images that were tried for a prompt in the order of their making, which was kept, and why no more were made.
+
+    `kept` counts from 0. "good": the caption reward reached what is good enough; "exhausted": there were no more tries.
+    """
+
+    made: list[Try]
+    kept: int
+    stop: Literal["good", "exhausted"]
+
+
 class Cost(_Part):
     """What was spent on the record's image: images that the generator drew for it, and their denoising steps.
 
@@ -136,6 +158,7 @@ class Record(_Part):
     objects: list[Object] | None = None
     scorer: str | None = None  # who named the objects: a language model, or "rules"
     refine: Refinement | None = None
+    tries: Tries | None = None
     select: Selection | None = None
     cost: Cost | None = None
     failures: list[Failure] = Field(default_factory=list)

@@ -89,6 +89,17 @@ class Models(roles.Models):
         return self._checked(Regional, "regional")
 
     @cached_property
+    def loop(self) -> settings.Loop:
+        """Section `loop` of the preset.
+
+        Raises:
+            UsageError: a key is missing, unknown, of another type or out of range.
+        """
+        from realign_cli.settings import Loop
+
+        return self._checked(Loop, "loop")
+
+    @cached_property
     def training(self) -> settings.Training:
         """Section `train` of the preset.
 

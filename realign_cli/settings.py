@@ -49,6 +49,21 @@ class Refining:
     method: RefineMethod
 
 
+@checked(frozen=True, config=ConfigDict(strict=True, extra="forbid", allow_inf_nan=False))
+class Loop:
+    """How `realign run` spends the passes of the generator, section `loop` of a preset.
+
+    A prompt gets another image until a caption earns `good_enough` or it has had `tries`; the best one is kept. With 0
+    tries there is no loop: every image is refined once, as in the paper.
+    """
+
+    tries: Annotated[
+        int, Field(ge=0)
+    ]  # at most, the first image included; 0: every image is refined once, as in the paper
+    good_enough: float  # the caption reward (Eq. 4) at which no more are tried
+    mend: bool  # use what is found in a drawn image; else every try is a new draw
+
+
 Estimator = Literal["reinforce", "likelihood", "weighted"]
 Combine = Literal["sum", "alternate"]
 Precision = Literal["no", "fp16", "bf16"]

@@ -17,36 +17,34 @@ if TYPE_CHECKING:
     from realign_cli.stages.base import Stage
     from realign_cli.stages.refine import Keep
 
+_WINDOW = 4  # batches of prompts whose tries are made together
+
 
 def coarse_to_final(
-    options: RunOptions,
-    out: Path,
-    models: Models,
-    prompts: Sequence[Entry],
-    *,
-    seed: int,
-    keep: Keep,
-    captions: bool = False,
+    options: RunOptions, out: Path, models: Models, prompts: Sequence[Entry], *, seed: int, keep: Keep
 ) -> int:
-    """Fill `out`/coarse and `out`/final as generate and refine do, or the shard of them that the options name.
+    """Fill `out`/coarse and `out`/final, or the shard of them that the options name.
 
-    `prompts` were read with this `seed`. With `captions` the coarse images are captioned too. Returns how many records
-    of the final folder failed; coarse records that failed are among them, for they pass through.
+    The coarse images are those of generate. The final ones are those of the preset's loop, or without one those of
+    refine. `prompts` were read with this `seed`. Returns how many records of the final folder failed; coarse records
+    that failed are among them, for they pass through.
     """
     from realign_cli.commands._input import Input
     from realign_cli.data.records import METADATA, Entry
     from realign_cli.runs.journal import kept_records
-    from realign_cli.stages.caption_reward import CaptionReward
     from realign_cli.stages.generate import Generate
     from realign_cli.stages.refine import Refine
     from realign_cli.stages.score import Score
     from realign_cli.stages.segment import Segment
     from realign_cli.stages.tag import Tag
+    from realign_cli.stages.tries import KeepTrying
 
     for section in Generate.uses:  # what is wrong with a preset is told before a folder is made,
         models.preset.section(section)
-    described: list[Stage] = [CaptionReward(models)] if captions else []
-    refine = Refine(models, models.region_control, keep)  # with its numbers
+    loop = models.loop
+    stages: list[Stage] = [Tag(models), Score(models), Segment(models), Refine(models, models.region_control, keep)]
+    if loop.tries:
+        stages = [KeepTrying(models, models.region_control, loop)]
     coarse, final = out / COARSE, out / FINAL
     final.mkdir(parents=True, exist_ok=True)  # empty, it tells 'realign status' that more is to come
     _map.process(replace(options, out=coarse), models, [Generate(models)], Input.of(prompts), {"seed": seed})
@@ -56,5 +54,7 @@ def coarse_to_final(
         Entry(made.get(entry.record.id, entry.record), f"{coarse / METADATA}:{number}", coarse)
         for number, entry in enumerate(prompts, 1)
     ]
-    stages: list[Stage] = [*described, Tag(models), Score(models), Segment(models), refine]
-    return _map.process(replace(options, out=final), models, stages, Input.of(entries), {"keep": keep})
+    if loop.tries:  # of a larger batch more are open after some rounds, so that the models' own batches stay full
+        options = replace(options, batch_size=_WINDOW * (options.batch_size or models.preset.batch_size))
+    settings = {} if loop.tries else {"keep": keep}
+    return _map.process(replace(options, out=final), models, stages, Input.of(entries), settings)

@@ -12,7 +12,7 @@ from realign_cli.commands.eval import eval_
 from realign_cli.commands.generate import SEED_HELP
 from realign_cli.commands.options import COARSE, FINAL, RunOptions, TinyOptions
 
-_PROMPTS = 16
+_PROMPTS, _TRIES = 16, 4
 
 
 def demo(
@@ -28,8 +28,9 @@ def demo(
 ) -> None:
     """See the whole method work on this computer: embedded models, no GPU, no download.
 
-    Coarse images are generated, captioned, tagged, scored, segmented and refined, and coarse is compared with final.
-    Open final/pictures/contact_sheet.png in the folder that comes out.
+    An image is drawn of each prompt and captioned. Where the caption does not say what the prompt says, objects are
+    found, and the image is mended or drawn again, four images at most; the best is kept. The first images are compared
+    with the final ones. Open final/pictures/contact_sheet.png in the folder that comes out: a row for each prompt.
 
     Examples:
 
@@ -44,7 +45,7 @@ def demo(
     from realign_cli.runs.lock import held
     from realign_cli.tinyworld.scenes import held_out_prompts
 
-    models = _map.load(options)
+    models = _map.load(options, changes={"loop": {"tries": _TRIES}})
     if prompts is None:
         prompts = out / "prompts.txt"
         if not prompts.exists():
@@ -54,7 +55,7 @@ def demo(
     if options.as_json:
         run = replace(run, quiet=True, as_json=False)
     entries = list(read_prompts(prompts, seed))
-    failed = coarse_to_final(run, out, models, entries, seed=seed, keep="best", captions=True)
+    failed = coarse_to_final(run, out, models, entries, seed=seed, keep="best")
     eval_(options, source=str(out / FINAL), baseline=out / COARSE, out=out / "eval")
     if not options.quiet and not options.as_json:
         console.print(plain(f"open {sheet_path(out / FINAL)}"), soft_wrap=True)

@@ -28,7 +28,19 @@ def run(
     prompts: Annotated[Path, typer.Option(metavar="FILE", help="A .txt, .jsonl or COCO .json file of prompts.")],
     seed: Annotated[int, typer.Option(help=SEED_HELP)] = 42,
     model: ModelOption = None,
-    keep: Annotated[Keep, typer.Option(help=KEEP_HELP)] = "final",
+    keep: Annotated[Keep, typer.Option(help=f"Without tries: {KEEP_HELP[0].lower()}{KEEP_HELP[1:]}")] = "final",
+    tries: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Most images to make of a prompt; 0 refines every image once. By default the preset's."
+        ),
+    ] = None,
+    good_enough: Annotated[
+        float | None,
+        typer.Option(
+            metavar="REWARD", help="Caption reward at which a prompt gets no more tries. By default the preset's."
+        ),
+    ] = None,
     evaluate: Annotated[bool, typer.Option("--eval", help="Compare coarse and final images at the end.")] = False,
     workers: Annotated[
         int, typer.Option(min=1, help="Number of shards worked on at once.", rich_help_panel=_WORKERS)
@@ -50,8 +62,11 @@ def run(
 ) -> None:
     """Make coarse and final images of prompts in one command, with as many workers as wanted.
 
-    The same as generate and refine: the folders coarse/ and final/ in --out, whatever the number of workers. A worker
-    that dies is started again and goes on; the same command continues what was interrupted, with any number of workers.
+    With --tries, further images of a prompt are made until the caption of one earns --good-enough: by mending what is
+    found in the last, or by drawing again; the best is kept. Without tries it is the same as generate and refine.
+
+    The folders coarse/ and final/ in --out are the same whatever the number of workers. A worker that dies is started
+    again and goes on; the same command continues what was interrupted, with any number of workers.
     Each local worker loads its own models. With --engine ray each worker has an actor per model, which restarts and
     tries again where it dies, with an equal share of the cluster's GPUs. With --shard it is one worker of many, as in
     an array of jobs: docs/fleet.md.
@@ -59,6 +74,8 @@ def run(
     Examples:
 
     realign run --prompts prompts.txt --out out/ --workers 2 --eval
+
+    realign run --prompts prompts.txt --out out/ --tries 4 --good-enough 0.95
 
     realign run --prompts prompts.txt --out out/ --shard 3/16
 
@@ -81,7 +98,9 @@ def run(
         raise UsageError("--shard makes this one worker of many: --workers, --engine and --eval do not go with it")
     if address and engine != "ray":
         raise UsageError("--address names a Ray cluster: give --engine ray too")
-    models = _map.load(options, model=model)
+    given = {"tries": tries, "good_enough": good_enough}
+    loop = {key: value for key, value in given.items() if value is not None}
+    models = _map.load(options, model=model, changes={"loop": loop} if loop else None)
     silent = replace(options, quiet=True, as_json=False)
     entries = list(read_prompts(prompts, seed))
 
@@ -97,8 +116,8 @@ def run(
             makes = [partial(make, own) for own in each]
             team = ray.workers(makes, models.preset, options.device, address, models_on_gpu())
         else:
-            given = {"prompts": prompts, "seed": seed, "model": model, "keep": keep}
-            team = local.workers([["run", *arguments(run, own, **given)] for own in each], folders)
+            rest = {"prompts": prompts, "seed": seed, "model": model, "keep": keep, **given}
+            team = local.workers([["run", *arguments(run, own, **rest)] for own in each], folders)
         with team as works:
             quiet = options.quiet or options.as_json
             codes = supervise(works, folders, len(entries), overwrite=options.overwrite, quiet=quiet)

@@ -53,3 +53,23 @@ class Stage(Protocol):
         ...
 
     def __call__(self, items: Sequence[Item]) -> list[Outcome | RecordError]: ...
+
+
+def through(stages: Sequence[Stage], items: Sequence[Item]) -> list[tuple[Record, RecordError | None]]:
+    """The record of each item after all stages, in memory, and what went wrong, if only in the way that was asked for.
+
+    A record goes no further than to the stage that could not do its part.
+    """
+    records = [item.record for item in items]
+    errors: list[RecordError | None] = [None] * len(items)
+    going = list(range(len(items)))
+    for stage in stages:
+        outcomes = stage([Item(records[i], items[i].image) for i in going]) if going else []
+        for i, outcome in zip(list(going), outcomes, strict=True):
+            if isinstance(outcome, RecordError):
+                errors[i] = outcome
+                going.remove(i)
+            else:
+                records[i] = records[i].with_(**outcome.changes)
+                errors[i] = outcome.recovered or errors[i]
+    return list(zip(records, errors, strict=True))

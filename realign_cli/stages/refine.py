@@ -18,7 +18,10 @@ from realign_cli.stages.caption_reward import CaptionReward, captions
 from realign_cli.stages.run_lengths import decode
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from PIL.Image import Image
+
+    from realign_cli.records import Box
 
 Keep = Literal["best", "final"]
 _OF_ONE = ("a", "an", "one")  # how a phrase begins that speaks of one thing
@@ -74,7 +77,7 @@ class Refine:
 
     def _plan(self, record: Record, image: Image) -> tuple[Region, ...] | RecordError:
         try:
-            return _one_of_each(record, image) if isinstance(self._control, Regional) else _regions(record, image)
+            return regions(record, image, self._control)
         except RecordError as error:
             return error
 
@@ -102,37 +105,31 @@ class Refine:
         }
 
 
-def _regions(record: Record, image: Image) -> tuple[Region, ...]:
+def regions(record: Record, image: Image, control: RegionControl) -> tuple[Region, ...]:
     """The objects of a record that may appear (Eq. 6), have words in the prompt, and were found.
 
-    Raises:
-        RecordError: a mask is not of this image.
-    """
-    return tuple(
-        Region(one.phrase, one.likelihood, decode(one.mask, image))
-        for one in record.objects or []
-        if one.likelihood > 0 and one.phrase and one.mask
-    )
-
-
-def _one_of_each(record: Record, image: Image) -> tuple[Region, ...]:
-    """As `_regions`, but a phrase of one thing has one place, that of the best box; in its other places nothing is.
+    With regions of their own text, a phrase of one thing has one place, that of the best box; in its other places
+    nothing is to be.
 
     Raises:
         RecordError: a mask is not of this image.
     """
-    regions = []
-    for one in record.objects or []:
-        if not (one.likelihood > 0 and one.phrase and one.mask and one.boxes):
-            continue
+    wanted = [one for one in record.objects or [] if one.likelihood > 0 and one.phrase and one.mask]
+    found = []
+    for one in wanted:
+        assert one.mask
         mask = decode(one.mask, image)
-        place, other = mask, np.zeros_like(mask)
-        if len(one.boxes) > 1 and one.phrase.lower().split()[0] in _OF_ONE:
-            x0, y0, x1, y1 = one.boxes[0]
-            place = np.zeros_like(mask)
-            rows = slice(max(0, y0 - _MARGIN), y1 + _MARGIN)
-            columns = slice(max(0, x0 - _MARGIN), x1 + _MARGIN)
-            place[rows, columns] = mask[rows, columns]
-            other = mask & ~place
-        regions += [Region(one.phrase, one.likelihood, place), Region("", one.likelihood, other)]
-    return tuple(region for region in regions if region.mask.any())
+        found.append(Region(one.phrase, one.likelihood, mask))
+        boxes = one.boxes or []
+        if isinstance(control, Regional) and len(boxes) > 1 and one.phrase.lower().split()[0] in _OF_ONE:
+            place = mask & _inside(boxes[0], mask.shape)
+            found[-1:] = [Region(one.phrase, one.likelihood, place), Region("", one.likelihood, mask & ~place)]
+    return tuple(region for region in found if region.mask.any())
+
+
+def _inside(box: Box, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """The pixels in a box and just around it, bool (H, W)."""
+    x0, y0, x1, y1 = box
+    inside = np.zeros(shape, bool)
+    inside[max(0, y0 - _MARGIN) : y1 + _MARGIN, max(0, x0 - _MARGIN) : x1 + _MARGIN] = True
+    return inside
