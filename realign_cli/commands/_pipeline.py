@@ -41,8 +41,8 @@ def coarse_to_final(
 
     for section in Generate.uses:  # what is wrong with a preset is told before a folder is made,
         models.preset.section(section)
-    loop = models.loop
     stages: list[Stage] = [Tag(models), Score(models), Segment(models), Refine(models, models.region_control, keep)]
+    loop = models.loop
     if loop.tries:
         stages = [KeepTrying(models, models.region_control, loop)]
     coarse, final = out / COARSE, out / FINAL

@@ -22,6 +22,8 @@ def status(
 ) -> None:
     """Tell how many records are done, failed and left, per stage and shard, and who is at work on them.
 
+    Of the records of a loop it tells how many are good, and how many have exhausted their tries.
+
     Loads no model and changes nothing, so it can be asked at any time and from any computer that sees the folder. Exit
     codes: 0 all done, 3 all done but some records failed (--retry-failed tries them again), 4 not all done.
 
@@ -51,6 +53,7 @@ def show(runs: list[Status], screen: Console, *, as_json: bool = False) -> None:
     if as_json:
         write_json([_as_dict(run) for run in runs])
         return
+    tried = any(part.good is not None for run in runs for part in run.parts)
     rows = [
         (
             run.command,
@@ -58,12 +61,14 @@ def show(runs: list[Status], screen: Console, *, as_json: bool = False) -> None:
             str(part.done),
             str(part.failed),
             "?" if part.left is None else str(part.left),
+            *(("" if part.good is None else f"{part.good}", f"{part.exhausted or ''}") if tried else ()),
             str(part.holder or ("" if run.complete else "nobody")),
         )
         for run in runs
         for part in run.parts
     ]
-    screen.print(table(("stage", "shard", "done", "failed", "left", "at work"), rows), soft_wrap=True)
+    ends = ("good", "exhausted") if tried else ()
+    screen.print(table(("stage", "shard", "done", "failed", "left", *ends, "at work"), rows), soft_wrap=True)
     for run in runs:
         for (stage, kind, recovered), count in run.failures.most_common():
             screen.print(
@@ -78,6 +83,7 @@ def _as_dict(run: Status) -> dict[str, Any]:
             "done": part.done,
             "failed": part.failed,
             "left": part.left,
+            **({} if part.good is None else {"good": part.good, "exhausted": part.exhausted}),
             "at_work": asdict(part.holder) if part.holder else None,
         }
         for part in run.parts

@@ -17,13 +17,18 @@ from realign_cli.runs.journal import kept_records
 
 @dataclass(frozen=True)
 class Part:
-    """One shard: how many records are `done`, `failed` and `left`, None where nobody knew beforehand how many come."""
+    """One shard: how many records are `done`, `failed` and `left`, None where nobody knew beforehand how many come.
+
+    Of those of a loop that are done, `good` earned enough, and `exhausted` had all their tries; else both are None.
+    """
 
     shard: Shard
     done: int
     failed: int
     left: int | None
     holder: lock.Holder | None
+    good: int | None = None
+    exhausted: int | None = None
 
 
 @dataclass(frozen=True)
@@ -87,16 +92,20 @@ def _of(folder: Path) -> Status | None:
     found = Status(folder, command, complete=(folder / METADATA).exists() and not waiting)
     owned: Counter[int] = Counter()
     failed: Counter[int] = Counter()
+    stops: Counter[tuple[int, str]] = Counter()
     for record in records.values():
         owner = Shard(1, count).owner(record.prompt_key)
         owned[owner] += 1
         failed[owner] += record.failed
+        if record.tries:
+            stops[owner, record.tries.stop] += 1
         found.failures.update((one.stage, one.kind, one.recovered) for one in record.failures)
     for index, size in enumerate(sizes, 1):
         shard = Shard(index, count)
         left = 0 if found.complete else None if size is None else max(0, size - owned[index])
         done = owned[index] - failed[index]
-        found.parts.append(Part(shard, done, failed[index], left, holders.get(shard)))
+        ends = (stops[index, "good"], stops[index, "exhausted"]) if stops else (None, None)
+        found.parts.append(Part(shard, done, failed[index], left, holders.get(shard), *ends))
     return found
 
 

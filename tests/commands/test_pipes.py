@@ -171,7 +171,7 @@ def test_a_reader_that_leaves_early_is_no_error(shell: Run, coarse: Path, reader
 
 def test_demo_goes_on_past_a_record_that_fails(realign: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([os.environ["PYTHONPATH"], str(tmp_path)]))
-    (tmp_path / "mine.txt").write_text("a red circle and a blue square\na blue ring\n")
+    (tmp_path / "mine.txt").write_text("a red circle and a blue square\na blue ring and a red ring and a red circle\n")
     (tmp_path / "moody.py").write_text(
         "from dataclasses import replace\n"
         "from realign_cli.errors import RecordError\n"
@@ -187,10 +187,10 @@ def test_demo_goes_on_past_a_record_that_fails(realign: Run, tmp_path: Path, mon
     (tmp_path / "moody.toml").write_text(preset)
     done = realign("demo", "--prompts", "mine.txt", "--out", "demo", "--preset", "moody.toml", cwd=tmp_path)
     assert done.returncode == 3
-    assert "metadata.jsonl:2: score: no rings" in done.stderr
+    assert "metadata.jsonl:2: tries: no rings" in done.stderr
     assert "all_correct" in done.stdout
     good, bad = records((tmp_path / "demo" / "final" / "metadata.jsonl").read_text())
-    assert "refine" in good and "failures" not in good
+    assert "tries" in good and "failures" not in good
     assert [failure["kind"] for failure in bad["failures"]] == ["refusal"]  # type: ignore[attr-defined]
 
 
@@ -199,7 +199,8 @@ def test_demo_shows_the_whole_method(realign: Run, tmp_path: Path) -> None:
     done = succeed(realign("demo", "-q", "--prompts", "mine.txt", "--out", "demo", cwd=tmp_path))
     assert done.stderr == ""
     (record,) = records((tmp_path / "demo" / "final" / "metadata.jsonl").read_text())
-    assert {"caption", "tags", "objects", "refine"} <= record.keys()
+    assert {"caption", "tries", "cost"} <= record.keys()
+    assert record["cost"] == {"passes": len(record["tries"]["made"]), "steps": 20 * len(record["tries"]["made"])}
     assert Image.open(tmp_path / "demo" / "final" / "pictures" / "contact_sheet.png").width > 500
     report = json.loads((tmp_path / "demo" / "eval" / "metrics.json").read_text())
     rows = {row["metric"]: row for row in report["metrics"]}

@@ -24,6 +24,7 @@ RUNS = {
     "score": [("score", "--in", "tagged", "--out", "scored")],
     "segment": [("segment", "--in", "scored", "--out", "segmented")],
     "refine": [("refine", "--in", "segmented", "--out", "final")],
+    "loop": [("run", "--prompts", "prompts.txt", "--out", "looped", "--tries", "3")],
     "pipe": [("tag", "--in", "coarse"), ("score",), ("segment",), ("refine", "--out", "piped")],
     "eval": [("eval", "--in", "final", "--baseline", "coarse", "--out", "measured", "--cache", "cache")],
 }
