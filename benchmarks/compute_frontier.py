@@ -1,13 +1,13 @@
-"""What images get for the passes of the generator that they cost: plain draws, best of N, draw-and-verify, and the loop.
+"""What images get for the passes of the generator that they cost: draws, best of N, draw-and-verify, and the loop.
 
     python benchmarks/compute_frontier.py try draws --seed 42 --tries 8      (and: regional, modulation; --model DIR)
     python benchmarks/compute_frontier.py table runs/frontier
 
-`try` makes the tries of every held-out prompt of the embedded world, judges each by the oracle, which chooses none, and
+`try` makes the tries of 520 held-out prompts of the embedded world, judges each by the oracle, which chooses none, and
 appends a line per prompt to runs/frontier/NAME.jsonl; killed, it goes on. `draws` always makes all of its images, the
-loops stop at --good-enough, as `realign run` does. From these lines `table` computes every budget: the first try alone,
-the best of the first N by the caption reward, draw-and-verify and the loops with at most N tries. A loop of N tries is the
-beginning of one of more.
+loops stop at a reward of 0.95, as `realign run` does. From these lines `table` computes every budget: the first try
+alone, the best of the first N by the caption reward, draw-and-verify and the loops with at most N tries. A loop of N
+tries is the beginning of one of more.
 
 Intervals are of the paired difference to plain, or to draw-and-verify at the same number of tries: 95 %, bootstrap over
 prompts.
@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-GOOD, BATCH = 0.95, 32
+COUNT, GOOD, BATCH = 520, 0.95, 32
 FOLDER = Path("runs/frontier")
 Line = dict[str, Any]
 
@@ -60,7 +60,7 @@ def make(name: str, out: Path, seed: int, tries: int, model: Path | None) -> Non
     good = GOOD if name != "draws" else 2.0  # which no caption earns
     stage = KeepTrying(models, models.region_control, Loop(tries=tries, good_enough=good, mend=name != "draws"))
     done = {json.loads(line)["id"] for line in out.read_text().splitlines()} if out.exists() else set()
-    records = [Record(id=f"{i:06d}", text=text, seed=seed) for i, text in enumerate(held_out_prompts())]
+    records = [Record(id=f"{i:06d}", text=text, seed=seed) for i, text in enumerate(held_out_prompts()[:COUNT])]
     left = [record for record in records if record.id not in done]
     out.parent.mkdir(parents=True, exist_ok=True)
     for start in range(0, len(left), BATCH):
