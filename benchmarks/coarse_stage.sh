@@ -34,7 +34,7 @@ along() { # NAME SEED STEPS [OPTION ...]: the same model after fewer steps
     judge "$1-$2-at-$3"
 }
 fine() { # NAME [OPTION ...]
-    realign refine --in "$dir/$1" --out "$dir/$1-fine" --keep best -q "${@:2}" > /dev/null
+    realign refine --set refine.method=modulation --in "$dir/$1" --out "$dir/$1-fine" --keep best -q "${@:2}" > /dev/null
     judge "$1-fine"
 }
 # The same time for the estimators that send a gradient through captioner and autoencoder, which cost more per step.

@@ -71,7 +71,7 @@ def make(name: str, out: Path, seed: int, tries: int, model: Path | None) -> Non
         with out.open("a") as file:
             for record, outcome in zip(batch, outcomes, strict=True):
                 images, made = seen[record.id], outcome.changes["tries"].made  # type: ignore[union-attr]
-                read = Oracle().judge(images, [record.text] * len(images))
+                read = Oracle().measure(images, [record.text] * len(images))
                 lines = [
                     {"how": one.how, "reward": one.caption.reward, **{key: read[key][i] for key in read}}
                     for i, one in enumerate(made)

@@ -10,7 +10,7 @@ realign generate --prompts "$dir/prompts.jsonl" --out "$dir/coarse" -q > /dev/nu
 realign tag --in "$dir/coarse" -q | realign score -q | realign segment --out "$dir/segmented" -q > /dev/null
 
 measure() { # NAME INPUT [OPTION ...]
-    realign refine --in "$2" --out "$dir/$1" -q "${@:3}" > /dev/null
+    realign refine --set refine.method=modulation --in "$2" --out "$dir/$1" -q "${@:3}" > /dev/null
     echo "== $1 ${*:3}"
     realign eval --in "$dir/$1" --baseline "$dir/coarse" --metrics oracle --out "$dir/$1-eval" -q
 }
@@ -29,5 +29,5 @@ change no-splice --set modulation.splice_phrases=false
 change no-self --set modulation.self_weight=0.0
 change no-clamp --set modulation.clamp_lambda=false
 change no-score --set modulation.use_likelihood=false
-change phrase-tokens --set refine.only_phrase_tokens=true
+change phrase-tokens --set modulation.only_phrase_tokens=true
 change double --set modulation.cross_weight=2.0 --set modulation.self_weight=0.6

@@ -180,7 +180,7 @@ def whole_images(quick: bool) -> list[Row]:
     def stock() -> list[Any]:
         return generator.pipeline(
             prompt=[PROMPT] * 4,
-            latents=torch.stack([generator.noise(request.noise_seed) for request in requests]),
+            latents=torch.stack([generator.initial_noise(request.noise_seed) for request in requests]),
             num_inference_steps=options["steps"],
             guidance_scale=options["guidance"],
             height=64,

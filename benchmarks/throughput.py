@@ -30,7 +30,7 @@ from ratios import Row, in_turn, main, ratios
 from realign_cli import presets
 from realign_cli.data.images import open_image
 from realign_cli.data.records import Entry, read_records
-from realign_cli.evaluation.evaluate import FID, Evaluate, Sight
+from realign_cli.evaluation.evaluate import FID, EvalInput, Evaluate
 from realign_cli.pictures import mask_picture, overlay
 from realign_cli.records import Object, Record
 from realign_cli.registry import Models
@@ -71,7 +71,7 @@ def entries(folder: Path, count: int, models: Models) -> list[Entry]:
     for stage in (Tag(models), Score(models)):
         outcomes = outcomes_of(stage, made, BATCH)
         made = [
-            Entry(entry.record.with_(**outcome.changes), entry.place, folder)
+            Entry(entry.record.replace(**outcome.changes), entry.place, folder)
             for entry, outcome in zip(made, outcomes, strict=True)
         ]
     return made
@@ -125,15 +125,15 @@ def check(name: str, outcomes: list[Outcome], looped: list) -> None:
 def evaluation(models: Models, given: list[Entry], *, quick: bool) -> Row:
     evaluate = Evaluate(models, METRICS, Forgetful(), BATCH)
 
-    def sights() -> Iterator[Sight]:
+    def sights() -> Iterator[EvalInput]:
         for entry in given:
-            yield Sight(entry.record, entry.record.id, picture(entry))
+            yield EvalInput(entry.record, entry.record.id, picture(entry))
 
     def loop() -> dict[str, dict[str, float | None]]:
         said: dict[str, dict[str, float | None]] = {entry.record.id: {} for entry in given}
         for judge in evaluate.judges.values():
             for entry in given:
-                columns = judge.judge([picture(entry)], [entry.record.text])
+                columns = judge.measure([picture(entry)], [entry.record.text])
                 said[entry.record.id] |= {column: values[0] for column, values in columns.items()}
         for entry in given:
             models.features.features([picture(entry)])

@@ -66,7 +66,7 @@ def micro_batch(made: RewardFeedback, steps: Iterator[int]) -> None:
     """One of the next optimiser step, which draws prompts, noise and the sampler's step anew."""
     for build in made.terms(next(steps), 0):
         build().value.backward()
-    for weight in made.trained().values():
+    for weight in made.trainable_parameters().values():
         assert weight.grad is not None and weight.grad.isfinite().all()
         weight.grad = None
 

@@ -39,7 +39,7 @@ from realign_cli.commands import (
     tag,
     train,
 )
-from realign_cli.commands.options import spread
+from realign_cli.commands.options import with_options
 from realign_cli.errors import NoInput, RealignError
 from realign_cli.safe_path import shun_working_directory
 
@@ -75,7 +75,7 @@ def main(
     """
 
 
-def _guarded(function: Callable[..., None], name: str) -> Callable[..., None]:
+def _handle_errors(function: Callable[..., None], name: str) -> Callable[..., None]:
     """One line and an exit code for what a user can cause; a traceback only for our own mistakes."""
 
     @functools.wraps(function)
@@ -139,12 +139,12 @@ def _interruptible() -> Iterator[None]:
                 signal.signal(number, handler)
 
 
-def _flowing(function: Callable[..., None]) -> str:
+def _reflow(function: Callable[..., None]) -> str:
     """The docstring with each paragraph on one line; Typer would break lines on the screen where they end here."""
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in (inspect.getdoc(function) or "").split("\n\n"))
 
 
-def _alone(function: Callable[..., None]) -> Callable[..., None]:
+def _without_subcommand(function: Callable[..., None]) -> Callable[..., None]:
     """A command that steps back where one of its subcommands is called."""
 
     def command(context: typer.Context, **options: object) -> None:
@@ -231,7 +231,7 @@ app.callback()(main)
 
 
 def _add(to: typer.Typer, name: str, function: Callable[..., None], prefix: str = "", **more: Any) -> None:
-    to.command(name, help=_flowing(function), **more)(_guarded(spread(function), f"{prefix}{name}"))
+    to.command(name, help=_reflow(function), **more)(_handle_errors(with_options(function), f"{prefix}{name}"))
 
 
 for _panel, _commands in _PANELS.items():
@@ -240,8 +240,8 @@ for _panel, _commands in _PANELS.items():
             _add(app, _name, _function, rich_help_panel=_panel)
             continue
         _group = typer.Typer()
-        _group.callback(invoke_without_command=True, help=_flowing(_function))(
-            _alone(_guarded(spread(_function), _name))
+        _group.callback(invoke_without_command=True, help=_reflow(_function))(
+            _without_subcommand(_handle_errors(with_options(_function), _name))
         )
         for _inner, _of_it in _SUBCOMMANDS[_name].items():
             _add(_group, _inner, _of_it, prefix=f"{_name} ")

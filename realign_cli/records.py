@@ -20,13 +20,13 @@ SCHEMA = 1  # raised when a key changes its meaning; a record that says nothing 
 Box = Annotated[tuple[int, int, int, int], Field(strict=False)]  # JSON has no tuples
 
 
-def _of_equation_6(value: float) -> float:
+def _allowed_likelihood(value: float) -> float:
     if value not in (0.0, 0.5, 2.0):
         raise ValueError("must be 2, 0.5 or 0")
     return value
 
 
-Likelihood = Annotated[float, AfterValidator(_of_equation_6)]
+Likelihood = Annotated[float, AfterValidator(_allowed_likelihood)]
 
 
 class _Part(BaseModel):
@@ -163,7 +163,7 @@ class Record(_Part):
     cost: Cost | None = None
     failures: list[Failure] = Field(default_factory=list)
 
-    def with_(self, **changes: Any) -> Record:
+    def replace(self, **changes: Any) -> Record:
         return self.model_copy(update=changes)
 
     @property

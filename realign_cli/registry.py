@@ -37,7 +37,7 @@ class Models(roles.Models):
     def __init__(self, preset: Preset, device: str = "auto") -> None:
         self.preset = preset
         self._device = device
-        self._judges: dict[str, roles.Judge] = {}
+        self._judges: dict[str, roles.ImageTextMetric] = {}
 
     @cached_property
     def device(self) -> str:
@@ -110,8 +110,8 @@ class Models(roles.Models):
 
         return self._checked(Training, "train")
 
-    def trainee(self, **options: Any) -> roles.Trainee:
-        """A generator made trainable, apart from `generator`; options as of `Trainee`.
+    def trainee(self, **options: Any) -> roles.TrainableGenerator:
+        """A generator made trainable, apart from `generator`; options as of `TrainableGenerator`.
 
         Raises:
             UsageError: the preset has no trainee.
@@ -134,10 +134,10 @@ class Models(roles.Models):
         place = _place(self.preset, section)
         return _built(_import(settings.pop("adapter", ""), place), place, self, **settings, **options)
 
-    def judge(self, name: str) -> roles.Judge:
+    def metric(self, name: str) -> roles.ImageTextMetric:
         if name not in self._judges:
             found = self._adapter(name)
-            missing = [part for part in roles.parts(roles.Judge) if not _has(found, part)]
+            missing = [part for part in roles.parts(roles.ImageTextMetric) if not _has(found, part)]
             if missing:
                 raise UsageError(f"{_place(self.preset, name)} is no judge: it has no {', '.join(missing)}")
             self._judges[name] = found
@@ -218,7 +218,7 @@ def _identity(checkpoint: presets.Checkpoint) -> dict[str, str]:
     return {"revision": branch.read_text().strip() if branch.is_file() else checkpoint.revision}
 
 
-def judge_sections(preset: Preset) -> list[str]:
+def metric_sections(preset: Preset) -> list[str]:
     """The sections whose adapters may be judges: those that play no role and belong to no training."""
     taken = {role.section for role in roles.ROLES.values()} | {_TRAINEE}
     return [
@@ -228,16 +228,16 @@ def judge_sections(preset: Preset) -> list[str]:
     ]
 
 
-def is_judge(preset: Preset, name: str) -> bool:
-    """Whether a section is a metric, because its adapter can judge.
+def is_metric(preset: Preset, name: str) -> bool:
+    """Whether a section is a metric, because its adapter can measure.
 
     Raises:
         UsageError: the adapter cannot be imported.
     """
-    if name not in judge_sections(preset):
+    if name not in metric_sections(preset):
         return False
     kind = _import(preset.section(name)["adapter"], _place(preset, name))
-    return all(callable(getattr(kind, method, None)) for method in ("judge", "cut"))
+    return all(callable(getattr(kind, method, None)) for method in ("measure", "truncated"))
 
 
 def _place(preset: Preset, section: str) -> str:

@@ -62,7 +62,7 @@ class Detection:
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredObjects:
     """The objects of one prompt, and who named them: the name of a language model, or "rules".
 
     `recovered` says why it was not the scorer that was asked for.
@@ -89,7 +89,7 @@ class Generator(Protocol):
         ...
 
 
-class Trainee(Protocol):
+class TrainableGenerator(Protocol):
     """A generator whose denoiser is trained, for `realign train`.
 
     Latents are float (B, C, h, w), as the denoiser sees them; embeddings of prompts are float (B, T, D); pixels are
@@ -98,7 +98,7 @@ class Trainee(Protocol):
 
     steps: int  # of its sampler
 
-    def trained(self) -> Mapping[str, Parameter]:
+    def trainable_parameters(self) -> Mapping[str, Parameter]:
         """The weights that training changes, by name."""
         ...
 
@@ -106,18 +106,18 @@ class Trainee(Protocol):
         """The embeddings (B, T, D) by which the denoiser is told of each prompt."""
         ...
 
-    def noise(self, seeds: Sequence[int]) -> Tensor:
+    def initial_noise(self, seeds: Sequence[int]) -> Tensor:
         """Latents (B, C, h, w) to start from, one noise per seed."""
         ...
 
-    def advance(self, latents: Tensor, embeddings: Tensor, start: int, stop: int, *, guided: bool = True) -> Tensor:
+    def denoise(self, latents: Tensor, embeddings: Tensor, start: int, stop: int, *, guided: bool = True) -> Tensor:
         """Latents after the sampler steps from `start` up to but without `stop`; no gradient.
 
         `guided` is with classifier-free guidance.
         """
         ...
 
-    def clean(self, latents: Tensor, embeddings: Tensor, step: int) -> Tensor:
+    def predict_x0(self, latents: Tensor, embeddings: Tensor, step: int) -> Tensor:
         """The clean latents x_0' as they are estimated at one sampler step, with gradient to the trained weights."""
         ...
 
@@ -211,7 +211,7 @@ class Scorer(Protocol):
     It reads texts alone and runs on no device of this computer: a language model of a server, or rules.
     """
 
-    def score(self, prompts: Sequence[str], labels: Sequence[Sequence[str]]) -> list[Scored]:
+    def score(self, prompts: Sequence[str], labels: Sequence[Sequence[str]]) -> list[ScoredObjects]:
         """For each prompt and its labels one object per distinct label, in the order of the prompt.
 
         Each `phrase` is a literal span of the prompt, empty where the prompt has no words for the label; `likelihood`
@@ -239,7 +239,7 @@ class MaskModel(Protocol):
         ...
 
 
-class Judge(Protocol):
+class ImageTextMetric(Protocol):
     """Says in numbers how well images follow their prompts: a metric of `realign eval`.
 
     Each number stands in a named column, such as "clip"; higher is better. `note` tells people what the columns are:
@@ -257,20 +257,20 @@ class Judge(Protocol):
         """
         ...
 
-    def judge(self, images: Sequence[Image], prompts: Sequence[str]) -> dict[str, list[float | None]]:
+    def measure(self, images: Sequence[Image], prompts: Sequence[str]) -> dict[str, list[float | None]]:
         """Finite values by column, one per image; None where a column does not apply to an image.
 
         The columns are the same for every batch, and no other metric has one of the same name.
         """
         ...
 
-    def cut(self, prompts: Sequence[str]) -> list[bool]:
+    def truncated(self, prompts: Sequence[str]) -> list[bool]:
         """For each prompt whether it is longer than what is read of it."""
         ...
 
 
 @runtime_checkable
-class DifferentiableJudge(Protocol):
+class DifferentiableMetric(Protocol):
     """A judge that can be trained against, as `training.rewards.SimilarityReward` does."""
 
     def similarity(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
@@ -288,7 +288,7 @@ class FeatureExtractor(Protocol):
 
     @property
     def fingerprint(self) -> str | None:
-        """What decides the features beside the image, as of a `Judge`."""
+        """What decides the features beside the image, as of a `ImageTextMetric`."""
         ...
 
     def features(self, images: Sequence[Image]) -> NDArray[np.float64]:
@@ -365,7 +365,7 @@ class Models(ABC):
         """
 
     @abstractmethod
-    def judge(self, name: str) -> Judge:
+    def metric(self, name: str) -> ImageTextMetric:
         """The judge of a section of the preset, one instance of each.
 
         Raises:

@@ -122,7 +122,7 @@ def test_a_backend_takes_the_place_of_sections() -> None:
 @pytest.mark.parametrize("name", presets.names())
 def test_every_adapter_exists(name: str) -> None:
     for role, section in presets.load(name).sections.items():
-        if role not in ("refine", "regional", "modulation", "train"):
+        if role not in ("refine", "regional", "modulation", "loop", "train"):
             module, _, adapter = section["adapter"].partition(":")
             assert callable(getattr(importlib.import_module(module), adapter)), role
 

@@ -86,13 +86,13 @@ def test_what_is_not_a_record(line: str, complaint: str) -> None:
 
 def test_with_adds_a_key_and_leaves_the_original() -> None:
     record = Record(id="7", text="a")
-    assert dump_line(record.with_(seed=1)) == '{"text": "a", "id": "7", "seed": 1}'
+    assert dump_line(record.replace(seed=1)) == '{"text": "a", "id": "7", "seed": 1}'
     assert dump_line(record) == '{"text": "a", "id": "7"}'
 
 
 def test_noise_depends_on_seed_and_id_alone() -> None:
     record = Record(id="7", text="a", seed=1)
     assert noise_seed(record) == 2211135390217156495  # existing images were made with it
-    assert noise_seed(record.with_(text="b", file_name="c.png")) == noise_seed(record)
+    assert noise_seed(record.replace(text="b", file_name="c.png")) == noise_seed(record)
     others = {noise_seed(Record(id=i, text="a", seed=s)) for i in ("7", "17", "71") for s in (1, 2, 11)}
     assert len(others) == 9 and all(0 <= seed < 2**63 for seed in others)

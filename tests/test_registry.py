@@ -24,7 +24,7 @@ def models(folder: Path, section: str) -> Models:
 def test_one_instance_of_each() -> None:
     loaded = Models(presets.load("tiny"), "cpu")
     assert loaded.scorer is loaded.scorer
-    assert loaded.judge("oracle") is loaded.judge("oracle")
+    assert loaded.metric("oracle") is loaded.metric("oracle")
 
 
 def test_the_numbers_of_the_method() -> None:

@@ -11,7 +11,7 @@ import pytest
 from realign_cli import presets, roles
 from realign_cli.commands import _stages
 from realign_cli.errors import first_line
-from realign_cli.registry import Models, is_judge, judge_sections
+from realign_cli.registry import Models, is_metric, metric_sections
 from realign_cli.roles import ROLES
 
 
@@ -26,7 +26,7 @@ def test_adapters_have_what_their_roles_ask_for(preset: str) -> None:
     """Class attributes only: what is set as a model is built is not looked at."""
     loaded = presets.load(preset)
     kinds = {name: role.protocol for name, role in ROLES.items()}
-    kinds |= dict.fromkeys(judge_sections(loaded), roles.Judge)
+    kinds |= dict.fromkeys(metric_sections(loaded), roles.ImageTextMetric)
     for name, protocol in kinds.items():
         section = ROLES[name].section if name in ROLES else name
         module, _, adapter = loaded.section(section)["adapter"].partition(":")
@@ -46,18 +46,18 @@ def test_every_protocol_says_what_it_is() -> None:
 
 def test_stages_use_sections_of_roles() -> None:
     sections = {role.section for role in ROLES.values()}
-    used = {name for uses in _stages.STAGES.values() for name in uses}
+    used = {name for sections in _stages.STAGES.values() for name in sections}
     assert used == sections - {"fid"} | {"refine"}  # the numbers of the method
     assert _stages.models_on_gpu() == 6
-    held = _stages.held(presets.load("tiny"))
+    held = _stages.sections_held(presets.load("tiny"))
     assert held["eval"] == ("clip", "negclip", "blip", "oracle", "fid")
     assert set(held["refine"]) == used
 
 
 def test_which_sections_are_metrics() -> None:
     preset = presets.load("tiny").with_adapters(["collections:Counter"])
-    assert [name for name in preset.sections if is_judge(preset, name)] == ["clip", "negclip", "blip", "oracle"]
-    assert "collections:Counter" in judge_sections(preset)
+    assert [name for name in preset.sections if is_metric(preset, name)] == ["clip", "negclip", "blip", "oracle"]
+    assert "collections:Counter" in metric_sections(preset)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ _TIMEOUT = 10  # seconds
 
 
 @dataclass(frozen=True)
-class Finding:
+class Check:
     """One thing that was looked at, and, where something is wrong, what to do about it."""
 
     name: str
@@ -27,18 +27,18 @@ class Finding:
     remedy: str = ""
 
 
-def python() -> Finding:
-    return Finding("Python", f"{platform.python_version()}, {platform.system()} {platform.machine()}")
+def python() -> Check:
+    return Check("Python", f"{platform.python_version()}, {platform.system()} {platform.machine()}")
 
 
-def packages() -> Finding:
+def packages() -> Check:
     """Those that this program requires, against what is installed."""
     from packaging.requirements import Requirement
 
     try:
         lines = importlib.metadata.requires(_DISTRIBUTION) or []
     except importlib.metadata.PackageNotFoundError:
-        return Finding("packages", f"{_DISTRIBUTION} itself is not installed", "run 'pip install .' in its folder")
+        return Check("packages", f"{_DISTRIBUTION} itself is not installed", "run 'pip install .' in its folder")
     wrong, count = [], 0
     for requirement in map(Requirement, lines):
         if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
@@ -52,8 +52,8 @@ def packages() -> Finding:
         if not requirement.specifier.contains(version, prereleases=True):
             wrong.append(f"{requirement} but {version} is installed")
     if wrong:
-        return Finding("packages", "; ".join(wrong), "run 'pip install --upgrade realign'")
-    return Finding("packages", f"all {count} as required")
+        return Check("packages", "; ".join(wrong), "run 'pip install --upgrade realign'")
+    return Check("packages", f"all {count} as required")
 
 
 def gpu_memory() -> tuple[str, float] | None:
@@ -66,48 +66,48 @@ def gpu_memory() -> tuple[str, float] | None:
     return properties.name, properties.total_memory / 1e9
 
 
-def disk(folder: Path, gigabytes: float) -> Finding:
+def disk(folder: Path, gigabytes: float) -> Check:
     """Whether what is still to be fetched fits where `folder` is or will be."""
     free = free_bytes(folder) / 1e9
     detail = f"{free:.1f} GB free at {folder}, {gigabytes:.1f} GB to fetch"
-    return Finding("disk", detail, "free some space, or set HF_HOME to another disk" if free < gigabytes else "")
+    return Check("disk", detail, "free some space, or set HF_HOME to another disk" if free < gigabytes else "")
 
 
-def reached(name: str, url: str, remedy: str) -> Finding:
+def reached(name: str, url: str, remedy: str) -> Check:
     """Whether there is a server; what it answers does not matter."""
     from realign_cli.files.download import without_secrets
 
     shown = without_secrets(url)
     if not url.startswith(("http://", "https://")):
-        return Finding(name, f"{shown}: not http:// or https://", remedy)
+        return Check(name, f"{shown}: not http:// or https://", remedy)
     try:
         urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=_TIMEOUT).close()
     except urllib.error.HTTPError:
         pass
     except http.client.InvalidURL:  # its words quote parts of it
-        return Finding(name, f"{shown}: not a web address", remedy)
+        return Check(name, f"{shown}: not a web address", remedy)
     except (OSError, ValueError) as error:
-        return Finding(name, f"{shown}: {getattr(error, 'reason', error)}", remedy)
-    return Finding(name, f"{shown} answers")
+        return Check(name, f"{shown}: {getattr(error, 'reason', error)}", remedy)
+    return Check(name, f"{shown} answers")
 
 
-def language_model(model: str) -> Finding:
+def language_model(model: str) -> Check:
     """Whether the server that the environment names knows the model; see `models.chat`."""
     name, key = "language model", os.environ.get("OPENAI_API_KEY", "").strip()
     base = os.environ.get("OPENAI_BASE_URL", "").strip() or ("https://api.openai.com/v1" if key else "")
     if not base:
-        return Finding(name, f"no server for {model}", "set OPENAI_API_KEY or OPENAI_BASE_URL: docs/language_models.md")
+        return Check(name, f"no server for {model}", "set OPENAI_API_KEY or OPENAI_BASE_URL: docs/language_models.md")
     request = urllib.request.Request(f"{base.rstrip('/')}/models", headers={"Authorization": f"Bearer {key or 'none'}"})
     try:
         with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:
             known = [one["id"] for one in json.load(response)["data"]]
     except urllib.error.HTTPError as error:
-        return Finding(name, f"the server answers {error.code}", "check OPENAI_API_KEY and OPENAI_BASE_URL")
+        return Check(name, f"the server answers {error.code}", "check OPENAI_API_KEY and OPENAI_BASE_URL")
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = getattr(error, "reason", error)
-        return Finding(name, f"no list of models ({reason})", "start the server, or correct OPENAI_BASE_URL")
+        return Check(name, f"no list of models ({reason})", "start the server, or correct OPENAI_BASE_URL")
     if model not in known:
-        return Finding(
+        return Check(
             name, f"the server does not know {model}", f"--set scorer.checkpoint=ONE OF {', '.join(known[:5])}"
         )
-    return Finding(name, f"{model} is there")
+    return Check(name, f"{model} is there")

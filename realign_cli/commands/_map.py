@@ -37,7 +37,7 @@ def load(
     Verbosity(options.quiet, options.verbose).apply()
     preset = presets.with_model(presets.load(options.preset, options.overrides, backend), model)
     for name, settings in (changes or {}).items():
-        preset = preset.with_(name, settings)
+        preset = preset.with_section(name, settings)
     return Models(preset, options.device)
 
 
@@ -86,7 +86,7 @@ def process(
     out = None
     with ExitStack() as stack:
         if options.out:
-            sections = dict.fromkeys(section for stage in stages for section in stage.uses)
+            sections = dict.fromkeys(section for stage in stages for section in stage.sections)
             config = {"command": stages[-1].name, **settings, **models.describe(sections)}
             folder = RunFolder.open(
                 options.out, config, shard=shard, sizes=sizes, finish=write_contact_sheet, overwrite=options.overwrite
@@ -111,7 +111,7 @@ def process(
     elif next_command and options.out:
         baseline = "" if records.source == STDIN else f" --baseline {shlex.quote(records.source)}"
         summary.next_command = next_command.format(out=shlex.quote(str(options.out)), baseline=baseline)
-        summary.next_command += options.naming
+        summary.next_command += options.preset_argument
     summary.show(quiet=options.quiet, as_json=options.as_json)
     return summary.failed
 

@@ -31,7 +31,7 @@ def coarse_to_final(
     """
     from realign_cli.commands._input import Input
     from realign_cli.data.records import METADATA, Entry
-    from realign_cli.runs.journal import kept_records
+    from realign_cli.runs.journal import finished_records
     from realign_cli.stages.generate import Generate
     from realign_cli.stages.refine import Refine
     from realign_cli.stages.score import Score
@@ -39,7 +39,7 @@ def coarse_to_final(
     from realign_cli.stages.tag import Tag
     from realign_cli.stages.tries import KeepTrying
 
-    for section in Generate.uses:  # what is wrong with a preset is told before a folder is made,
+    for section in Generate.sections:  # what is wrong with a preset is told before a folder is made,
         models.preset.section(section)
     stages: list[Stage] = [Tag(models), Score(models), Segment(models), Refine(models, models.region_control, keep)]
     loop = models.loop
@@ -49,7 +49,7 @@ def coarse_to_final(
     final.mkdir(parents=True, exist_ok=True)  # empty, it tells 'realign status' that more is to come
     _map.process(replace(options, out=coarse), models, [Generate(models)], Input.of(prompts), {"seed": seed})
     # Another shard's coarse images may not be there yet; of them the next step needs no more than the ids.
-    made = kept_records(coarse)
+    made = finished_records(coarse)
     entries = [
         Entry(made.get(entry.record.id, entry.record), f"{coarse / METADATA}:{number}", coarse)
         for number, entry in enumerate(prompts, 1)

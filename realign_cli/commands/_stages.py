@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from realign_cli.registry import judge_sections
+from realign_cli.registry import metric_sections
 from realign_cli.roles import ROLES
 from realign_cli.stages.caption_reward import CaptionReward
 from realign_cli.stages.generate import Generate
@@ -18,22 +18,22 @@ if TYPE_CHECKING:
     from realign_cli.presets import Preset
 
 STAGES = {
-    "generate": Generate.uses,
-    "caption-reward": CaptionReward.uses,
-    "select": Select.uses,
-    "tag": Tag.uses,
-    "score": Score.uses,
-    "segment": Segment.uses,
-    "refine": (*Tag.uses, *Score.uses, *Segment.uses, *Refine.uses),
+    "generate": Generate.sections,
+    "caption-reward": CaptionReward.sections,
+    "select": Select.sections,
+    "tag": Tag.sections,
+    "score": Score.sections,
+    "segment": Segment.sections,
+    "refine": (*Tag.sections, *Score.sections, *Segment.sections, *Refine.sections),
 }
 
 
-def held(preset: Preset) -> dict[str, tuple[str, ...]]:
+def sections_held(preset: Preset) -> dict[str, tuple[str, ...]]:
     """The sections whose models a command holds; for training they are those of the caption reward."""
     return {
-        "train": (*Generate.uses, *CaptionReward.uses),
+        "train": (*Generate.sections, *CaptionReward.sections),
         **STAGES,
-        "eval": (*judge_sections(preset), ROLES["features"].section),
+        "eval": (*metric_sections(preset), ROLES["features"].section),
     }
 
 

@@ -30,7 +30,7 @@ def convert(
     from realign_cli.console import Verbosity, console, plain, write_json
     from realign_cli.errors import UsageError
     from realign_cli.files import atomic
-    from realign_cli.runs.lock import held
+    from realign_cli.runs.lock import folder_lock
 
     Verbosity(options.quiet, options.verbose).apply()
     if file is None:
@@ -42,7 +42,7 @@ def convert(
     if not file.is_file():
         raise UsageError(f"{file}: no such file; 'realign download --preset {options.preset}' fetches it")
     target = file.with_name("model.safetensors")
-    with held(target.parent), atomic.written(target) as staging:
+    with folder_lock(target.parent), atomic.writing(target) as staging:
         registry.convert(model, file, Path(staging.name))
     if options.as_json:
         write_json({"command": "convert", "out": str(target)})

@@ -41,15 +41,15 @@ def demo(
     from realign_cli.console import console, plain
     from realign_cli.data.prompts import read_prompts
     from realign_cli.files import atomic
-    from realign_cli.runs.folder import sheet_path
-    from realign_cli.runs.lock import held
+    from realign_cli.runs.folder import contact_sheet_path
+    from realign_cli.runs.lock import folder_lock
     from realign_cli.tinyworld.scenes import held_out_prompts
 
     models = _map.load(options, changes={"loop": {"tries": _TRIES}})
     if prompts is None:
         prompts = out / "prompts.txt"
         if not prompts.exists():
-            with held(out):
+            with folder_lock(out):
                 atomic.write_text(prompts, "\n".join(held_out_prompts()[:_PROMPTS]) + "\n")
     run = RunOptions(**vars(options), overwrite=overwrite)
     if options.as_json:
@@ -58,6 +58,6 @@ def demo(
     failed = coarse_to_final(run, out, models, entries, seed=seed, keep="best")
     eval_(options, source=str(out / FINAL), baseline=out / COARSE, out=out / "eval")
     if not options.quiet and not options.as_json:
-        console.print(plain(f"open {sheet_path(out / FINAL)}"), soft_wrap=True)
+        console.print(plain(f"open {contact_sheet_path(out / FINAL)}"), soft_wrap=True)
     if failed:
         raise typer.Exit(3)

@@ -9,7 +9,7 @@ from realign_cli.commands.options import PresetOptions
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from realign_cli.commands._checks import Finding
+    from realign_cli.commands._checks import Check
     from realign_cli.presets import Checkpoint, Preset
 
 
@@ -46,7 +46,7 @@ def doctor(options: PresetOptions) -> None:
         raise typer.Exit(1)
 
 
-def _findings(preset: Preset, name: str) -> Iterator[Finding]:
+def _findings(preset: Preset, name: str) -> Iterator[Check]:
     from realign_cli.commands import _checks
     from realign_cli.commands.download import is_present
     from realign_cli.files import hub
@@ -59,7 +59,7 @@ def _findings(preset: Preset, name: str) -> Iterator[Finding]:
     yield _checks.disk(hub.home(), sum(checkpoint.gigabytes for checkpoint in missing))
     yield _checkpoints(used, missing, name)
     if missing and hub.offline():
-        yield _checks.Finding("hub", "HF_HUB_OFFLINE forbids it", "unset HF_HUB_OFFLINE to fetch what is missing")
+        yield _checks.Check("hub", "HF_HUB_OFFLINE forbids it", "unset HF_HUB_OFFLINE to fetch what is missing")
     elif missing:
         yield _checks.reached(
             "hub", hub.address(), "check the network, or name a mirror with HF_ENDPOINT; --preset tiny"
@@ -69,18 +69,18 @@ def _findings(preset: Preset, name: str) -> Iterator[Finding]:
         yield _checks.language_model(scorer["checkpoint"])
 
 
-def _memory(preset: Preset) -> Iterator[Finding]:
+def _memory(preset: Preset) -> Iterator[Check]:
     """Of the GPU, against the weights that each command holds."""
     from realign_cli.commands import _checks
-    from realign_cli.commands._stages import held
+    from realign_cli.commands._stages import sections_held
 
     gpu = _checks.gpu_memory()
     if gpu is None:
         remedy = "--preset tiny runs without; --device cpu insists" if preset.needs_gpu else ""
-        yield _checks.Finding("GPU", "none", remedy)
+        yield _checks.Check("GPU", "none", remedy)
         return
-    yield _checks.Finding("GPU", f"{gpu[0]}, {gpu[1]:.1f} GB")
-    for command, sections in held(preset).items():
+    yield _checks.Check("GPU", f"{gpu[0]}, {gpu[1]:.1f} GB")
+    for command, sections in sections_held(preset).items():
         weights = [found for name in sections if (found := _published(preset, name))]
         needed = sum(checkpoint.loaded for checkpoint in dict.fromkeys(weights))
         if command == "train" and (trained := _published(preset, "generator")):
@@ -88,19 +88,19 @@ def _memory(preset: Preset) -> Iterator[Finding]:
         offload = ", or --set generator.cpu_offload=true" if command in ("generate", "refine") else ""
         remedy = f"use a larger GPU{offload}" if needed > gpu[1] else ""
         if needed:
-            yield _checks.Finding(f"memory of {command}", f"{needed:.1f} GB of weights", remedy)
+            yield _checks.Check(f"memory of {command}", f"{needed:.1f} GB of weights", remedy)
 
 
 def _published(preset: Preset, section: str) -> Checkpoint | None:
     return preset.checkpoint(preset.sections.get(section, {}).get("checkpoint", ""))
 
 
-def _checkpoints(used: list[Checkpoint], missing: list[Checkpoint], name: str) -> Finding:
-    from realign_cli.commands._checks import Finding
+def _checkpoints(used: list[Checkpoint], missing: list[Checkpoint], name: str) -> Check:
+    from realign_cli.commands._checks import Check
 
     if not used:
-        return Finding("checkpoints", "packaged with the program")
+        return Check("checkpoints", "packaged with the program")
     if not missing:
-        return Finding("checkpoints", f"all {len(used)} here")
+        return Check("checkpoints", f"all {len(used)} here")
     detail = f"{len(missing)} of {len(used)} missing: {', '.join(checkpoint.name for checkpoint in missing)}"
-    return Finding("checkpoints", detail, f"realign download --preset {name}")
+    return Check("checkpoints", detail, f"realign download --preset {name}")

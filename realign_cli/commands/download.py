@@ -90,7 +90,7 @@ def download(
     if options.as_json:
         write_json(_as_dicts(preset, wanted))
     elif not options.quiet:
-        console.print(plain(f"all there; next: realign doctor{options.naming}"), soft_wrap=True)
+        console.print(plain(f"all there; next: realign doctor{options.preset_argument}"), soft_wrap=True)
 
 
 def is_present(preset: Preset, checkpoint: Checkpoint) -> bool:
@@ -114,7 +114,7 @@ def _fetch(checkpoint: Checkpoint, *, quiet: bool) -> str:
     """Fetch what is missing of it; the commit, if it comes from the hub."""
     from realign_cli.errors import RealignError
     from realign_cli.files import hub
-    from realign_cli.files.download import fetched
+    from realign_cli.files.download import download_file
 
     if hub.offline():
         raise RealignError(
@@ -122,7 +122,7 @@ def _fetch(checkpoint: Checkpoint, *, quiet: bool) -> str:
         )
     for file in checkpoint.missing:
         place = checkpoint.folder / file.name
-        fetched(file.address, place, file.sha256, remedy=f"or put the file at {place} yourself", quiet=quiet)
+        download_file(file.address, place, file.sha256, remedy=f"or put the file at {place} yourself", quiet=quiet)
     if checkpoint.files:
         return ""
     return hub.fetch(checkpoint.name, checkpoint.revision, checkpoint.patterns, checkpoint.kind, quiet=quiet).name

@@ -65,7 +65,7 @@ def eval_(
     clip and negclip are raw cosines, blip is BLIP-2's contrastive cosine (blip_itc) and matching probability
     (blip_itm), oracle reads the pixels of the embedded world's images. fid gives FID, and KID to a --reference of
     images. What a model said of an image is remembered and not asked again. The table goes to stdout.
-    A metric of your own is a class that satisfies the protocol Judge: CONTRIBUTING.md.
+    A metric of your own is a class that satisfies the protocol ImageTextMetric: CONTRIBUTING.md.
 
     Examples:
 
@@ -93,10 +93,10 @@ def eval_(
     names = chosen(metrics, preset, reference)
     preset = preset.with_adapters(name for name in names if ":" in name)
     if reference and FID in names:
-        preset = preset.with_(FID, {"reference": str(reference)})
+        preset = preset.with_section(FID, {"reference": str(reference)})
     models = Models(preset, options.device)
     source, baseline = comparison(source, baseline, quiet=options.quiet)
-    against = named_reference(preset, options.naming) if FID in names else None
+    against = named_reference(preset, options.preset_argument) if FID in names else None
     total = count([source, baseline, against and against.path])
     with session(models, cache, batch_size, total, quiet=options.quiet) as opened:
         evaluate = opened.evaluate(names)
@@ -142,7 +142,7 @@ def stats(
     from realign_cli.evaluation.fid_stats import SUFFIX, write_stats
     from realign_cli.evaluation.session import count, session
     from realign_cli.registry import Models
-    from realign_cli.runs.lock import held
+    from realign_cli.runs.lock import folder_lock
 
     if out.suffix != SUFFIX:
         raise UsageError(f"--out {out}: a file of statistics ends in {SUFFIX}")
@@ -152,7 +152,7 @@ def stats(
     with session(models, cache, batch_size, count([source]), quiet=options.quiet) as opened:
         run = opened.measure(source, opened.evaluate([FID]))
         moments = reference(run.features).moments
-        with held(out.parent):
+        with folder_lock(out.parent):
             write_stats(out, moments.mean, moments.covariance, len(run.features), models.features.name)
     for line in run.complaints():
         console.print(plain(line), soft_wrap=True)

@@ -65,7 +65,7 @@ class PresetOptions(OutputOptions):
     ] = field(default_factory=list)
 
     @property
-    def naming(self) -> str:
+    def preset_argument(self) -> str:
         """The option with which a suggested command names the preset; empty for the default."""
         return "" if self.preset == PresetOptions.preset else f" --preset {shlex.quote(self.preset)}"
 
@@ -152,7 +152,7 @@ ModelOption = Annotated[
 ]
 
 
-def spread(function: Callable[..., None]) -> Callable[..., None]:
+def with_options(function: Callable[..., None]) -> Callable[..., None]:
     """Let a command take a dataclass of options as its first argument, while Typer sees the single fields."""
     parameters = list(inspect.signature(function).parameters.values())
     hints = get_type_hints(function, include_extras=True)
@@ -187,7 +187,7 @@ def arguments(function: Callable[..., None], options: OutputOptions, **given: An
     Defaults are written too, because the environment of whoever reads the words may say otherwise.
     """
     program = typer.Typer(add_completion=False)
-    program.command()(spread(function))
+    program.command()(with_options(function))
     values = {**vars(options), **given}
     words = []
     for parameter in typer.main.get_command(program).params:

@@ -61,7 +61,7 @@ def prompts(
     from realign_cli.errors import UsageError
     from realign_cli.files import atomic
     from realign_cli.records import dump_line
-    from realign_cli.runs.lock import held
+    from realign_cli.runs.lock import folder_lock
 
     began = time.monotonic()
     if everything and name != "cc500":
@@ -71,7 +71,7 @@ def prompts(
     records = _records(name, file, everything)[:count]
     lines = "".join(dump_line(record) + "\n" for record in records)
     if out:
-        with held(out.parent):
+        with folder_lock(out.parent):
             atomic.write_text(out, lines)
     else:
         sys.stdout.write(lines)
@@ -98,8 +98,8 @@ def _records(name: PromptSet, file: Path | None, everything: bool) -> list[Recor
 
 def _published(name: PromptSet) -> Path:
     from realign_cli.files.cache_folder import cache_folder
-    from realign_cli.files.download import fetched
+    from realign_cli.files.download import download_file
 
     url, sha256 = _PUBLISHED[name]
     path = cache_folder() / "prompts" / url.rsplit("/", 1)[-1]
-    return fetched(url, path, sha256, remedy="download it elsewhere and give --in FILE")
+    return download_file(url, path, sha256, remedy="download it elsewhere and give --in FILE")

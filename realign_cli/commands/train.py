@@ -127,7 +127,7 @@ def train(
         "gradient_checkpointing": gradient_checkpointing,
     }
     preset = presets.load(options.preset, options.overrides)
-    preset = preset.with_("train", {key: value for key, value in given.items() if value is not None})
+    preset = preset.with_section("train", {key: value for key, value in given.items() if value is not None})
     models = Models(preset, options.device)
     training = models.training
     embedded = preset.section("generator").get("checkpoint") == _EMBEDDED
@@ -214,7 +214,7 @@ def _report(options: ModelOptions, out: Path, steps: int) -> None:
         console.print(
             plain(
                 f"next: realign generate --prompts prompts.txt --model {shlex.quote(str(out))} --out coarse/"
-                f"{options.naming}"
+                f"{options.preset_argument}"
             ),
             soft_wrap=True,
         )

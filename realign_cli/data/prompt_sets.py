@@ -74,4 +74,4 @@ def _pair(number: int, texts: Sequence[str]) -> Iterator[Record]:
     own, swapped = (re.sub(r"\s+([.,;:!?'])", r"\1", text) for text in texts)
     for name, text, other in (("a", own, swapped), ("b", swapped, own)):
         record = Record(id=f"abc6k-{number:04d}{name}", text=text)
-        yield record.with_(pair=Pair(id=f"{number:04d}", text=other)) if own != swapped else record
+        yield record.replace(pair=Pair(id=f"{number:04d}", text=other)) if own != swapped else record

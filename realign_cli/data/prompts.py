@@ -103,7 +103,7 @@ def with_draws(prompts: Sequence[Entry], count: int) -> Iterator[Entry]:
                 )
             if not re.fullmatch(ID, made):
                 raise UsageError(f"{entry.place}: id {given.id!r} leaves no room for '-{draw}'; give a shorter one")
-            yield Entry(given.with_(id=made, prompt_id=given.prompt_key), entry.place)
+            yield Entry(given.replace(id=made, prompt_id=given.prompt_key), entry.place)
 
 
 def _entry(prompt: Prompt, number: int, seed: int) -> Entry:

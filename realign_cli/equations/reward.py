@@ -44,7 +44,7 @@ def score_function(rewards: Tensor, log_likelihoods: Tensor) -> Tensor:
     return rewards.detach().mean(-1) + surrogate - surrogate.detach()
 
 
-def example_shares(penalties: Tensor, temperature: float) -> Tensor:
+def sampling_weights(penalties: Tensor, temperature: float) -> Tensor:
     """How often each of N examples is drawn for reward-weighted denoising: positive, (N,), adding up to 1.
 
     Proportional to exp(-penalty / (temperature * s)), the weight of reward-weighted regression (Peters and Schaal

@@ -44,7 +44,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Regression:
+class Drop:
     """A prompt, by its id, whose value fell against the baseline; of its metric, `rank` 0 fell furthest."""
 
     rank: int
@@ -97,13 +97,13 @@ def compare(scores: Scores, baseline: Scores | None, members: Mapping[str, Itera
     return rows
 
 
-def worst(scores: Scores, baseline: Scores, count: int = 10) -> list[Regression]:
+def worst(scores: Scores, baseline: Scores, count: int = 10) -> list[Drop]:
     """Of each column, the `count` prompts that fell furthest, worst first."""
     found = []
     for column in dict.fromkeys(column for values in scores.values() for column in values):
         own, other = _values(column, scores), _values(column, baseline)
         fallen = sorted((i for i in own if i in other and own[i] < other[i]), key=lambda i: own[i] - other[i])
-        found += [Regression(rank, column, i, own[i], other[i]) for rank, i in enumerate(fallen[:count])]
+        found += [Drop(rank, column, i, own[i], other[i]) for rank, i in enumerate(fallen[:count])]
     return found
 
 

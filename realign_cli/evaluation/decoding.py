@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 from realign_cli.data.images import image_path, open_image, require_file
 from realign_cli.data.records import Entry
 from realign_cli.errors import RealignError, RecordError
-from realign_cli.files.prefetch import ahead
+from realign_cli.files.prefetch import prefetch
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -30,7 +30,7 @@ U = TypeVar("U")
 
 
 @dataclass(frozen=True)
-class View:
+class DecodedImage:
     """An entry with the hash of its image file, and the image unless it is known; or why there is none."""
 
     entry: Entry
@@ -39,7 +39,7 @@ class View:
     error: RecordError | None = None
 
 
-class Viewer:
+class ImageDecoder:
     """A pool of decoding processes; the model has the main process to itself. They start with the first image."""
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class Viewer:
         context.set_forkserver_preload(["realign_cli.evaluation.decoding", "PIL.PngImagePlugin"])
         self._pool = ProcessPoolExecutor(self._count, context, initializer=_settle)
 
-    def views(self, entries: Iterable[Entry], known: Callable[[Record, str], bool]) -> Iterator[View]:
+    def views(self, entries: Iterable[Entry], known: Callable[[Record, str], bool]) -> Iterator[DecodedImage]:
         """Every entry in order. An image is decoded unless it is `known` by its record and hash."""
         hashed = self._ahead(self._hash, entries)
         return self._ahead(lambda view: self._decode(view, known), hashed)
@@ -58,29 +58,29 @@ class Viewer:
 
     def _ahead(self, start: Callable[[T], Callable[[], U]], items: Iterable[T]) -> Iterator[U]:
         """Start work on a few items ahead of the one that is given out."""
-        return (finish() for finish in ahead(map(start, items), self._count * _AHEAD))
+        return (finish() for finish in prefetch(map(start, items), self._count * _AHEAD))
 
-    def _hash(self, entry: Entry) -> Callable[[], View]:
+    def _hash(self, entry: Entry) -> Callable[[], DecodedImage]:
         try:
             path = image_path(entry.record, entry.base)
         except RecordError as error:
-            failed = View(entry, error=error)
+            failed = DecodedImage(entry, error=error)
             return lambda: failed
         work = self._pool.submit(_digest, path)
-        return lambda: _viewed(entry, work, lambda digest: View(entry, digest))
+        return lambda: _viewed(entry, work, lambda digest: DecodedImage(entry, digest))
 
-    def _decode(self, view: View, known: Callable[[Record, str], bool]) -> Callable[[], View]:
+    def _decode(self, view: DecodedImage, known: Callable[[Record, str], bool]) -> Callable[[], DecodedImage]:
         if view.error or known(view.entry.record, view.digest):
             return lambda: view
         work = self._pool.submit(open_image, image_path(view.entry.record, view.entry.base))
-        return lambda: _viewed(view.entry, work, lambda image: View(view.entry, view.digest, image))
+        return lambda: _viewed(view.entry, work, lambda image: DecodedImage(view.entry, view.digest, image))
 
 
-def _viewed(entry: Entry, work: Future[T], view: Callable[[T], View]) -> View:
+def _viewed(entry: Entry, work: Future[T], view: Callable[[T], DecodedImage]) -> DecodedImage:
     try:
         return view(work.result())
     except RecordError as error:
-        return View(entry, error=error)
+        return DecodedImage(entry, error=error)
     except BrokenExecutor:
         raise RealignError(
             f"{entry.place}: a process that decodes images was killed, perhaps for want of memory; start again"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from realign_cli.errors import RealignError, first_line
 from realign_cli.records import Record
-from realign_cli.roles import FeatureExtractor, Judge, Models
+from realign_cli.roles import FeatureExtractor, ImageTextMetric, Models
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -39,7 +39,7 @@ class Rows(Protocol):
 
 
 @dataclass(frozen=True)
-class Sight:
+class EvalInput:
     """A record, the hash of its image, and the image unless `Evaluate.knows` all about it."""
 
     record: Record
@@ -48,15 +48,15 @@ class Sight:
 
 
 @dataclass
-class Measured:
+class ImageScores:
     """What was measured of one set of images: values of each, and how many prompts each judge read only in part."""
 
     scores: Scores = field(default_factory=dict)
-    cut: dict[str, int] = field(default_factory=dict)
+    truncated: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class _Question:
+class _Query:
     """To a judge: does this image show `text`? To the feature extractor (`text` is None): what are its features?"""
 
     metric: str
@@ -82,8 +82,8 @@ class Evaluate:
         self._owned: dict[str, frozenset[str]] = {}  # the columns of each metric
 
     @cached_property
-    def judges(self) -> dict[str, Judge]:
-        judges = {name: self._models.judge(name) for name in self.metrics if name != FID}
+    def judges(self) -> dict[str, ImageTextMetric]:
+        judges = {name: self._models.metric(name) for name in self.metrics if name != FID}
         for name, judge in judges.items():
             with _named(name):
                 known = judge.fingerprint
@@ -95,18 +95,18 @@ class Evaluate:
     def extractor(self) -> FeatureExtractor | None:
         return self._models.features if FID in self.metrics else None
 
-    def knows(self, record: Record, digest: str) -> bool:
+    def is_cached(self, record: Record, digest: str) -> bool:
         """Whether all is remembered about an image, so that it need not be decoded."""
-        return all(q.key and self._memory.get(q.key) is not None for q in self._questions(Sight(record, digest), 0))
+        return all(q.key and self._memory.get(q.key) is not None for q in self._questions(EvalInput(record, digest), 0))
 
-    def measure(self, sights: Iterable[Sight], rows: Rows | None = None) -> Measured:
+    def measure(self, sights: Iterable[EvalInput], rows: Rows | None = None) -> ImageScores:
         """Measure every image; with `fid` its features become row 0, 1, ... of `rows`."""
         said: dict[str, dict[tuple[str, str], dict[str, float | None]]] = {}  # id -> (metric, prompt) -> columns
-        measured = Measured(cut=dict.fromkeys(self.judges, 0))
+        measured = ImageScores(truncated=dict.fromkeys(self.judges, 0))
         records: dict[str, Record] = {}
-        waiting: dict[str, list[_Question]] = {name: [] for name in self.metrics}
+        waiting: dict[str, list[_Query]] = {name: [] for name in self.metrics}
 
-        def take(question: _Question, answer: bytes) -> None:
+        def take(question: _Query, answer: bytes) -> None:
             if question.text is None:
                 assert rows is not None
                 rows.put(question.index, answer)
@@ -115,9 +115,9 @@ class Evaluate:
             self._claim(question.metric, columns)
             record = question.record
             said[record.id][question.metric, question.text] = columns
-            measured.cut[question.metric] += bool(cut and question.text == record.text)
+            measured.truncated[question.metric] += bool(cut and question.text == record.text)
 
-        def ask(questions: list[_Question]) -> None:
+        def ask(questions: list[_Query]) -> None:
             for question, answer in zip(questions, self._answers(questions), strict=True):
                 take(question, answer)
             questions.clear()
@@ -140,17 +140,17 @@ class Evaluate:
         measured.scores = {record_id: self._columns(records[record_id], answers) for record_id, answers in said.items()}
         return measured
 
-    def _questions(self, sight: Sight, index: int) -> Iterator[_Question]:
+    def _questions(self, sight: EvalInput, index: int) -> Iterator[_Query]:
         record = sight.record
         texts = [record.text, record.pair.text] if record.pair else [record.text]
         for name, judge in self.judges.items():
             for text in texts:
                 key = _key(name, judge.fingerprint, sight.digest, text)
-                yield _Question(name, key, index, record, sight.image, text)
+                yield _Query(name, key, index, record, sight.image, text)
         if self.extractor:
-            yield _Question(FID, _key(FID, self.extractor.fingerprint, sight.digest), index, record, sight.image)
+            yield _Query(FID, _key(FID, self.extractor.fingerprint, sight.digest), index, record, sight.image)
 
-    def _answers(self, questions: Sequence[_Question]) -> list[bytes]:
+    def _answers(self, questions: Sequence[_Query]) -> list[bytes]:
         """Ask one model about a batch, and remember."""
         images = [q.image for q in questions if q.image]
         texts = [q.text for q in questions if q.text is not None]
@@ -198,15 +198,15 @@ class Evaluate:
 
 
 def _judged(
-    metric: str, judge: Judge, images: Sequence[Image], prompts: Sequence[str]
+    metric: str, judge: ImageTextMetric, images: Sequence[Image], prompts: Sequence[str]
 ) -> list[tuple[dict[str, float | None], bool]]:
     """What a judge, which anybody may have written, says of each image: its columns, and whether its prompt was cut.
 
     Raises:
-        RealignError: it raises, or does not answer as `roles.Judge` says.
+        RealignError: it raises, or does not answer as `roles.ImageTextMetric` says.
     """
     with _named(metric):
-        columns, cut = judge.judge(images, prompts), judge.cut(prompts)
+        columns, cut = judge.measure(images, prompts), judge.truncated(prompts)
         counts = {f"column '{name}'": len(values) for name, values in columns.items()} | {"cut": len(cut)}
         values = {name: [None if v is None else float(v) for v in column] for name, column in columns.items()}
         partly = [bool(one) for one in cut]

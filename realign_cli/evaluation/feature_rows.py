@@ -26,7 +26,7 @@ class RowFile:
         """Write row `index`; rows may come in any order and must have one length."""
         self._width = len(row)
         self._count = max(self._count, index + 1)
-        with atomic.told(self._folder, len(row)):
+        with atomic.report_os_errors(self._folder, len(row)):
             self._file.seek(index * len(row))
             self._file.write(row)
 
@@ -34,7 +34,7 @@ class RowFile:
         """All rows, (n, D), as a memory map."""
         import numpy as np
 
-        with atomic.told(self._folder, self._count * self._width):
+        with atomic.report_os_errors(self._folder, self._count * self._width):
             self._file.flush()
         shape = (self._count, self._width // 4)
         return np.memmap(self._file, np.float32, "r", shape=shape) if self._count else np.empty((0, 0), np.float32)

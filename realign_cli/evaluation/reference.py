@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _PACKAGED = "stats.npz"  # in the folder of a packaged reference
 
 
-def named_reference(preset: Preset, naming: str) -> Against:
+def named_reference(preset: Preset, preset_argument: str) -> Against:
     """The reference that the preset names: packaged, made by `realign download`, or a path. `naming` is as of `Named`.
 
     Raises:
@@ -40,9 +40,9 @@ def named_reference(preset: Preset, naming: str) -> Against:
     path = statistics_of(preset, images)
     if not path.is_file():
         raise RealignError(
-            f"fid compares with {coco.TITLE}, whose statistics are not here: 'realign download{naming}' fetches its "
-            f"images ({images.gigabytes} GB) and makes them, with '--in DIR' of an unpacked val2014 that you have. "
-            "Or give --reference DIR, or leave fid out of --metrics"
+            f"fid compares with {coco.TITLE}, whose statistics are not here: 'realign download{preset_argument}' "
+            f"fetches its images ({images.gigabytes} GB) and makes them, with '--in DIR' of an unpacked val2014 that you "
+            "have. Or give --reference DIR, or leave fid out of --metrics"
         )
     return Against(f"{coco.TITLE} ({path.name})", path)
 

@@ -14,18 +14,18 @@ from rich.console import Console
 from realign_cli import console, pictures
 from realign_cli.data.images import image_path, open_image
 from realign_cli.equations.bootstrap import Mean
-from realign_cli.evaluation.compare import Regression, Row, by_prompt, categories, compare, worst
+from realign_cli.evaluation.compare import Drop, Row, by_prompt, categories, compare, worst
 from realign_cli.evaluation.distance import Distance, distance
 from realign_cli.evaluation.evaluate import FID, Evaluate, Scores
 from realign_cli.files import atomic
 from realign_cli.runs import contact_sheet
-from realign_cli.runs.lock import held
+from realign_cli.runs.lock import folder_lock
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from realign_cli.data.records import Entry
-    from realign_cli.evaluation.session import Known, Measurement
+    from realign_cli.evaluation.session import Known, SetMeasurement
 
 _PIPE_WIDTH = 160  # columns of the table where there is no terminal to ask
 _DRAWN = 12  # images on worst.png
@@ -39,8 +39,8 @@ class Report:
         self,
         evaluate: Evaluate,
         settings: Mapping[str, Any],
-        run: Measurement,
-        before: Measurement | None,
+        run: SetMeasurement,
+        before: SetMeasurement | None,
         known: Known | None,
     ) -> None:
         self._settings = settings
@@ -50,7 +50,7 @@ class Report:
         self._rows = compare(scores, baseline, _members(self._prompts))
         self._worst = worst(scores, baseline) if baseline else []
         self._judges = {
-            name: {"note": judge.note, "fingerprint": judge.fingerprint, "prompts_cut": run.measured.cut[name]}
+            name: {"note": judge.note, "fingerprint": judge.fingerprint, "prompts_cut": run.measured.truncated[name]}
             for name, judge in evaluate.judges.items()
         }
         self._features = evaluate.extractor.name if evaluate.extractor else None
@@ -82,7 +82,7 @@ class Report:
 
     def write(self, out: Path) -> None:
         """metrics.json, scores.jsonl, worst.jsonl, and pictures of the means, the values and the worst regressions."""
-        with held(out):
+        with folder_lock(out):
             self._write(out)
 
     def _write(self, out: Path) -> None:
@@ -143,7 +143,7 @@ class Report:
             if fall.rank == 0
         ]
 
-    def _fall(self, fall: Regression) -> dict[str, Any]:
+    def _fall(self, fall: Drop) -> dict[str, Any]:
         """A regression as a line of worst.jsonl, with the paths of both images, each the first of its prompt."""
         entry, before = self._prompts[fall.id], self._prompts_before[fall.id]
         return {
@@ -154,14 +154,14 @@ class Report:
             "baseline_image": str(image_path(before.record, before.base).absolute()),
         }
 
-    def _draw(self, fall: Regression) -> Image:
+    def _draw(self, fall: Drop) -> Image:
         sides = self._prompts_before[fall.id], self._prompts[fall.id]
         images = [open_image(image_path(entry.record, entry.base)) for entry in sides]
         title = f"{fall.metric} {fall.baseline:.3f} -> {fall.value:.3f}, {fall.id}"
         return pictures.before_and_after(title, sides[1].record.text, *images)
 
 
-def _cost(side: Measurement) -> dict[str, float] | None:
+def _cost(side: SetMeasurement) -> dict[str, float] | None:
     """What was spent per image, on the `n` of which it is known: passes of the generator, and steps if all say them."""
     costs = [cost for entry in side.entries.values() if (cost := entry.record.cost)]
     if not costs:
@@ -176,11 +176,11 @@ def _cost_line(name: str, cost: Mapping[str, float]) -> str:
     return f"cost ({name}): {cost['passes']:.2f} passes of the generator{steps} per image  n {cost['n']}"
 
 
-def _scores(side: Measurement) -> Scores:
+def _scores(side: SetMeasurement) -> Scores:
     return by_prompt(side.measured.scores, (entry.record for entry in side.entries.values()))
 
 
-def _first_of_each(side: Measurement) -> dict[str, Entry]:
+def _first_of_each(side: SetMeasurement) -> dict[str, Entry]:
     """Prompt id -> the first record that was measured of it."""
     first: dict[str, Entry] = {}
     for entry in side.entries.values():

@@ -15,16 +15,16 @@ from realign_cli.data.images import image_files
 from realign_cli.errors import RealignError, RecordError, UsageError
 from realign_cli.evaluation import fid_stats
 from realign_cli.evaluation.answers import Cache
-from realign_cli.evaluation.decoding import Viewer
+from realign_cli.evaluation.decoding import ImageDecoder
 from realign_cli.evaluation.distance import Reference, of_statistics, reference
-from realign_cli.evaluation.evaluate import FID, Evaluate, Measured, Sight
+from realign_cli.evaluation.evaluate import FID, EvalInput, Evaluate, ImageScores
 from realign_cli.evaluation.feature_rows import RowFile
 from realign_cli.files.cache_folder import cache_folder
-from realign_cli.registry import is_judge
+from realign_cli.registry import is_metric
 
 if TYPE_CHECKING:
     from realign_cli.data.records import Entry
-    from realign_cli.evaluation.decoding import View
+    from realign_cli.evaluation.decoding import DecodedImage
     from realign_cli.presets import Preset
     from realign_cli.registry import Models
 
@@ -37,14 +37,14 @@ class Against(NamedTuple):
 
 
 @dataclass
-class Measurement:
+class SetMeasurement:
     """What was measured of the images of `source`; `entries` and `failures` are by record id, in order.
 
     `digests` are the SHA-256 of the image files measured.
     """
 
     source: str
-    measured: Measured = field(default_factory=Measured)
+    measured: ImageScores = field(default_factory=ImageScores)
     features: Any = None  # (n, D), a memory map
     entries: dict[str, Entry] = field(default_factory=dict)
     digests: list[str] = field(default_factory=list)
@@ -71,13 +71,15 @@ class Known:
     name: str
     sha256: str
     reference: Reference
-    measurement: Measurement | None = None
+    measurement: SetMeasurement | None = None
 
 
 class Session:
     """Models, memory, decoding processes and the progress bar of one command."""
 
-    def __init__(self, models: Models, memory: Cache, viewer: Viewer, batch_size: int | None, advance: Advance) -> None:
+    def __init__(
+        self, models: Models, memory: Cache, viewer: ImageDecoder, batch_size: int | None, advance: Advance
+    ) -> None:
         self.models = models
         self._memory = memory
         self._viewer = viewer
@@ -90,13 +92,13 @@ class Session:
     def settings(self, evaluate: Evaluate) -> dict[str, Any]:
         return self.models.describe(evaluate.metrics)
 
-    def measure(self, source: str, evaluate: Evaluate, entries: Iterable[Entry] | None = None) -> Measurement:
+    def measure(self, source: str, evaluate: Evaluate, entries: Iterable[Entry] | None = None) -> SetMeasurement:
         """Measure every image of `source`, or of its `entries` only; what cannot be measured is in the `failures`.
 
         Raises:
             RealignError: nothing could be measured.
         """
-        result = Measurement(source)
+        result = SetMeasurement(source)
         rows = RowFile(self._memory.folder)
         given = sources.read_any(source) if entries is None else entries
         result.measured = evaluate.measure(self._sights(result, given, evaluate), rows)
@@ -112,8 +114,8 @@ class Session:
             result.unlisted = [path.name for path in image_files(Path(source)) if path.name not in named]
         return result
 
-    def _sights(self, result: Measurement, entries: Iterable[Entry], evaluate: Evaluate) -> Iterator[Sight]:
-        for view in self._viewer.views(entries, evaluate.knows):
+    def _sights(self, result: SetMeasurement, entries: Iterable[Entry], evaluate: Evaluate) -> Iterator[EvalInput]:
+        for view in self._viewer.views(entries, evaluate.is_cached):
             record = view.entry.record
             error = view.error or _without_prompt(view, evaluate)
             self._advance(1)
@@ -122,7 +124,7 @@ class Session:
             else:
                 result.entries[record.id] = view.entry
                 result.digests.append(view.digest)
-                yield Sight(record, view.digest, view.image)
+                yield EvalInput(record, view.digest, view.image)
 
 
 @contextmanager
@@ -131,7 +133,7 @@ def session(
 ) -> Iterator[Session]:
     """A session over that many images (None: nobody knows how many); answers are remembered in the folder `cache`."""
     memory = Cache(cache or cache_folder())
-    viewer = Viewer()
+    viewer = ImageDecoder()
     try:
         with progress("eval", images, quiet=quiet) as advance:
             yield Session(models, memory, viewer, batch_size, advance)
@@ -173,10 +175,10 @@ def _known(preset: Preset) -> list[str]:
 
 
 def _is_metric(preset: Preset, name: str) -> bool:
-    return (name in preset.sections and name == FID) or is_judge(preset, name)
+    return (name in preset.sections and name == FID) or is_metric(preset, name)
 
 
-def _without_prompt(view: View, evaluate: Evaluate) -> RecordError | None:
+def _without_prompt(view: DecodedImage, evaluate: Evaluate) -> RecordError | None:
     if not evaluate.judges or view.entry.record.text.strip():
         return None
     return RecordError("no_prompt", "no prompt to judge by; 'realign import' joins images and prompts")

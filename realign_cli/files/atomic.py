@@ -23,7 +23,7 @@ _PREFIX, _SUFFIX = ".realign-", ".tmp"
 
 
 @contextmanager
-def written(path: Path) -> Iterator[BinaryIO]:
+def writing(path: Path) -> Iterator[BinaryIO]:
     """A file that becomes `path` when the block ends well; otherwise nothing is left of it and `path` is as before."""
     staging = temporary(path)
     try:
@@ -44,12 +44,12 @@ def write_bytes(path: Path, data: bytes) -> None:
     Raises:
         RealignError: the bytes cannot be written (full disk, read-only folder); an old file stays as it was.
     """
-    with told(path, len(data)), written(path) as file:
+    with report_os_errors(path, len(data)), writing(path) as file:
         file.write(data)
 
 
 @contextmanager
-def told(path: Path, size: int = 0) -> Iterator[None]:
+def report_os_errors(path: Path, size: int = 0) -> Iterator[None]:
     """Inside, a write of `size` bytes that fails says where, and how much was to be written.
 
     Raises:
@@ -87,7 +87,7 @@ def copy(source: Path, target: Path) -> None:
     """
     with source.open("rb") as original:
         try:
-            with written(target) as file:
+            with writing(target) as file:
                 _clone(original, file)
         except OSError:  # whose fault it was, is told by the plain way
             original.seek(0)
@@ -124,7 +124,7 @@ def link_or_copy(source: Path, target: Path) -> None:
         copy(source, target)
 
 
-def create(path: Path, text: str) -> bool:
+def create_exclusive(path: Path, text: str) -> bool:
     """Write `path` unless it is there; of several processes that try at once, one does. Returns whether it was this.
 
     Raises:

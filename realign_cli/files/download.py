@@ -20,7 +20,7 @@ _USER = re.compile(r"(?<=://)[^/\s?#]*@")
 _QUERY = re.compile(r"(?<=[?&])([^=&\s]+)=[^&\s#)]+")
 
 
-def fetched(url: str, path: Path, sha256: str | None = None, *, remedy: str, quiet: bool = True) -> Path:
+def download_file(url: str, path: Path, sha256: str | None = None, *, remedy: str, quiet: bool = True) -> Path:
     """`path`, with what is at `url`; nothing is asked for if an earlier call put it there.
 
     Of a file whose SHA-256 is known, what came before a connection broke is kept: this call tries again, and so does

@@ -11,7 +11,7 @@ from realign_cli.errors import UsageError
 T = TypeVar("T")
 
 
-def ahead(items: Iterable[T], count: int) -> Iterator[T]:
+def prefetch(items: Iterable[T], count: int) -> Iterator[T]:
     """The items, `count` of them drawn ahead of the one given out; what is wrong with one is raised in its turn."""
     drawn: deque[T] = deque()
     wrong = None

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from realign_cli.data.records import journal_path
 from realign_cli.data.shards import Shard
-from realign_cli.fleet.supervisor import Work, keep_running
+from realign_cli.fleet.supervisor import Work, restart_until_done
 
 
 @contextmanager
@@ -26,4 +26,4 @@ def _work(words: Sequence[str], journals: Sequence[Path]) -> Work:
     def achieved() -> list[int]:
         return [path.stat().st_size if path.exists() else -1 for path in journals]
 
-    return partial(keep_running, [sys.executable, "-m", "realign_cli", *words], achieved)
+    return partial(restart_until_done, [sys.executable, "-m", "realign_cli", *words], achieved)

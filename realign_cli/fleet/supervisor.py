@@ -12,7 +12,7 @@ from threading import Event
 from realign_cli.console import console, plain, progress
 from realign_cli.errors import RealignError
 from realign_cli.runs.folder import clear
-from realign_cli.runs.lock import held
+from realign_cli.runs.lock import folder_lock
 from realign_cli.runs.status import lines
 
 Work = Callable[[Event], int]  # what one worker does, and its exit code; it ends early once the event is set
@@ -34,7 +34,7 @@ def supervise(
         RealignError: as `together`.
     """
     for folder in folders if overwrite else ():
-        with held(folder):
+        with folder_lock(folder):
             clear(folder)
     shown = 0
     with progress("run", len(folders) * records, quiet=quiet) as advance:
@@ -45,10 +45,10 @@ def supervise(
             advance(now - shown)
             shown = now
 
-        return together(works, watch)
+        return run_concurrently(works, watch)
 
 
-def together(works: Sequence[Work], watch: Callable[[], None]) -> list[int]:
+def run_concurrently(works: Sequence[Work], watch: Callable[[], None]) -> list[int]:
     """What each of `works` returns; they run at once, in threads of this process, while `watch` is called regularly.
 
     Each is given an event, which is set where they shall stop because this process was interrupted. If some raise, the
@@ -66,7 +66,7 @@ def together(works: Sequence[Work], watch: Callable[[], None]) -> list[int]:
     return [one.result() for one in started]
 
 
-def keep_running(command: Sequence[str], achieved: Callable[[], object], stop: Event) -> int:
+def restart_until_done(command: Sequence[str], achieved: Callable[[], object], stop: Event) -> int:
     """Run a command, again whenever a signal kills it, and return its exit code.
 
     `achieved` gives what changes whenever the command gets on.

@@ -52,7 +52,7 @@ class Preset:
     def checkpoint(self, name: str) -> Checkpoint | None:
         return next((one for one in self.checkpoints if one.name == name), None)
 
-    def with_(self, name: str, settings: Mapping[str, Any]) -> Preset:
+    def with_section(self, name: str, settings: Mapping[str, Any]) -> Preset:
         """The preset with settings of one section changed or added."""
         return replace(self, sections={**self.sections, name: {**self.section(name), **settings}})
 
@@ -120,7 +120,7 @@ def with_model(preset: Preset, model: Path | None) -> Preset:
         base = _base(manifest)
         if base != generator["checkpoint"]:
             raise UsageError(f"--model {model}: a LoRA of {base}; preset '{preset.name}' has {generator['checkpoint']}")
-    return preset.with_("generator", trained)
+    return preset.with_section("generator", trained)
 
 
 def _base(manifest: Path) -> str:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from realign_cli.data.records import read_records
 from realign_cli.files import atomic
-from realign_cli.runs.folder import picture_path, sheet_path
+from realign_cli.runs.folder import contact_sheet_path, picture_path
 
 _MOST, _COLUMNS, _GAP = 48, 3, 8
 
@@ -23,7 +23,7 @@ def write_contact_sheet(folder: Path) -> None:
     paths = (picture_path(folder, entry.record.id, "strip") for entry in read_records(str(folder)))
     strips = [Image.open(path) for path in islice(filter(Path.exists, paths), _MOST)]  # each is an open file
     if strips:
-        atomic.write_png(sheet_path(folder), sheet_of(strips))
+        atomic.write_png(contact_sheet_path(folder), sheet_of(strips))
 
 
 def sheet_of(strips: Sequence[Image.Image]) -> Image.Image:

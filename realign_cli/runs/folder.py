@@ -27,8 +27,8 @@ from realign_cli.data.shards import WHOLE, Shard
 from realign_cli.errors import RealignError, UsageError
 from realign_cli.files import atomic
 from realign_cli.records import SCHEMA, Record, parse_line, require_schema
-from realign_cli.runs.journal import Journal, Records, kept_lines, read_lines, write_lines
-from realign_cli.runs.lock import exclusive, held, holders
+from realign_cli.runs.journal import Journal, Records, finished_lines, read_lines, write_lines
+from realign_cli.runs.lock import flocked, folder_lock, holders
 
 RUN = "run.json"
 _LIBRARIES = (
@@ -51,7 +51,7 @@ def picture_path(folder: Path, record_id: str, kind: str) -> Path:
     return folder / _PICTURES / f"{record_id}-{kind}.png"
 
 
-def sheet_path(folder: Path) -> Path:
+def contact_sheet_path(folder: Path) -> Path:
     """Where the one picture of all strips lies; it has no hyphen, so that it is no record's picture either."""
     return folder / _PICTURES / "contact_sheet.png"
 
@@ -77,8 +77,8 @@ class RunFolder:
         self.path = path
         self._shard = shard
         self._finish = finish
-        claim(path, config, sizes=sizes, overwrite=overwrite)
-        self._journal = Journal(journal_path(path, shard), kept_lines(path))
+        open_run(path, config, sizes=sizes, overwrite=overwrite)
+        self._journal = Journal(journal_path(path, shard), finished_lines(path))
         self.kept = Records(self._journal)
         self._begun = path / f"{_BEGUN}{shard.suffix}"
         self._remove_what_was_begun()
@@ -94,7 +94,7 @@ class RunFolder:
             UsageError: another process is at work here; or as `claim`.
             RealignError: as `claim`.
         """
-        with held(path, shard):
+        with folder_lock(path, shard):
             folder = cls(path, config, shard=shard, **options)
             try:
                 yield folder
@@ -104,7 +104,7 @@ class RunFolder:
     def begin(self, records: Iterable[Record]) -> None:
         """Note the records whose images and pictures are written next, until `flush`."""
         data = "".join(" ".join(filter(None, (record.id, record.prompt_id))) + "\n" for record in records)
-        with atomic.told(self._begun, len(data)), self._begun.open("a") as file:
+        with atomic.report_os_errors(self._begun, len(data)), self._begun.open("a") as file:
             file.write(data)
 
     def add(self, record: Record) -> None:
@@ -138,7 +138,7 @@ class RunFolder:
             others = () if final else (i for i in self._journal if i not in left_out)
             own = [i for i in _and_others(ids, others) if self._owns(i)]
             write_lines(done_path(self.path, self._shard), self._journal, own)
-        with exclusive(self.path / RUN):
+        with flocked(self.path / RUN):
             self._join(ids, final, left_out)
             complete = (self.path / METADATA).exists() and not done_path(self.path, self._shard).exists()
             if complete and not holders(self.path).keys() - {self._shard}:
@@ -193,7 +193,7 @@ class RunFolder:
                 path.unlink()
 
 
-def claim(
+def open_run(
     path: Path, config: Mapping[str, Any], *, sizes: Sequence[int] | None = None, overwrite: bool = False
 ) -> None:
     """Make `path` the folder of a run with this `config`, new or to be continued, and say so in its `run.json`.
@@ -216,7 +216,7 @@ def claim(
         "versions": _versions(),
         "records": sizes,
     }
-    if not atomic.create(path / RUN, json.dumps(run, indent=2, ensure_ascii=False, allow_nan=False) + "\n"):
+    if not atomic.create_exclusive(path / RUN, json.dumps(run, indent=2, ensure_ascii=False, allow_nan=False) + "\n"):
         _check_same(path, config)  # another worker may have come first
 
 
@@ -234,7 +234,12 @@ def clear(path: Path) -> None:
     for record_id in _ids(records) | _begun(path).keys():
         _remove_files(path, record_id)
     atomic.remove_leftovers(path)
-    for file in (sheet_path(path), *_begun_files(path), *records, path / RUN):  # the last says whose folder it is
+    for file in (
+        contact_sheet_path(path),
+        *_begun_files(path),
+        *records,
+        path / RUN,
+    ):  # the last says whose folder it is
         file.unlink(missing_ok=True)
     with suppress(OSError):  # not there, or somebody else's files are in it
         (path / _PICTURES).rmdir()

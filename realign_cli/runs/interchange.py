@@ -17,7 +17,7 @@ from realign_cli.data.records import Entry, read_records
 from realign_cli.errors import RecordError, UsageError
 from realign_cli.files import atomic
 from realign_cli.runs.folder import RunFolder
-from realign_cli.runs.lock import held
+from realign_cli.runs.lock import folder_lock
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -53,7 +53,7 @@ def import_images(source: Path, prompts: Path, out: Path, *, quiet: bool = False
                 complaints.append(str(error))
                 continue
             atomic.copy(file, out / file.name)
-            folder.add(record.with_(file_name=file.name))
+            folder.add(record.replace(file_name=file.name))
             ids.append(record.id)
         folder.complete(ids)
     return _summary("import", out, began, len(ids), complaints)
@@ -223,7 +223,7 @@ def _readable(source: str, out: Path, complaints: list[str]) -> Iterator[tuple[E
     """Records with their images, and `out` is held where there is one; what cannot be read becomes a complaint."""
     images = _images(source, complaints)
     for first in images:
-        with held(out):
+        with folder_lock(out):
             yield first
             yield from images
 

@@ -29,7 +29,7 @@ class Journal(Mapping[str, bytes]):
 
     def __init__(self, path: Path, earlier: Lines) -> None:
         self._path, self._earlier = path, earlier
-        with atomic.told(path):
+        with atomic.report_os_errors(path):
             self._file = path.open("a+b", buffering=0)
         if not lock.take(self._file):
             self._file.close()
@@ -62,7 +62,7 @@ class Journal(Mapping[str, bytes]):
         if not self._pending:
             return
         data = b"".join(self._pending.values())
-        with atomic.told(self._path, len(data)):
+        with atomic.report_os_errors(self._path, len(data)):
             left = memoryview(data)
             while left:
                 left = left[self._file.write(left) :]
@@ -110,13 +110,13 @@ class Records(Mapping[str, Record]):
         return len(self._lines)
 
 
-def kept_records(folder: Path) -> Records:
+def finished_records(folder: Path) -> Records:
     """All records that lie finished in `folder`, of a complete run or of the shards so far."""
-    return Records(kept_lines(folder))
+    return Records(finished_lines(folder))
 
 
-def kept_lines(folder: Path) -> Lines:
-    """The lines of `kept_records`."""
+def finished_lines(folder: Path) -> Lines:
+    """The lines of `finished_records`."""
     newer = read_lines(parts(folder))  # before `metadata.jsonl`, into which they may go at any time
     return read_lines([folder / METADATA]) | newer
 
@@ -140,8 +140,8 @@ def write_lines(path: Path, lines: Lines, ids: Sequence[str]) -> None:
     Raises:
         RealignError: it cannot be written; an old file stays as it was.
     """
-    with atomic.told(path, sum(len(lines[i]) for i in ids)):
-        with atomic.written(path) as file:
+    with atomic.report_os_errors(path, sum(len(lines[i]) for i in ids)):
+        with atomic.writing(path) as file:
             file.writelines(lines[i] for i in ids)
         atomic.sync(path.parent)
 
@@ -153,5 +153,5 @@ def _line(record: Record) -> bytes:
 def _mend(path: Path) -> None:
     """Cut off a last line that a kill has torn."""
     if path.exists() and (data := path.read_bytes()) and not data.endswith(b"\n"):
-        with atomic.told(path):
+        with atomic.report_os_errors(path):
             os.truncate(path, data.rfind(b"\n") + 1)

@@ -65,7 +65,7 @@ class Holder:
 
 
 @contextmanager
-def held(folder: Path, shard: Shard = WHOLE) -> Iterator[None]:
+def folder_lock(folder: Path, shard: Shard = WHOLE) -> Iterator[None]:
     """Make `folder`, and be the only one at work on this shard of it; the lock of a process that died is taken over.
 
     Raises:
@@ -102,7 +102,7 @@ def is_lock(path: Path) -> bool:
 
 
 @contextmanager
-def exclusive(path: Path) -> Iterator[None]:
+def flocked(path: Path) -> Iterator[None]:
     """For a moment, let no other process past this line with the same file."""
     with path.open("rb+") as file:  # for writing, without which a network file system gives no exclusive lock
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -142,7 +142,7 @@ def _locked(path: Path, shard: Shard) -> Iterator[IO[bytes]]:
     """The file at `path`, which names this process and is locked."""
     me = Holder.me()
     while True:
-        atomic.create(path, json.dumps(asdict(me)) + "\n")
+        atomic.create_exclusive(path, json.dumps(asdict(me)) + "\n")
         with suppress(FileNotFoundError), ExitStack() as stack:
             file = stack.enter_context(path.open("rb+"))
             ours = take(file)

@@ -20,7 +20,7 @@ from realign_cli.data.records import Entry
 from realign_cli.data.shards import WHOLE, Shard
 from realign_cli.errors import RecordError, UsageError
 from realign_cli.files import atomic
-from realign_cli.files.prefetch import ahead
+from realign_cli.files.prefetch import prefetch
 from realign_cli.records import Failure, Record
 from realign_cli.runs.folder import RunFolder, image_name, picture_path
 from realign_cli.stages.base import Item, Outcome, Stage
@@ -73,11 +73,11 @@ def run_map(
         pool = ThreadPoolExecutor(_THREADS)
         stack.callback(pool.shutdown, cancel_futures=True)
         writer = stack.enter_context(ThreadPoolExecutor(1))  # batches come out in the order of the input
-        batches = _batches(_owned(entries, shard, ids), batch_size)
+        batches = _batches(_in_shard(entries, shard, ids), batch_size)
         jobs = map(partial(_job, stages=stages, out=out, retry=retry, pool=pool), batches)
         finish = partial(_finish, stages=stages, out=out, pool=pool, summary=summary, advance=advance)
         finished: Future[list[Record]] | None = None
-        for job in ahead(jobs, int(read_ahead)):
+        for job in prefetch(jobs, int(read_ahead)):
             for stage in stages:
                 _apply(stage, job.work.values(), only_missing=stage is not stages[-1])
             if finished:
@@ -118,16 +118,16 @@ class _Work:
         self._note(Failure(stage=stage, kind=error.kind, message=str(error)))
 
     def finish(self, stage: str, outcome: Outcome) -> None:
-        self.record = self.record.with_(**outcome.changes)
+        self.record = self.record.replace(**outcome.changes)
         self.outcomes.append(outcome)
         before = [f for f in self.record.failures if f.stage != stage]  # of an earlier run of this stage
         if len(before) < len(self.record.failures):
-            self.record = self.record.with_(failures=before)
+            self.record = self.record.replace(failures=before)
         if error := outcome.recovered:
             self._note(Failure(stage=stage, kind=error.kind, message=str(error), recovered=True))
 
     def _note(self, failure: Failure) -> None:
-        self.record = self.record.with_(failures=[*self.record.failures, failure])
+        self.record = self.record.replace(failures=[*self.record.failures, failure])
 
 
 @dataclass(frozen=True)
@@ -142,13 +142,13 @@ class _Job:
 def _job(
     batch: Sequence[Entry], *, stages: Sequence[Stage], out: RunFolder | None, retry: bool, pool: ThreadPoolExecutor
 ) -> _Job:
-    done = _kept(batch, out, stages if retry else ())
+    done = _finished_before(batch, out, stages if retry else ())
     if len(done) == len(batch):
         return _Job(batch, done, {})
 
     def work(entry: Entry) -> _Work:
-        looks = any(stage.looks for stage in _taking_part(entry.record, stages))
-        return _Work(entry, pool.submit(_open, entry) if looks else None)
+        needs_image = any(stage.needs_image for stage in _taking_part(entry.record, stages))
+        return _Work(entry, pool.submit(_open, entry) if needs_image else None)
 
     # A batch is computed whole even if a kill left part of it, so that every image sees the same batch again; but to
     # try one record again is to pay for one.
@@ -162,19 +162,19 @@ def _open(entry: Entry) -> Image:
 
 def _taking_part(record: Record, stages: Sequence[Stage]) -> list[Stage]:
     """The last stage, and those whose keys the record lacks."""
-    return [stage for stage in stages if stage is stages[-1] or not stage.done(record)]
+    return [stage for stage in stages if stage is stages[-1] or not stage.is_done(record)]
 
 
 def _apply(stage: Stage, work: Iterable[_Work], *, only_missing: bool) -> None:
     chosen, items = [], []
     for one in work:
-        if one.record.failed or (only_missing and stage.done(one.record)):
+        if one.record.failed or (only_missing and stage.is_done(one.record)):
             continue
-        for key, command in stage.needs.items():
+        for key, command in stage.requires.items():
             if getattr(one.record, key) is None:
                 raise UsageError(f"{one.entry.place}: no '{key}'; run 'realign {command}' first")
         try:
-            image = one.look() if stage.looks else None
+            image = one.look() if stage.needs_image else None
         except RecordError as error:
             one.fail(stage.name, error)
             continue
@@ -208,7 +208,7 @@ def _finish(
             if out:
                 out.add(record)
         records.append(record)
-        reported = _reported(record, entry.record, stages)
+        reported = _failures_to_report(record, entry.record, stages)
         summary.failed += bool(reported)
         summary.failures += [f"{entry.place}: {f.stage}: {f.message}" for f in reported]
         summary.passes += record.cost.passes if record.cost else 0
@@ -221,20 +221,24 @@ def _finish(
     return records
 
 
-def _reported(record: Record, given: Record, stages: Sequence[Stage]) -> list[Failure]:
+def _failures_to_report(record: Record, given: Record, stages: Sequence[Stage]) -> list[Failure]:
     """The failures of a record for this run's summary: those that stand, and what its own stages recovered from."""
     ran = {stage.name for stage in _taking_part(given, stages)}
     return [failure for failure in record.failures if not failure.recovered or failure.stage in ran]
 
 
-def _kept(batch: Sequence[Entry], out: RunFolder | None, retried: Sequence[Stage]) -> dict[str, Record]:
+def _finished_before(batch: Sequence[Entry], out: RunFolder | None, retried: Sequence[Stage]) -> dict[str, Record]:
     """The records of this batch that an earlier run has finished, but for those in which `retried` stages failed."""
     if out is None:
         return {}
     done = {}
     for entry in batch:
         record = out.kept.get(entry.record.id)
-        if record is None or _lacks_image(record, entry, out) or (retried and _reported(record, entry.record, retried)):
+        if (
+            record is None
+            or _lacks_image(record, entry, out)
+            or (retried and _failures_to_report(record, entry.record, retried))
+        ):
             continue
         now, then = entry.record.model_dump(exclude_unset=True), record.model_dump()
         given = [key for key in now if key not in ("file_name", "failures", "cost")]
@@ -287,7 +291,7 @@ def _store(work: _Work, out: RunFolder | None, stage: str) -> Record:
     for outcome in work.outcomes:
         for kind, draw in outcome.pictures.items():
             atomic.write_png(picture_path(out.path, work.record.id, kind), draw())
-    return work.record.with_(file_name=name) if name != work.record.file_name else work.record
+    return work.record.replace(file_name=name) if name != work.record.file_name else work.record
 
 
 def _copy_image(work: _Work, target: Path) -> None:
@@ -308,11 +312,11 @@ def _copy_image(work: _Work, target: Path) -> None:
 def _echo(record: Record, base: Path | None, pipe: RecordWriter) -> None:
     """Write one line to a pipe, where file names are absolute."""
     if record.file_name and base is not None:
-        record = record.with_(file_name=str((base / record.file_name).absolute()))
+        record = record.replace(file_name=str((base / record.file_name).absolute()))
     pipe.write(record)
 
 
-def _owned(entries: Iterable[Entry], shard: Shard, ids: list[str]) -> Iterator[Entry]:
+def _in_shard(entries: Iterable[Entry], shard: Shard, ids: list[str]) -> Iterator[Entry]:
     """The entries of a shard; `ids` gets those of all."""
     for entry in entries:
         ids.append(entry.record.id)

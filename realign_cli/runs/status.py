@@ -12,7 +12,7 @@ from realign_cli.data.shards import WHOLE, Shard
 from realign_cli.errors import UsageError
 from realign_cli.runs import lock
 from realign_cli.runs.folder import RUN
-from realign_cli.runs.journal import kept_records
+from realign_cli.runs.journal import finished_records
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def _of(folder: Path) -> Status | None:
         return None
     holders = lock.holders(folder)
     waiting = parts(folder)
-    records = kept_records(folder)
+    records = finished_records(folder)
     count = _count(list(holders) or [shard for path in waiting if (shard := shard_of(path))])
     if not sizes or len(sizes) != count:
         sizes = [sum(sizes)] if sizes and count == 1 else [None] * count

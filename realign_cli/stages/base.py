@@ -42,13 +42,13 @@ class Stage(Protocol):
     @property
     def name(self) -> str: ...  # of the command
     @property
-    def needs(self) -> Mapping[str, str]: ...  # key of a record -> the command that adds it
+    def requires(self) -> Mapping[str, str]: ...  # key of a record -> the command that adds it
     @property
-    def looks(self) -> bool: ...  # at images
+    def needs_image(self) -> bool: ...  # at images
     @property
-    def uses(self) -> Sequence[str]: ...  # sections of the preset
+    def sections(self) -> Sequence[str]: ...  # sections of the preset
 
-    def done(self, record: Record) -> bool:
+    def is_done(self, record: Record) -> bool:
         """Whether the record has what this stage adds."""
         ...
 
@@ -70,6 +70,6 @@ def through(stages: Sequence[Stage], items: Sequence[Item]) -> list[tuple[Record
                 errors[i] = outcome
                 going.remove(i)
             else:
-                records[i] = records[i].with_(**outcome.changes)
+                records[i] = records[i].replace(**outcome.changes)
                 errors[i] = outcome.recovered or errors[i]
     return list(zip(records, errors, strict=True))

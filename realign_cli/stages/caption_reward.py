@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 class CaptionReward:
-    name, looks = "caption-reward", True
-    needs: dict[str, str] = {}
-    uses = ("captioner", "text_encoder")
+    name, needs_image = "caption-reward", True
+    requires: dict[str, str] = {}
+    sections = ("captioner", "text_encoder")
 
     def __init__(self, models: Models) -> None:
         self._models = models
 
-    def done(self, record: Record) -> bool:
+    def is_done(self, record: Record) -> bool:
         return record.caption is not None
 
     def __call__(self, items: Sequence[Item]) -> list[Outcome | RecordError]:

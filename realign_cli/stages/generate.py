@@ -11,14 +11,14 @@ from realign_cli.stages.base import Item, Outcome
 
 
 class Generate:
-    name, looks = "generate", False
-    needs: dict[str, str] = {}
-    uses = ("generator",)
+    name, needs_image = "generate", False
+    requires: dict[str, str] = {}
+    sections = ("generator",)
 
     def __init__(self, models: Models) -> None:
         self._models = models
 
-    def done(self, record: Record) -> bool:
+    def is_done(self, record: Record) -> bool:
         return bool(record.file_name)
 
     def __call__(self, items: Sequence[Item]) -> list[Outcome | RecordError]:

@@ -36,17 +36,21 @@ class Refine:
     a wrong plan cannot make an image worse than it was by that measure. "final" keeps every regenerated image.
     """
 
-    name, looks = "refine", True
-    needs = {"objects": "score"}
-    uses: tuple[str, ...] = ("generator", "refine", *CaptionReward.uses)  # at most, beside the numbers of a method
+    name, needs_image = "refine", True
+    requires = {"objects": "score"}
+    sections: tuple[str, ...] = (
+        "generator",
+        "refine",
+        *CaptionReward.sections,
+    )  # at most, beside the numbers of a method
 
     def __init__(self, models: Models, control: RegionControl, keep: Keep) -> None:
         self._models, self._control, self._keep = models, control, keep
         numbers = "regional" if isinstance(control, Regional) else "modulation"
-        captioner = CaptionReward.uses if keep == "best" else ()  # else no image is captioned
-        self.uses = ("generator", "refine", numbers, *captioner)
+        captioner = CaptionReward.sections if keep == "best" else ()  # else no image is captioned
+        self.sections = ("generator", "refine", numbers, *captioner)
 
-    def done(self, record: Record) -> bool:
+    def is_done(self, record: Record) -> bool:
         return record.refine is not None
 
     def __call__(self, items: Sequence[Item]) -> list[Outcome | RecordError]:

@@ -11,14 +11,14 @@ from realign_cli.stages.base import Item, Outcome
 
 
 class Score:
-    name, looks = "score", False
-    needs = {"tags": "tag"}
-    uses = ("scorer",)
+    name, needs_image = "score", False
+    requires = {"tags": "tag"}
+    sections = ("scorer",)
 
     def __init__(self, models: Models) -> None:
         self._models = models
 
-    def done(self, record: Record) -> bool:
+    def is_done(self, record: Record) -> bool:
         return record.objects is not None
 
     def __call__(self, items: Sequence[Item]) -> list[Outcome | RecordError]:

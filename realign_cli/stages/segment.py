@@ -20,14 +20,14 @@ from realign_cli.stages.run_lengths import decode, encode
 
 
 class Segment:
-    name, looks = "segment", True
-    needs = {"objects": "score"}
-    uses = ("detector", "mask_model")
+    name, needs_image = "segment", True
+    requires = {"objects": "score"}
+    sections = ("detector", "mask_model")
 
     def __init__(self, models: Models) -> None:
         self._models = models
 
-    def done(self, record: Record) -> bool:
+    def is_done(self, record: Record) -> bool:
         return record.objects is not None and all(one.boxes is not None for one in record.objects)
 
     def __call__(self, items: Sequence[Item]) -> list[Outcome | RecordError]:

@@ -16,11 +16,11 @@ ADDED_BY = {"caption": "caption-reward", "tags": "tag", "objects": "score", "ref
 class Select:
     """Passes on what `choose` has chosen, which is a matter of the records of a prompt and not of a batch."""
 
-    name, looks = "select", False
-    needs: dict[str, str] = {}
-    uses = ()
+    name, needs_image = "select", False
+    requires: dict[str, str] = {}
+    sections = ()
 
-    def done(self, record: Record) -> bool:
+    def is_done(self, record: Record) -> bool:
         return record.select is not None
 
     def __call__(self, items: Sequence[Item]) -> list[Outcome | RecordError]:
@@ -38,14 +38,14 @@ def choose(records: Sequence[Record], values: Mapping[str, float], by: str, top:
     )
     kept = {record.id for record in ranked[:top]}
     chosen = [
-        record.with_(select=Selection(by=by, value=values[record.id], of=len(records)))
+        record.replace(select=Selection(by=by, value=values[record.id], of=len(records)))
         for record in records
         if record.id in kept
     ] or [records[0]]
     if not any(record.cost for record in records):
         return chosen
     share = _share(records, len(chosen))
-    return [record.with_(cost=share) for record in chosen]
+    return [record.replace(cost=share) for record in chosen]
 
 
 def _share(records: Sequence[Record], count: int) -> Cost | None:

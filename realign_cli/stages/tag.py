@@ -11,14 +11,14 @@ from realign_cli.stages.base import Item, Outcome
 
 
 class Tag:
-    name, looks = "tag", True
-    needs: dict[str, str] = {}
-    uses = ("tagger",)
+    name, needs_image = "tag", True
+    requires: dict[str, str] = {}
+    sections = ("tagger",)
 
     def __init__(self, models: Models) -> None:
         self._models = models
 
-    def done(self, record: Record) -> bool:
+    def is_done(self, record: Record) -> bool:
         return record.tags is not None
 
     def __call__(self, items: Sequence[Item]) -> list[Outcome | RecordError]:

@@ -38,17 +38,17 @@ class KeepTrying:
     one image of every prompt that is still open.
     """
 
-    name, looks = "tries", True
-    needs: dict[str, str] = {}
+    name, needs_image = "tries", True
+    requires: dict[str, str] = {}
 
     def __init__(self, models: Models, control: RegionControl, loop: Loop) -> None:
         self._models, self._control, self._loop = models, control, loop
         self._finding: tuple[Stage, ...] = (Tag(models), Score(models), Segment(models)) if loop.mend else ()
-        mending = Refine(models, control, "final").uses if loop.mend else ("generator",)
-        finding = (section for stage in self._finding for section in stage.uses)
-        self.uses: tuple[str, ...] = ("loop", *mending, *finding, *CaptionReward.uses)
+        mending = Refine(models, control, "final").sections if loop.mend else ("generator",)
+        finding = (section for stage in self._finding for section in stage.sections)
+        self.sections: tuple[str, ...] = ("loop", *mending, *finding, *CaptionReward.sections)
 
-    def done(self, record: Record) -> bool:
+    def is_done(self, record: Record) -> bool:
         return record.tries is not None
 
     def __call__(self, items: Sequence[Item]) -> list[Outcome | RecordError]:
@@ -127,7 +127,7 @@ class _Prompt:
         self.noises += how != "mend"
         self.tries.append(_Try(how, self.objects))
         name = self.record.prompt_key if self.noises == 1 else f"{self.record.prompt_key}-{self.noises - 1}"
-        return Request(self.record.text, noise_seed(self.record.with_(id=name)), self.regions, self.record.id)
+        return Request(self.record.text, noise_seed(self.record.replace(id=name)), self.regions, self.record.id)
 
     def _all_found(self) -> bool:
         """Whether there are regions, and their phrases leave no word of the prompt that another thing begins with."""

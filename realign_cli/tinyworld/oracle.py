@@ -81,7 +81,7 @@ def parse(prompt: str) -> Asked:
 
 
 class Oracle:
-    """`roles.Judge` with the columns presence, binding, relation and all_correct, each 0 or 1.
+    """`roles.ImageTextMetric` with the columns presence, binding, relation and all_correct, each 0 or 1.
 
     presence: every kind asked for is there, in whatever colour; binding: every asked pair of colour and kind is there;
     relation: it holds between the two asked things (None if the prompt names none, 0 if one of them is missing);
@@ -94,10 +94,10 @@ class Oracle:
     def __init__(self, checkpoint: str = "", *, device: str = "cpu") -> None:
         pass
 
-    def cut(self, prompts: Sequence[str]) -> list[bool]:
+    def truncated(self, prompts: Sequence[str]) -> list[bool]:
         return [False] * len(prompts)
 
-    def judge(self, images: Sequence[Image], prompts: Sequence[str]) -> dict[str, list[float | None]]:
+    def measure(self, images: Sequence[Image], prompts: Sequence[str]) -> dict[str, list[float | None]]:
         verdicts = [verdict(read(image), parse(prompt)) for image, prompt in zip(images, prompts, strict=True)]
         columns = ("presence", "binding", "relation", "all_correct")
         return {column: [one[column] for one in verdicts] for column in columns}

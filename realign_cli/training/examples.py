@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from realign_cli.roles import Reward, Trainee
+from realign_cli.roles import Reward, TrainableGenerator
 from realign_cli.training.rewards import penalise
 
 
@@ -23,7 +23,7 @@ class Examples:
     penalties: Tensor | None = None
 
 
-def own_latents(trainee: Trainee, prompts: Sequence[str], batch_size: int, seed: int) -> Iterator[Tensor]:
+def own_latents(trainee: TrainableGenerator, prompts: Sequence[str], batch_size: int, seed: int) -> Iterator[Tensor]:
     """Images of the model as it is, batch by batch, where there are no real images.
 
     Without guidance: the denoising loss teaches the prediction that guidance starts from, and what is drawn with
@@ -31,11 +31,11 @@ def own_latents(trainee: Trainee, prompts: Sequence[str], batch_size: int, seed:
     """
     seeds = np.random.default_rng(seed).integers(2**62, size=len(prompts)).tolist()
     for i in range(0, len(prompts), batch_size):
-        noise = trainee.noise(seeds[i : i + batch_size])
-        yield trainee.advance(noise, trainee.embed(prompts[i : i + batch_size]), 0, trainee.steps, guided=False)
+        noise = trainee.initial_noise(seeds[i : i + batch_size])
+        yield trainee.denoise(noise, trainee.embed(prompts[i : i + batch_size]), 0, trainee.steps, guided=False)
 
 
-def real_latents(trainee: Trainee, images: Iterable[Image.Image | None], size: int) -> Iterator[Tensor]:
+def real_latents(trainee: TrainableGenerator, images: Iterable[Image.Image | None], size: int) -> Iterator[Tensor]:
     """Real images, one by one, cut to a centred square of `size` pixels; NaN for one that there is not."""
     for image in images:
         square = ImageOps.fit(image or Image.new("RGB", (size, size)), (size, size))
@@ -46,7 +46,7 @@ def real_latents(trainee: Trainee, images: Iterable[Image.Image | None], size: i
 
 @torch.no_grad()
 def penalties(
-    trainee: Trainee,
+    trainee: TrainableGenerator,
     rewards: Mapping[str, Reward],
     weights: Mapping[str, float],
     examples: Examples,

@@ -18,10 +18,10 @@ from PIL import Image
 from torch import Tensor
 
 from realign_cli.equations.collapse import appearance, collapsed
-from realign_cli.equations.reward import example_shares
+from realign_cli.equations.reward import sampling_weights
 from realign_cli.errors import RealignError, RecordError
 from realign_cli.pictures import grid
-from realign_cli.roles import Models, Request, Reward, Trainee
+from realign_cli.roles import Models, Request, Reward, TrainableGenerator
 from realign_cli.settings import Training
 from realign_cli.stages.caption_reward import captions
 from realign_cli.training.examples import Examples
@@ -60,7 +60,7 @@ class RewardFeedback:
     def __init__(
         self,
         models: Models,
-        trainee: Trainee,
+        trainee: TrainableGenerator,
         rewards: Mapping[str, Reward],
         training: Training,
         prompts: Sequence[str],
@@ -73,8 +73,8 @@ class RewardFeedback:
         self._prompts, self._examples = prompts, examples
         self._micro_batches, self._seed = micro_batches, seed
 
-    def trained(self) -> Mapping[str, Parameter]:
-        return self._trainee.trained()
+    def trainable_parameters(self) -> Mapping[str, Parameter]:
+        return self._trainee.trainable_parameters()
 
     def save(self, folder: Path) -> None:
         self._trainee.save(folder)
@@ -127,7 +127,7 @@ class RewardFeedback:
     @cached_property
     def _shares(self) -> NDArray[np.float64]:
         assert self._examples is not None and self._examples.penalties is not None
-        return example_shares(self._examples.penalties, self._training.temperature).numpy()
+        return sampling_weights(self._examples.penalties, self._training.temperature).numpy()
 
     def _denoising_term(
         self, name: str, examples: Examples, draw: np.random.Generator, shares: NDArray[np.float64] | None = None
@@ -147,14 +147,14 @@ class RewardFeedback:
         """Eq. 5 as in ImageReward: to a random late step without gradient, from there to x_0' in one step with it."""
         training, weights, at = self._training, self._training.rewards, 0
         embeddings = self._trainee.embed(prompts)
-        latents = self._trainee.noise(draw.integers(2**62, size=len(prompts)).tolist())
+        latents = self._trainee.initial_noise(draw.integers(2**62, size=len(prompts)).tolist())
         steps = np.arange(training.first_step, training.last_step + 1)
         for step in sorted(draw.choice(steps, size=training.terms_per_rollout, replace=False).tolist()):
-            latents = self._trainee.advance(latents, embeddings, at, step)
+            latents = self._trainee.denoise(latents, embeddings, at, step)
             at = step
 
             def term(latents: Tensor = latents, step: int = step, seed: int = int(draw.integers(2**62))) -> Loss:
-                pixels = self._trainee.decode(self._trainee.clean(latents, embeddings, step))
+                pixels = self._trainee.decode(self._trainee.predict_x0(latents, embeddings, step))
                 penalty, log = penalise(self._rewards, weights, pixels, prompts, seed)
                 value = training.reward_weight * penalty.mean()
                 exact = captions(self._models, to_pil(pixels), prompts)

@@ -27,7 +27,7 @@ from torch import Tensor
 from realign_cli.console import ReportStep, progress, training_progress
 from realign_cli.errors import RealignError, UsageError
 from realign_cli.files import atomic
-from realign_cli.runs.folder import RUN, claim, require_same
+from realign_cli.runs.folder import RUN, open_run, require_same
 from realign_cli.settings import Training
 from realign_cli.training import checkpoint
 
@@ -57,7 +57,7 @@ class Loss(Protocol):
 class TrainingMethod(Protocol):
     """What is trained, and towards what."""
 
-    def trained(self) -> Mapping[str, Parameter]:
+    def trainable_parameters(self) -> Mapping[str, Parameter]:
         """The weights that training changes, by name."""
         ...
 
@@ -115,7 +115,7 @@ def prepare_run(
     if accelerator.is_main_process:
         if overwrite and (out / RUN).exists():  # before the claim: a kill must not leave old checkpoints to a new run
             _clear(out)
-        claim(out, config, overwrite=overwrite)
+        open_run(out, config, overwrite=overwrite)
         atomic.remove_leftovers(out)
     accelerator.wait_for_everyone()
     accelerator.init_trackers("realign")
@@ -220,7 +220,7 @@ class _TrainingLoop:
     ) -> None:
         self._method, self._accelerator, self._training = method, accelerator, training
         self._out, self._config, self._micro_batches = out, config, micro_batches
-        self._weights = dict(method.trained())
+        self._weights = dict(method.trainable_parameters())
         parameters = list(self._weights.values())
         self._optimizer = accelerator.prepare(torch.optim.AdamW(parameters, lr=training.learning_rate))
         self._average = EMAModel(parameters, decay=training.ema) if training.ema else None
@@ -360,7 +360,7 @@ class _TrainingLoop:
     def _log(self, line: Mapping[str, Any]) -> None:
         if self._accelerator.is_main_process:
             data = json.dumps(line) + "\n"
-            with atomic.told(self._out / LOG, len(data)), (self._out / LOG).open("a") as file:
+            with atomic.report_os_errors(self._out / LOG, len(data)), (self._out / LOG).open("a") as file:
                 file.write(data)
             self._accelerator.log({k: v for k, v in line.items() if k != "step" and v is not None}, step=line["step"])
 

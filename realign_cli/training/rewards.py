@@ -13,7 +13,7 @@ from torch import Tensor
 
 from realign_cli.equations.reward import caption_reward, hinge, score_function
 from realign_cli.errors import UsageError
-from realign_cli.roles import DifferentiableJudge, Models, Reward
+from realign_cli.roles import DifferentiableMetric, Models, Reward
 
 Estimator = Literal["reinforce", "likelihood"]
 
@@ -51,8 +51,8 @@ class SimilarityReward:
     margin = 1.0
 
     def __init__(self, models: Models, *, judge: str) -> None:
-        found = models.judge(judge)
-        if not isinstance(found, DifferentiableJudge):
+        found = models.metric(judge)
+        if not isinstance(found, DifferentiableMetric):
             raise UsageError(f"[{judge}] is judged by a {type(found).__name__}, which gives no gradient to train by")
         self._judge = found
 

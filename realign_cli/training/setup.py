@@ -16,8 +16,8 @@ from PIL import Image
 from realign_cli.data.captions import Captions, Example
 from realign_cli.errors import RecordError, UsageError
 from realign_cli.registry import Models
-from realign_cli.roles import Reward, Trainee
-from realign_cli.runs.lock import held
+from realign_cli.roles import Reward, TrainableGenerator
+from realign_cli.runs.lock import folder_lock
 from realign_cli.settings import Training
 from realign_cli.training.checkpoint import KEPT, require_space
 from realign_cli.training.examples import Examples, own_latents, penalties, real_latents
@@ -72,7 +72,7 @@ def train_generator(
     )
     config = _config(models, captions, training, seed)
     require_space(out, _checkpoint_bytes(trainee, averaged=training.ema > 0))
-    with held(out) if accelerator.is_main_process else nullcontext():
+    with folder_lock(out) if accelerator.is_main_process else nullcontext():
         last = prepare_run(accelerator, out, config, resume, overwrite=overwrite)
         size = models.preset.section("generator")["size"]
         examples, left_out = _examples(accelerator, trainee, captions, training, size, out, seed=seed, quiet=quiet)
@@ -131,18 +131,18 @@ def _config(models: Models, captions: Captions, training: Training, seed: int) -
     }
 
 
-def _checkpoint_bytes(trainee: Trainee, *, averaged: bool) -> int:
+def _checkpoint_bytes(trainee: TrainableGenerator, *, averaged: bool) -> int:
     """Disk space for the checkpoints that are kept plus the one being written.
 
     Each holds the weights, two moments of each, their average where there is one, and the model.
     """
-    trained = sum(weight.numel() for weight in trainee.trained().values())
+    trained = sum(weight.numel() for weight in trainee.trainable_parameters().values())
     return (KEPT + 1) * (4 * trained * (3 + averaged) + trainee.saved_bytes())
 
 
 def _examples(
     accelerator: Accelerator,
-    trainee: Trainee,
+    trainee: TrainableGenerator,
     captions: Captions,
     training: Training,
     size: int,

@@ -68,7 +68,7 @@ def test_a_language_model_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_any_answer_is_an_answer(address: str) -> None:
-    assert _checks.reached("hub", address, "dig") == _checks.Finding("hub", f"{address} answers")
+    assert _checks.reached("hub", address, "dig") == _checks.Check("hub", f"{address} answers")
     nobody = _checks.reached("hub", "http://127.0.0.1:9", "dig")
     assert "refused" in nobody.detail and nobody.remedy == "dig"
 

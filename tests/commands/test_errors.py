@@ -69,7 +69,10 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "refine --in tagged --out new --preset short.toml",
             "preset 'short': modulation.self_weight: Field required; ",
         ),
-        ("demo --out new --prompts prompts.txt --preset short.toml", "preset 'short' has no [generator]"),
+        (
+            "demo --out new --prompts prompts.txt --preset short.toml",
+            "preset 'short' has no [loop]; --preset tiny has every role",
+        ),
         ("eval --in tagged --metrics clip,fdi", "--metrics fdi: no such metric in this preset; there are "),
         (
             "eval --in tagged --metrics oracle",

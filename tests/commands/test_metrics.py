@@ -23,46 +23,46 @@ class Red:
     def __init__(self, checkpoint="", *, device="cpu", fingerprint="red 1"):
         self.fingerprint = fingerprint
 
-    def judge(self, images, prompts):
+    def measure(self, images, prompts):
         self.asked.append(len(images))
         return {"red": [image.resize((1, 1)).getpixel((0, 0))[0] / 255 for image in images]}
 
-    def cut(self, prompts):
+    def truncated(self, prompts):
         return [len(prompt) > 12 for prompt in prompts]
 
 
 class Raises(Red):
-    def judge(self, images, prompts):
+    def measure(self, images, prompts):
         raise KeyError("weights")
 
 
 class Cuts(Red):
-    def cut(self, prompts):
+    def truncated(self, prompts):
         return [False]
 
 
 class Short(Red):
-    def judge(self, images, prompts):
+    def measure(self, images, prompts):
         return {"short": [0.5]}
 
 
 class Endless(Red):
-    def judge(self, images, prompts):
+    def measure(self, images, prompts):
         return {"endless": [float("nan")] * len(images)}
 
 
 class Wordy(Red):
-    def judge(self, images, prompts):
+    def measure(self, images, prompts):
         return {"wordy": ["much"] * len(images)}
 
 
 class Taken(Red):
-    def judge(self, images, prompts):
+    def measure(self, images, prompts):
         return {"clip": [0.5] * len(images)}
 
 
 class Fickle(Red):
-    def judge(self, images, prompts):
+    def measure(self, images, prompts):
         self.asked.append(len(images))
         return {f"fickle {len(self.asked)}": [0.5] * len(images)}
 
@@ -86,7 +86,7 @@ class Silent:
     def __init__(self, checkpoint, *, device):
         pass
 
-    def judge(self, images, prompts):
+    def measure(self, images, prompts):
         return {}
 
 

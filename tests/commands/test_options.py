@@ -9,7 +9,7 @@ import pytest
 import typer
 
 from realign_cli.commands import run as command
-from realign_cli.commands.options import RunOptions, arguments, spread
+from realign_cli.commands.options import RunOptions, arguments, with_options
 
 OF_ITS_OWN = {"prompts": Path("-my prompts.txt"), "seed": 0, "model": None, "keep": "best"}
 
@@ -18,7 +18,7 @@ def parsed(words: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What `realign run` is called with."""
     found: dict[str, Any] = {}
     program = typer.Typer()
-    function = spread(command.run)
+    function = with_options(command.run)
     signature = function.__signature__  # type: ignore[attr-defined]
 
     def keep(**given: Any) -> None:
@@ -52,5 +52,5 @@ def parsed(words: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 def test_words_say_what_was_parsed(options: RunOptions, monkeypatch: pytest.MonkeyPatch) -> None:
     """Even the default preset, where the environment names another."""
     words = arguments(command.run, options, **OF_ITS_OWN)
-    rest = {"evaluate": False, "workers": 1, "engine": "local", "address": None}
+    rest = {"evaluate": False, "workers": 1, "engine": "local", "address": None, "tries": None, "good_enough": None}
     assert parsed(words, monkeypatch) == {**vars(options), **OF_ITS_OWN, **rest}

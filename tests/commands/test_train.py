@@ -56,7 +56,7 @@ def losses(out: Path) -> list[dict[str, float]]:
 
 
 @pytest.fixture(autouse=True)
-def _alone() -> Iterator[None]:
+def _without_subcommand() -> Iterator[None]:
     """Every run in this process reads the environment anew, whatever one before it read or failed at."""
     yield
     AcceleratorState._reset_state(reset_partial_state=True)

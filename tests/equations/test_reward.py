@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from realign_cli.equations.reward import caption_reward, example_shares, hinge, leave_one_out, score_function
+from realign_cli.equations.reward import caption_reward, hinge, leave_one_out, sampling_weights, score_function
 
 
 def test_hand_worked():
@@ -72,7 +72,7 @@ def test_score_function_is_unbiased():
 
 def test_examples_are_drawn_by_their_penalty_in_standard_deviations():
     penalties = torch.tensor([0.0, 0.0, 2.0, 2.0])  # of standard deviation 1
-    shares = example_shares(penalties, temperature=0.5)
+    shares = sampling_weights(penalties, temperature=0.5)
     few = math.exp(-4)
     torch.testing.assert_close(shares, torch.tensor([1, 1, few, few], dtype=torch.float64) / (2 + 2 * few))
 
@@ -80,8 +80,10 @@ def test_examples_are_drawn_by_their_penalty_in_standard_deviations():
 @given(st.floats(0.01, 100), st.floats(-50, 50))
 def test_shares_do_not_depend_on_the_scale_of_a_reward(scale: float, shift: float):
     penalties = torch.tensor([0.1, 0.7, 0.2, 0.9], dtype=torch.float64)
-    torch.testing.assert_close(example_shares(penalties * scale + shift, 0.3), example_shares(penalties, 0.3))
+    torch.testing.assert_close(sampling_weights(penalties * scale + shift, 0.3), sampling_weights(penalties, 0.3))
 
 
 def test_equal_penalties_are_equal_shares():
-    torch.testing.assert_close(example_shares(torch.full((4,), 0.3), 0.1), torch.full((4,), 0.25, dtype=torch.float64))
+    torch.testing.assert_close(
+        sampling_weights(torch.full((4,), 0.3), 0.1), torch.full((4,), 0.25, dtype=torch.float64)
+    )

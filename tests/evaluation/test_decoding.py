@@ -10,13 +10,13 @@ import pytest
 from PIL import Image
 
 from realign_cli.data.records import Entry
-from realign_cli.evaluation.decoding import Viewer
+from realign_cli.evaluation.decoding import ImageDecoder
 from realign_cli.records import Record
 
 
 @pytest.fixture(scope="module")
-def viewer() -> Iterator[Viewer]:
-    made = Viewer()
+def viewer() -> Iterator[ImageDecoder]:
+    made = ImageDecoder()
     yield made
     made.close()
 
@@ -26,7 +26,7 @@ def entries(folder: Path, count: int) -> Iterator[Entry]:
         yield Entry(Record(id=str(i), text="a", file_name=f"{i}.png"), f"line {i}", folder)
 
 
-def test_in_order_and_only_what_is_not_known(tmp_path: Path, viewer: Viewer) -> None:
+def test_in_order_and_only_what_is_not_known(tmp_path: Path, viewer: ImageDecoder) -> None:
     for i in range(20):
         Image.new("RGB", (i + 1, 2)).save(tmp_path / f"{i}.png")
     (tmp_path / "3.png").unlink()
@@ -50,7 +50,7 @@ def test_in_order_and_only_what_is_not_known(tmp_path: Path, viewer: Viewer) -> 
     assert dict(asked)["0"] == views[0].digest
 
 
-def test_a_few_ahead_and_not_more(tmp_path: Path, viewer: Viewer) -> None:
+def test_a_few_ahead_and_not_more(tmp_path: Path, viewer: ImageDecoder) -> None:
     Image.new("RGB", (2, 2)).save(tmp_path / "0.png")
     drawn = 0
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from realign_cli.evaluation.evaluate import Evaluate, Sight
+from realign_cli.evaluation.evaluate import EvalInput, Evaluate
 from realign_cli.records import Pair, Record
 
 IMAGE = Image.new("RGB", (1, 1))
@@ -36,12 +36,12 @@ class Length:
         self.fingerprint = fingerprint
         self.batches: list[int] = []
 
-    def judge(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> dict[str, list[float | None]]:
+    def measure(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> dict[str, list[float | None]]:
         assert len(images) == len(prompts)
         self.batches.append(len(images))
         return {"length": [len(prompt) if prompt != "-" else None for prompt in prompts]}
 
-    def cut(self, prompts: Sequence[str]) -> list[bool]:
+    def truncated(self, prompts: Sequence[str]) -> list[bool]:
         return [len(prompt) > 4 for prompt in prompts]
 
 
@@ -59,11 +59,11 @@ class Width:
 
 
 def models(judge: Length, features: Width | None = None) -> Any:
-    return SimpleNamespace(judge=lambda name: {"length": judge}[name], features=features)
+    return SimpleNamespace(metric=lambda name: {"length": judge}[name], features=features)
 
 
-def sights(*texts: str, first: int = 0) -> list[Sight]:
-    return [Sight(Record(id=str(i), text=text), f"image {i}", IMAGE) for i, text in enumerate(texts, first)]
+def sights(*texts: str, first: int = 0) -> list[EvalInput]:
+    return [EvalInput(Record(id=str(i), text=text), f"image {i}", IMAGE) for i, text in enumerate(texts, first)]
 
 
 def test_full_batches_in_the_order_of_the_input() -> None:
@@ -71,7 +71,7 @@ def test_full_batches_in_the_order_of_the_input() -> None:
     measured = Evaluate(models(judge), ["length"], Memory(), 2).measure(sights("x", "xx", "xxxxx"))
     assert measured.scores == {"0": {"length": 1}, "1": {"length": 2}, "2": {"length": 5}}
     assert list(measured.scores) == ["0", "1", "2"]
-    assert measured.cut == {"length": 1}
+    assert measured.truncated == {"length": 1}
     assert judge.batches == [2, 1]
 
 
@@ -81,9 +81,9 @@ def test_only_what_is_new_is_computed() -> None:
     judge, width, again = Length(), Width(), Rows()
     evaluate = Evaluate(models(judge, width), ["length", "fid"], memory, 4)
     more = sights(*["a"] * 50, "b")
-    known = [evaluate.knows(sight.record, sight.digest) for sight in more]
+    known = [evaluate.is_cached(sight.record, sight.digest) for sight in more]
     assert known == [True] * 50 + [False]
-    bare = [Sight(sight.record, sight.digest, None if k else IMAGE) for sight, k in zip(more, known, strict=True)]
+    bare = [EvalInput(sight.record, sight.digest, None if k else IMAGE) for sight, k in zip(more, known, strict=True)]
     measured = evaluate.measure(bare, again)
     assert judge.batches == width.batches == [1]
     assert measured.scores["50"] == {"length": 1} and len(measured.scores) == 51
@@ -97,7 +97,7 @@ def test_what_an_answer_depends_on_makes_it_new(change: str) -> None:
     Evaluate(models(Length()), ["length"], memory, 4).measure(sights("a"))
     judge = Length("other weights" if change == "weights" else "length")
     sight = sights("b" if change == "prompt" else "a")[0]
-    changed = Sight(sight.record, "another" if change == "image" else sight.digest, IMAGE)
+    changed = EvalInput(sight.record, "another" if change == "image" else sight.digest, IMAGE)
     Evaluate(models(judge), ["length"], memory, 4).measure([changed])
     assert judge.batches == [1]
 
@@ -106,7 +106,7 @@ def test_a_judge_without_a_fingerprint_is_always_asked() -> None:
     memory, judge = Memory(), Length(None)
     for _ in range(2):
         evaluate = Evaluate(models(judge), ["length"], memory, 4)
-        assert not evaluate.knows(Record(id="0", text="a"), "image 0")
+        assert not evaluate.is_cached(Record(id="0", text="a"), "image 0")
         evaluate.measure(sights("a"))
     assert judge.batches == [1, 1] and not memory
 
@@ -119,12 +119,12 @@ def test_pairs_ask_for_the_other_prompt_as_well() -> None:
         Record(id="d", text="alone"),
     ]
     memory = Memory()
-    measured = Evaluate(models(Length()), ["length"], memory, 3).measure(Sight(r, r.id, IMAGE) for r in records)
+    measured = Evaluate(models(Length()), ["length"], memory, 3).measure(EvalInput(r, r.id, IMAGE) for r in records)
     assert measured.scores == {
         "a": {"length": 4, "length_prefers_own": 1.0},
         "b": {"length": 2, "length_prefers_own": 0.0},
         "c": {"length": None, "length_prefers_own": None},
         "d": {"length": 5},
     }
-    assert measured.cut == {"length": 1}  # of the prompts of the images
+    assert measured.truncated == {"length": 1}  # of the prompts of the images
     assert sorted(json.loads(answer)[0]["length"] or 0 for answer in memory.values()) == [0, 1, 2, 2, 4, 4, 5]

@@ -12,7 +12,7 @@ from PIL import Image
 
 from realign_cli.data.records import METADATA
 from realign_cli.errors import UsageError
-from realign_cli.runs.lock import held
+from realign_cli.runs.lock import folder_lock
 from realign_cli.tinyworld.__main__ import render
 
 pytestmark = pytest.mark.fault
@@ -33,7 +33,7 @@ def test_a_folder_at_work_is_left_alone(warm: Warm, tmp_path: Path, command: str
     Image.new("RGB", (64, 64), "red").save(tmp_path / "source" / "0.png")
     line = {"file_name": "0.png", "text": "a red circle", "id": "0", "tags": []}
     (tmp_path / "source" / METADATA).write_text(json.dumps(line) + "\n")
-    with held(tmp_path / "taken"):
+    with folder_lock(tmp_path / "taken"):
         before = contents(tmp_path / "taken")
         ended = warm(*command.split(), "-q", cwd=tmp_path)
         assert ended.code == 2, ended
@@ -45,7 +45,7 @@ def test_a_folder_at_work_is_left_alone(warm: Warm, tmp_path: Path, command: str
 
 
 def test_scenes_are_not_drawn_into_a_folder_at_work(tmp_path: Path) -> None:
-    with held(tmp_path), pytest.raises(UsageError, match="at work on this folder"):
+    with folder_lock(tmp_path), pytest.raises(UsageError, match="at work on this folder"):
         render(tmp_path, 1, 1)
     render(tmp_path, 1, 1)
     assert {"000000.png", METADATA, "run.json"} == contents(tmp_path).keys()

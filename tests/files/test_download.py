@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from realign_cli.errors import RealignError
-from realign_cli.files.download import fetched
+from realign_cli.files.download import download_file
 
 BODY = b"".join(b"a red circle, %d\n" % line for line in range(1000))
 SUM = hashlib.sha256(BODY).hexdigest()
@@ -50,7 +50,7 @@ def address() -> Iterator[str]:
 
 def test_once(tmp_path: Path, address: str) -> None:
     for _ in range(2):
-        path = fetched(f"{address}/set.txt", tmp_path / "new" / "mine.txt", SUM, remedy=REMEDY)
+        path = download_file(f"{address}/set.txt", tmp_path / "new" / "mine.txt", SUM, remedy=REMEDY)
         assert path == tmp_path / "new" / "mine.txt" and path.read_bytes() == BODY
     assert Handler.asked.count("/set.txt") == 1
 
@@ -67,7 +67,7 @@ def test_nothing_is_left_of_what_went_wrong(
     tmp_path: Path, address: str, name: str, sha256: str | None, complaint: str
 ) -> None:
     with pytest.raises(RealignError, match=complaint):
-        fetched(f"{address}/{name}", tmp_path / name, sha256, remedy=REMEDY)
+        download_file(f"{address}/{name}", tmp_path / name, sha256, remedy=REMEDY)
     assert not list(tmp_path.iterdir())
 
 
@@ -75,10 +75,10 @@ def test_a_file_of_known_sum_is_taken_up_where_it_broke(tmp_path: Path, address:
     path, part = tmp_path / "torn.txt", tmp_path / "torn.txt.part"
     for sent in (50, 100):  # five times ten bytes with each call
         with pytest.raises(RealignError, match=f"broke off {len(BODY) - sent} bytes before the end"):
-            fetched(f"{address}/torn.txt", path, SUM, remedy=REMEDY)
+            download_file(f"{address}/torn.txt", path, SUM, remedy=REMEDY)
         assert part.read_bytes() == BODY[:sent]
     part.write_bytes(BODY[:-7])
-    assert fetched(f"{address}/torn.txt", path, SUM, remedy=REMEDY).read_bytes() == BODY
+    assert download_file(f"{address}/torn.txt", path, SUM, remedy=REMEDY).read_bytes() == BODY
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -88,24 +88,24 @@ def test_without_room_what_came_is_kept(tmp_path: Path, address: str) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
     try:
         with pytest.raises(RealignError, match=rf"cannot write {path}.part: File too large; make room"):
-            fetched(f"{address}/set.txt", path, SUM, remedy=REMEDY)
+            download_file(f"{address}/set.txt", path, SUM, remedy=REMEDY)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, was)
     assert (tmp_path / "set.txt.part").read_bytes() == BODY[:1000]
-    assert fetched(f"{address}/set.txt", path, SUM, remedy=REMEDY).read_bytes() == BODY
+    assert download_file(f"{address}/set.txt", path, SUM, remedy=REMEDY).read_bytes() == BODY
 
 
 @pytest.mark.parametrize("begun", [BODY[:500], BODY], ids=["half", "all"])
 @pytest.mark.parametrize("name", ["set.txt", "whole.txt"])
 def test_a_server_may_not_know_ranges(tmp_path: Path, address: str, name: str, begun: bytes) -> None:
     (tmp_path / f"{name}.part").write_bytes(begun)
-    assert fetched(f"{address}/{name}", tmp_path / name, SUM, remedy=REMEDY).read_bytes() == BODY
+    assert download_file(f"{address}/{name}", tmp_path / name, SUM, remedy=REMEDY).read_bytes() == BODY
 
 
 def test_nobody_there(tmp_path: Path) -> None:
     with pytest.raises(RealignError, match=r"cannot fetch http://127\.0\.0\.1:9/a\.txt \(.*refused"):
-        fetched("http://127.0.0.1:9/a.txt", tmp_path / "a.txt", remedy=REMEDY)
+        download_file("http://127.0.0.1:9/a.txt", tmp_path / "a.txt", remedy=REMEDY)
 
 
 @pytest.mark.parametrize(
@@ -119,6 +119,6 @@ def test_nobody_there(tmp_path: Path) -> None:
 )
 def test_an_address_is_of_the_web_and_told_without_its_secrets(tmp_path: Path, url: str, shown: str) -> None:
     with pytest.raises(RealignError, match=re.escape(shown)) as caught:
-        fetched(url, tmp_path / "x", remedy="remedy")
+        download_file(url, tmp_path / "x", remedy="remedy")
     assert "hunter2" not in str(caught.value).replace("http://[hunter2/x", "")
     assert not list(tmp_path.iterdir())

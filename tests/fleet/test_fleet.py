@@ -21,7 +21,7 @@ import psutil
 import pytest
 
 from realign_cli.data.shards import WHOLE, Shard
-from realign_cli.runs.lock import held
+from realign_cli.runs.lock import folder_lock
 
 Run = Callable[..., CompletedProcess[str]]
 SLURM = Path(__file__).parents[2] / "examples" / "slurm_array.sbatch"
@@ -106,7 +106,7 @@ def test_shards_share_a_folder(realign: Run, coarse: Path) -> None:
 
 def test_a_second_worker_is_refused(realign: Run, coarse: Path) -> None:
     command = ("generate", "--prompts", "prompts.txt", "--out", "taken")
-    with held(coarse.parent / "taken", WHOLE):
+    with folder_lock(coarse.parent / "taken", WHOLE):
         refused = realign(*command, cwd=coarse.parent)
     assert refused.returncode == 2
     assert refused.stderr == (
@@ -154,7 +154,7 @@ def test_a_worker_that_is_killed_is_started_again(
 
 def test_workers_that_are_refused_are_not_started_again(realign: Run, coarse: Path) -> None:
     folder = coarse.parent / "busy" / "coarse"
-    with held(folder, Shard(1, 2)), held(folder, Shard(2, 2)):
+    with folder_lock(folder, Shard(1, 2)), folder_lock(folder, Shard(2, 2)):
         done = realign("run", "--prompts", "prompts.txt", "--out", "busy", "--workers", 2, cwd=coarse.parent)
     assert done.returncode == 2
     lines = sorted(done.stderr.splitlines())

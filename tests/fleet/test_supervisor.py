@@ -10,7 +10,7 @@ from threading import Event
 import pytest
 
 from realign_cli.errors import RealignError
-from realign_cli.fleet.supervisor import keep_running, together
+from realign_cli.fleet.supervisor import restart_until_done, run_concurrently
 
 # Writes a line, and is killed until it finds as many as it was told.
 MORTAL = """
@@ -31,20 +31,20 @@ def mortal(path: Path, lives: int) -> list[str]:
 
 def test_a_killed_command_runs_again_as_long_as_it_gets_on(tmp_path: Path) -> None:
     path = tmp_path / "lines"
-    assert keep_running(mortal(path, 6), lambda: path.exists() and path.stat().st_size, Event()) == 3
+    assert restart_until_done(mortal(path, 6), lambda: path.exists() and path.stat().st_size, Event()) == 3
     assert len(path.read_text().splitlines()) == 6
 
 
 def test_one_that_does_not_get_on_is_given_up(tmp_path: Path) -> None:
     path = tmp_path / "lines"
     with pytest.raises(RealignError, match="killed 3 times in a row"):
-        keep_running(mortal(path, 6), lambda: 0, Event())
+        restart_until_done(mortal(path, 6), lambda: 0, Event())
     assert len(path.read_text().splitlines()) == 3
 
 
 def test_one_that_was_told_to_end_is_left_alone() -> None:
     command = [sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGTERM)"]
-    assert keep_running(command, lambda: 0, Event()) < 0
+    assert restart_until_done(command, lambda: 0, Event()) < 0
 
 
 def test_an_error_of_one_waits_for_the_others(tmp_path: Path) -> None:
@@ -57,7 +57,7 @@ def test_an_error_of_one_waits_for_the_others(tmp_path: Path) -> None:
         return 0
 
     with pytest.raises(RealignError, match="no"):
-        together([bad, good], lambda: None)
+        run_concurrently([bad, good], lambda: None)
     assert (tmp_path / "done").exists()
 
 
@@ -69,4 +69,4 @@ def test_an_interrupt_ends_all(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        together([lambda stop: keep_running(command, lambda: 0, stop)] * 2, interrupt)
+        run_concurrently([lambda stop: restart_until_done(command, lambda: 0, stop)] * 2, interrupt)

@@ -27,7 +27,7 @@ from realign_cli.models.pixels import MEAN
 from realign_cli.models.vision.grounded_sam import SamMasks, build_sam
 from realign_cli.models.vision.transformers_sam import TransformersSam
 from realign_cli.models.vision_language import blip2
-from realign_cli.models.vision_language.open_clip import OpenClipJudge
+from realign_cli.models.vision_language.open_clip import OpenClipMetric
 from realign_cli.tinyworld.train.publish import WEIGHTS
 
 BOXES = [(7, 9, 29, 31), (36, 33, 54, 51)]
@@ -116,14 +116,14 @@ def test_the_other_activation_is_refused(tmp_path: Path, configured: bool) -> No
     config["model_cfg"]["quick_gelu"] = configured
     (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
     kinds = ("GELU", "QuickGELU")
-    judge = OpenClipJudge(tmp_path, device="cpu", column="clip", quick_gelu=configured)
+    judge = OpenClipMetric(tmp_path, device="cpu", column="clip", quick_gelu=configured)
     assert f"; {kinds[configured]};" in judge.note
-    plain = OpenClipJudge(WEIGHTS / "clip", device="cpu", column="clip")
+    plain = OpenClipMetric(WEIGHTS / "clip", device="cpu", column="clip")
     asked = [noise(64, 64)], ["a red circle"]
-    assert (judge.judge(*asked) == plain.judge(*asked)) is not configured  # the values do differ
+    assert (judge.measure(*asked) == plain.measure(*asked)) is not configured  # the values do differ
     complaint = f"builds {kinds[configured]}, but by clip.quick_gelu the weights are of {kinds[not configured]}"
     with pytest.raises(RealignError, match=complaint):
-        OpenClipJudge(tmp_path, device="cpu", column="clip", quick_gelu=not configured)
+        OpenClipMetric(tmp_path, device="cpu", column="clip", quick_gelu=not configured)
 
 
 @pytest.fixture

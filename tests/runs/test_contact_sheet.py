@@ -14,7 +14,7 @@ from realign_cli.errors import RecordError
 from realign_cli.files import atomic
 from realign_cli.records import Record
 from realign_cli.runs.contact_sheet import write_contact_sheet
-from realign_cli.runs.folder import RunFolder, image_name, picture_path, sheet_path
+from realign_cli.runs.folder import RunFolder, contact_sheet_path, image_name, picture_path
 from realign_cli.runs.runner import run_map
 from realign_cli.stages.base import Item, Outcome
 
@@ -29,7 +29,7 @@ def test_strips_row_by_row(tmp_path: Path) -> None:
         atomic.write_png(picture_path(tmp_path, one, "strip"), strip)
     folder.complete(ids)
     write_contact_sheet(tmp_path)
-    sheet = Image.open(sheet_path(tmp_path))
+    sheet = Image.open(contact_sheet_path(tmp_path))
     centres = [(sheet.width * x // 6, sheet.height * y // 4) for y in (1, 3) for x in (1, 3, 5)]
     assert [sheet.getpixel(centre)[0] for centre in centres] == [3, 1, 4, 2, 255, 255]
 
@@ -48,9 +48,9 @@ def test_no_id_takes_the_place_of_the_sheet(tmp_path: Path) -> None:
 class _Draw:
     """An image of the record's number, and a strip."""
 
-    name, needs, looks, uses = "draw", {}, False, ()
+    name, requires, needs_image, sections = "draw", {}, False, ()
 
-    def done(self, record: Record) -> bool:
+    def is_done(self, record: Record) -> bool:
         return False
 
     def __call__(self, items: Sequence[Item]) -> list[Outcome | RecordError]:
@@ -65,7 +65,7 @@ def test_no_strips_no_sheet(tmp_path: Path) -> None:
     folder.add(Record(id="1", text="a"))
     folder.complete(["1"])
     write_contact_sheet(tmp_path)
-    assert not sheet_path(tmp_path).exists()
+    assert not contact_sheet_path(tmp_path).exists()
 
 
 def test_more_strips_than_files_may_be_open(tmp_path: Path) -> None:
@@ -85,4 +85,4 @@ def test_more_strips_than_files_may_be_open(tmp_path: Path) -> None:
         write_contact_sheet(tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
-    assert Image.open(sheet_path(tmp_path)).size == (3 * (4 + 8) + 8, 16 * (2 + 8) + 8)
+    assert Image.open(contact_sheet_path(tmp_path)).size == (3 * (4 + 8) + 8, 16 * (2 + 8) + 8)

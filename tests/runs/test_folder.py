@@ -19,7 +19,7 @@ from realign_cli.errors import RealignError, UsageError
 from realign_cli.files import atomic
 from realign_cli.records import Record, parse_line
 from realign_cli.registry import Models
-from realign_cli.runs.folder import RUN, RunFolder, image_name, picture_path, sheet_path
+from realign_cli.runs.folder import RUN, RunFolder, contact_sheet_path, image_name, picture_path
 from realign_cli.runs.lock import Holder
 
 CONFIG = {"command": "tag", "settings": {"tagger": {"threshold": 0.5}}, "shape": (1, 2)}
@@ -56,7 +56,7 @@ def test_a_torn_line_is_dropped_and_the_rest_kept(tmp_path: Path) -> None:
 def test_what_is_added_is_read_back_from_the_disk(tmp_path: Path) -> None:
     filled(tmp_path).flush()
     folder = RunFolder(tmp_path, CONFIG)
-    newer = B.with_(text="é", failures=[])
+    newer = B.replace(text="é", failures=[])
     folder.add(newer)
     assert folder.kept == {"a": A, "b": B}  # not before it is on the disk
     folder.flush()
@@ -98,8 +98,8 @@ def test_overwrite_starts_over(tmp_path: Path) -> None:
 
 def test_overwrite_leaves_the_files_of_others(tmp_path: Path) -> None:
     folder = filled(tmp_path)
-    ours = [tmp_path / image_name("a"), picture_path(tmp_path, "b", "strip"), sheet_path(tmp_path)]
-    theirs = [tmp_path / "notes.txt", tmp_path / "holiday.png", sheet_path(tmp_path).with_name("holiday.png")]
+    ours = [tmp_path / image_name("a"), picture_path(tmp_path, "b", "strip"), contact_sheet_path(tmp_path)]
+    theirs = [tmp_path / "notes.txt", tmp_path / "holiday.png", contact_sheet_path(tmp_path).with_name("holiday.png")]
     for path in ours + theirs:
         path.parent.mkdir(exist_ok=True)
         path.write_text("x")

@@ -28,12 +28,12 @@ from realign_cli.stages.base import Item, Outcome
 class Grey:
     """Makes an image of the id's number, and a picture of it."""
 
-    name, needs, looks, uses = "grey", {}, False, ()
+    name, requires, needs_image, sections = "grey", {}, False, ()
 
     def __init__(self) -> None:
         self.batches: list[list[str]] = []
 
-    def done(self, record: Record) -> bool:
+    def is_done(self, record: Record) -> bool:
         return bool(record.file_name)
 
     def __call__(self, items: Sequence[Item]) -> list[Outcome | RecordError]:
@@ -45,9 +45,9 @@ class Grey:
 class Shade:
     """Tags an image with its shade; cannot do black."""
 
-    name, needs, looks, uses = "shade", {}, True, ()
+    name, requires, needs_image, sections = "shade", {}, True, ()
 
-    def done(self, record: Record) -> bool:
+    def is_done(self, record: Record) -> bool:
         return record.tags is not None
 
     def __call__(self, items: Sequence[Item]) -> list[Outcome | RecordError]:
@@ -62,9 +62,9 @@ class Shade:
 class Count:
     """Adds a key of its own; needs tags."""
 
-    name, needs, looks, uses = "count", {"tags": "shade"}, False, ()
+    name, requires, needs_image, sections = "count", {"tags": "shade"}, False, ()
 
-    def done(self, record: Record) -> bool:
+    def is_done(self, record: Record) -> bool:
         return False
 
     def __call__(self, items: Sequence[Item]) -> list[Outcome | RecordError]:
@@ -119,7 +119,7 @@ def test_images_pictures_and_records(tmp_path: Path) -> None:
 def test_stages_follow_each_other_and_skip_what_is_done(tmp_path: Path) -> None:
     run(entries("1", "2"), Grey(), out=tmp_path)
     first, second = read_records(str(tmp_path))
-    tagged = Entry(first.record.with_(tags=[]), first.place, first.base)
+    tagged = Entry(first.record.replace(tags=[]), first.place, first.base)
     _, piped = run([tagged, second], Shade(), Count())
     assert [(record["tags"], record["of_mine"]) for record in piped] == [
         ([], 0),
@@ -258,7 +258,7 @@ def test_only_what_failed_is_tried_again(tmp_path: Path) -> None:
     """A record that failed here, one that got by in another way, and none that failed before it came here."""
 
     class Moody(Count):
-        needs: dict[str, str] = {}
+        requires: dict[str, str] = {}
 
         def __init__(self, well: bool) -> None:
             self.well, self.asked = well, []
@@ -318,12 +318,12 @@ def test_input_whose_key_the_stage_completed_is_no_other_record(tmp_path: Path) 
 class Guess(Count):
     """Tags in another way than it was asked to, unless it is told to do it right."""
 
-    name, needs = "guess", {}
+    name, requires = "guess", {}
 
     def __init__(self, right: bool = False) -> None:
         self.right = right
 
-    def done(self, record: Record) -> bool:
+    def is_done(self, record: Record) -> bool:
         return record.tags is not None
 
     def __call__(self, items: Sequence[Item]) -> list[Outcome | RecordError]:
@@ -418,7 +418,7 @@ def test_an_image_that_is_gone_is_made_again(tmp_path: Path, complete: bool) -> 
 class Note(Count):
     """Adds a key and looks at no image."""
 
-    needs: dict[str, str] = {}
+    requires: dict[str, str] = {}
 
 
 def test_an_image_that_cannot_be_copied_is_a_failure_and_tried_again(tmp_path: Path) -> None:

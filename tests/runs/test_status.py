@@ -12,7 +12,7 @@ from realign_cli.data.shards import WHOLE, Shard
 from realign_cli.errors import UsageError
 from realign_cli.records import Failure, Record
 from realign_cli.runs.folder import RUN, RunFolder
-from realign_cli.runs.lock import Holder, held
+from realign_cli.runs.lock import Holder, folder_lock
 from realign_cli.runs.status import lines, status
 
 IDS = [f"{i:06d}" for i in range(10)]
@@ -38,7 +38,7 @@ def counts(path: Path) -> list[tuple[str, int, int, int | None]]:
 def test_shards_on_their_way(tmp_path: Path) -> None:
     first, second = len(OWN[ONE]), len(OWN[TWO])
     assert first > 2 and second > 2
-    with held(tmp_path, ONE):
+    with folder_lock(tmp_path, ONE):
         begin(tmp_path, ONE, OWN[ONE][:2], failed=OWN[ONE][:1])
         begin(tmp_path, TWO, OWN[TWO]).complete(IDS)
         assert counts(tmp_path) == [("1/2", 1, 1, first - 2), ("2/2", second, 0, 0)]
@@ -54,7 +54,7 @@ def test_shards_on_their_way(tmp_path: Path) -> None:
 
 def test_draws_count_for_the_shard_of_their_prompt(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path, {"command": "tag"}, shard=ONE, sizes=ONE.sizes([i for i in IDS for _ in range(3)]))
-    with held(tmp_path, ONE):
+    with folder_lock(tmp_path, ONE):
         for i in OWN[ONE]:
             for j in range(3):
                 folder.add(Record(id=f"{i}-{j}", text="a", prompt_id=i))

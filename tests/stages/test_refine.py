@@ -109,7 +109,7 @@ def test_what_is_drawn_is_added_to_the_cost() -> None:
     spent = Cost(passes=4, steps=20)
 
     def known(one: Item) -> Item:
-        return Item(one.record.with_(cost=spent), one.image)
+        return Item(one.record.replace(cost=spent), one.image)
 
     outcomes, _ = refine("best", known(item("8", CUP)), known(item("2", CUP)), known(item("5")), item("8", CUP))
     costs = [outcome.changes.get("cost") for outcome in outcomes]  # type: ignore[union-attr]

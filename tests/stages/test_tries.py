@@ -10,7 +10,7 @@ from PIL import Image
 
 from realign_cli.errors import RecordError
 from realign_cli.records import Cost, Record, Tag, noise_seed
-from realign_cli.roles import Detection, Request, Scored
+from realign_cli.roles import Detection, Request, ScoredObjects
 from realign_cli.settings import Loop, Modulation, Regional, RegionControl
 from realign_cli.stages.base import Item, Outcome
 from realign_cli.stages.tries import KeepTrying
@@ -53,11 +53,11 @@ class World:
     def tag(self, images: Sequence[Image.Image]) -> list[list[Tag]]:
         return [[Tag(label=label, confidence=1.0) for label in self.seen] for _ in images]
 
-    def score(self, prompts: Sequence[str], labels: Sequence[Sequence[str]]) -> list[Scored]:
+    def score(self, prompts: Sequence[str], labels: Sequence[Sequence[str]]) -> list[ScoredObjects]:
         from realign_cli.records import Object
 
         return [
-            Scored([Object(label=label, phrase=f"a {label}", likelihood=2.0) for label in own], "rules")
+            ScoredObjects([Object(label=label, phrase=f"a {label}", likelihood=2.0) for label in own], "rules")
             for own in labels
         ]
 
@@ -86,7 +86,7 @@ def tried(
     return outcomes  # type: ignore[return-value]
 
 
-def told(outcome: Outcome) -> tuple[list[str], int, str]:
+def ended(outcome: Outcome) -> tuple[list[str], int, str]:
     tries = outcome.changes["tries"]
     return [one.how for one in tries.made], tries.kept, tries.stop
 
@@ -99,7 +99,7 @@ def grey(outcome: Outcome) -> int:
 def test_a_good_image_costs_no_further_pass() -> None:
     world = World({})
     (outcome,) = tried(world, item("a cup", 10))
-    assert told(outcome) == (["draw"], 0, "good") and grey(outcome) == 10
+    assert ended(outcome) == (["draw"], 0, "good") and grey(outcome) == 10
     assert "cost" not in outcome.changes and world.requests == []
 
 
@@ -107,12 +107,12 @@ def test_what_was_found_is_mended_from_its_own_noise_and_then_placed_in_the_next
     world = World({"a cup": [60, 70, 5]})
     given = item("a cup", 80)
     (outcome,) = tried(world, given)
-    assert told(outcome) == (["draw", "mend", "redraw", "redraw"], 3, "good") and grey(outcome) == 5
+    assert ended(outcome) == (["draw", "mend", "redraw", "redraw"], 3, "good") and grey(outcome) == 5
     own = given.record
     assert [request.noise_seed for request in world.requests] == [
         noise_seed(own),
-        noise_seed(own.with_(id="a-cup-1")),  # as of generate --images-per-prompt
-        noise_seed(own.with_(id="a-cup-2")),
+        noise_seed(own.replace(id="a-cup-1")),  # as of generate --images-per-prompt
+        noise_seed(own.replace(id="a-cup-2")),
     ]
     assert all([region.phrase for region in request.regions] == ["a cup"] for request in world.requests)
     assert outcome.changes["cost"] == Cost(passes=4, steps=28)
@@ -124,14 +124,14 @@ def test_what_was_found_is_mended_from_its_own_noise_and_then_placed_in_the_next
 def test_where_something_is_missing_it_is_drawn_anew() -> None:
     world = World({"a cup and a vase": [60, 70]})
     (outcome,) = tried(world, item("a cup and a vase", 80), tries=3)
-    assert told(outcome) == (["draw", "draw", "draw"], 1, "exhausted") and grey(outcome) == 60
+    assert ended(outcome) == (["draw", "draw", "draw"], 1, "exhausted") and grey(outcome) == 60
     assert not any(request.regions for request in world.requests)
 
 
 def test_modulated_attention_mends_only_the_noise_that_it_knows() -> None:
     world = World({"a cup": [60, 70, 65]})
     (outcome,) = tried(world, item("a cup", 80), control=PAPER)
-    assert told(outcome)[0] == ["draw", "mend", "draw", "mend"]
+    assert ended(outcome)[0] == ["draw", "mend", "draw", "mend"]
     first, second, third = world.requests
     assert second.noise_seed == third.noise_seed != first.noise_seed
 
@@ -139,13 +139,13 @@ def test_modulated_attention_mends_only_the_noise_that_it_knows() -> None:
 def test_without_mending_it_is_the_first_good_draw() -> None:
     world = World({"a cup": [60, 15, 5]})
     (outcome,) = tried(world, item("a cup", 80), mend=False)
-    assert told(outcome) == (["draw", "draw", "draw"], 2, "good") and grey(outcome) == 15
+    assert ended(outcome) == (["draw", "draw", "draw"], 2, "good") and grey(outcome) == 15
 
 
 def test_the_earliest_of_the_best_is_kept() -> None:
     world = World({"a cup": [50, 60, 50]})
     (outcome,) = tried(world, item("a cup", 50))
-    assert told(outcome)[1:] == (0, "exhausted")
+    assert ended(outcome)[1:] == (0, "exhausted")
 
 
 def test_each_round_is_one_batch_of_those_that_are_open() -> None:
@@ -158,6 +158,6 @@ def test_each_round_is_one_batch_of_those_that_are_open() -> None:
 def test_what_cannot_be_made_is_told_and_costs_a_try() -> None:
     world = World({"a cup": [None, 60]}, seen=())
     (outcome,) = tried(world, item("a cup", 80), tries=3)
-    assert told(outcome) == (["draw", "draw", "draw"], 2, "exhausted")
+    assert ended(outcome) == (["draw", "draw", "draw"], 2, "exhausted")
     assert outcome.recovered and outcome.recovered.kind == "not_finite"
     assert outcome.changes["tries"].made[1].caption is None

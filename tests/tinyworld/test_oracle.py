@@ -22,7 +22,7 @@ def picture(scene: Scene) -> Image.Image:
 
 
 def judge(image: Image.Image, prompt: str) -> dict[str, float | None]:
-    return {column: values[0] for column, values in Oracle().judge([image], [prompt]).items()}
+    return {column: values[0] for column, values in Oracle().measure([image], [prompt]).items()}
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
@@ -30,11 +30,11 @@ def test_clean_held_out_renders(count: int) -> None:
     """Of 300 each at least 99 % are all correct, and none with the colours of two things swapped in the prompt."""
     drawn = list(islice(scenes.scenes(7, held_out=True, count=count), 300))
     images = [picture(scene) for scene in drawn]
-    verdicts = Oracle().judge(images, [scene.caption for scene in drawn])
+    verdicts = Oracle().measure(images, [scene.caption for scene in drawn])
     assert np.mean(verdicts["all_correct"]) >= 0.99
     assert np.mean(verdicts["presence"]) >= 0.99 and np.mean(verdicts["binding"]) >= 0.99
     if count > 1:
-        swapped = Oracle().judge(images, [_swapped(scene) for scene in drawn])
+        swapped = Oracle().measure(images, [_swapped(scene) for scene in drawn])
         assert not any(swapped["binding"]) and not any(swapped["all_correct"])
         assert np.mean(swapped["presence"]) >= 0.99  # the kinds are all there
     if count == 2:
@@ -44,7 +44,7 @@ def test_clean_held_out_renders(count: int) -> None:
         turned = [
             scenes.compose([t.phrase for t in drawn[i].things], OPPOSITE[str(drawn[i].relation)]) for i in related
         ]
-        reverse = Oracle().judge([images[i] for i in related], turned)
+        reverse = Oracle().measure([images[i] for i in related], turned)
         assert not any(reverse["relation"]) and not any(reverse["all_correct"])
 
 
@@ -116,4 +116,4 @@ def test_prompts() -> None:
     assert asked.pairs == (("red", "circle"), ("orange", "ring"), (None, "cross")) and asked.relation is None
     assert parse("a red circle right of a blue ring").relation == "right of"
     assert parse("a spring in a squared circular bluered thing").pairs == ()
-    assert Oracle().judge([], []) == {"presence": [], "binding": [], "relation": [], "all_correct": []}
+    assert Oracle().measure([], []) == {"presence": [], "binding": [], "relation": [], "all_correct": []}

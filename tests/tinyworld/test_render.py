@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from realign_cli.data.records import read_records
-from realign_cli.runs.lock import held
+from realign_cli.runs.lock import folder_lock
 from realign_cli.tinyworld import scenes
 
 
@@ -35,7 +35,7 @@ def test_records_are_held_out_scenes_of_two_things_with_true_captions(tmp_path: 
 
 
 def test_a_folder_in_which_another_process_is_at_work_is_refused(tmp_path: Path) -> None:
-    with held(tmp_path):
+    with folder_lock(tmp_path):
         done = render(tmp_path, "-n", "1")
         assert [path.name for path in tmp_path.iterdir()] == [".lock"]
     assert done.returncode == 2

@@ -48,7 +48,7 @@ class Toy:
         self._broken, self._ugly_from, self._dies_at = broken, ugly_from, dies_at
         self.samples = 0
 
-    def trained(self) -> dict[str, Parameter]:
+    def trainable_parameters(self) -> dict[str, Parameter]:
         return {"weight": self.weight}
 
     def terms(self, step: int, index: int) -> Iterator[Callable[[], Loss]]:

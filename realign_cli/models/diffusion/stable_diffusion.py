@@ -138,7 +138,7 @@ class StableDiffusion:
 
         pixels = self.pipeline(
             **conditioning,
-            latents=torch.stack([self.noise(request.noise_seed) for request in batch]),
+            latents=torch.stack([self.initial_noise(request.noise_seed) for request in batch]),
             num_inference_steps=self._steps,
             guidance_scale=self._guidance,
             height=self._size,
@@ -201,7 +201,7 @@ class StableDiffusion:
         side: int = self._size // self.pipeline.vae_scale_factor
         return side
 
-    def noise(self, seed: int) -> Tensor:
+    def initial_noise(self, seed: int) -> Tensor:
         """x_T of one image, drawn on the CPU so that it is the same on every device."""
         shape = (self.pipeline.unet.config.in_channels, self._side, self._side)
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))

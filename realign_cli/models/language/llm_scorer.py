@@ -16,7 +16,7 @@ from realign_cli.models.language.instruction import InvalidReply
 from realign_cli.models.language.reply_cache import ReplyCache
 from realign_cli.models.language.rule_scorer import by_rules
 from realign_cli.records import Object
-from realign_cli.roles import Scored
+from realign_cli.roles import ScoredObjects
 
 _SINGLE, _TWO_TURN = "single", "two-turn"
 _MOST_CALLS = {_SINGLE: 2, _TWO_TURN: 3}  # for one record, with the repair turn
@@ -68,20 +68,20 @@ class LanguageModelScorer:
             cache=ReplyCache(cache),
         )
 
-    def score(self, prompts: Sequence[str], labels: Sequence[Sequence[str]]) -> list[Scored]:
+    def score(self, prompts: Sequence[str], labels: Sequence[Sequence[str]]) -> list[ScoredObjects]:
         questions = [(prompt, tuple(own)) for prompt, own in zip(prompts, labels, strict=True)]
         different = list(dict.fromkeys(questions))
         answers = dict(zip(different, asyncio.run(self._rounds(different)), strict=True))
         _log.info("asked %s so far: %d calls, %d tokens", self._model, self._budget.calls, self._budget.tokens)
         return [answers[question] for question in questions]
 
-    async def _rounds(self, questions: Sequence[tuple[str, tuple[str, ...]]]) -> list[Scored]:
+    async def _rounds(self, questions: Sequence[tuple[str, tuple[str, ...]]]) -> list[ScoredObjects]:
         """Ask in rounds, each of as many records as the calls that are left do for.
 
         So neither the answers nor who gets one depends on who is faster. The first question of all is asked alone, to
         learn what the server takes.
         """
-        scored: list[Scored] = []
+        scored: list[ScoredObjects] = []
         async with self._chat:
             while len(scored) < len(questions):
                 self._budget.begin_round()
@@ -91,12 +91,12 @@ class LanguageModelScorer:
                 scored += await asyncio.gather(*(self._scored(*question) for question in begun))
         return scored
 
-    async def _scored(self, prompt: str, labels: Sequence[str]) -> Scored:
+    async def _scored(self, prompt: str, labels: Sequence[str]) -> ScoredObjects:
         try:
-            return Scored(await self._asked(prompt, labels), self._model)
+            return ScoredObjects(await self._asked(prompt, labels), self._model)
         except RecordError as error:
             rules = by_rules(prompt, labels)
-            return Scored(rules.objects, rules.scorer, recovered=error)
+            return ScoredObjects(rules.objects, rules.scorer, recovered=error)
 
     async def _asked(self, prompt: str, labels: Sequence[str]) -> list[Object]:
         if not labels:

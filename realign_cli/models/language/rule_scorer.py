@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from realign_cli.models.language import english
 from realign_cli.records import Likelihood, Object
-from realign_cli.roles import Scored
+from realign_cli.roles import ScoredObjects
 
 _WORD = re.compile(r"['\u2019]s\b|\d+(?:[.:,]\d+)*|[^\W_]+(?:[-'\u2019](?!s\b)[^\W_]+)*|[^\w\s]")
 # One letter per word: D determiner, 1 number, A adjective, C connector, n noun, x anything else. Connectors join
@@ -44,11 +44,11 @@ class RuleScorer:
     ) -> None:
         del checkpoint, device, max_calls, max_tokens
 
-    def score(self, prompts: Sequence[str], labels: Sequence[Sequence[str]]) -> list[Scored]:
+    def score(self, prompts: Sequence[str], labels: Sequence[Sequence[str]]) -> list[ScoredObjects]:
         return [by_rules(prompt, own) for prompt, own in zip(prompts, labels, strict=True)]
 
 
-def by_rules(prompt: str, labels: Sequence[str]) -> Scored:
+def by_rules(prompt: str, labels: Sequence[str]) -> ScoredObjects:
     """One object per distinct label: the bound ones in the order of the prompt, then the unlikely ones.
 
     - 2: the prompt names the label, in singular or plural, by a synonym, or as the head of a compound ("phone" and
@@ -91,7 +91,7 @@ def by_rules(prompt: str, labels: Sequence[str]) -> Scored:
         Object(label=label, phrase=prompt[start:end], likelihood=likelihood)
         for label, (start, end, likelihood) in sorted(spans.items(), key=lambda item: item[1][0])
     ]
-    return Scored(objects, "rules")
+    return ScoredObjects(objects, "rules")
 
 
 def noun_phrases(prompt: str) -> list[Phrase]:

@@ -142,8 +142,8 @@ class Blip2TextEncoder:
         return self.model(**tokenize(self.tokenizer, texts).to(self.model.device)).text_embeds[:, 0].float()
 
 
-class Blip2Judge:
-    """`roles.Judge` with two columns.
+class Blip2Metric:
+    """`roles.ImageTextMetric` with two columns.
 
     `blip_itc` is the cosine, in [-1, 1], of the text and the nearest image query; `blip_itm` is the probability that
     image and text match.
@@ -164,7 +164,7 @@ class Blip2Judge:
         return fingerprint(self.model, RESIZING, self.note)
 
     @torch.no_grad()
-    def judge(self, images: Sequence[Image], prompts: Sequence[str]) -> dict[str, list[float | None]]:
+    def measure(self, images: Sequence[Image], prompts: Sequence[str]) -> dict[str, list[float | None]]:
         if not images:
             return {"blip_itc": [], "blip_itm": []}
         model = self.model
@@ -180,7 +180,7 @@ class Blip2Judge:
         patches = self.model.vision_model(inputs).last_hidden_state
         return contrast(self.model, patches, tokenize(self.tokenizer, prompts).to(self.model.device))
 
-    def cut(self, prompts: Sequence[str]) -> list[bool]:
+    def truncated(self, prompts: Sequence[str]) -> list[bool]:
         return [len(ids) > _MAX_TEXT_TOKENS for ids in self.tokenizer(list(prompts), verbose=False).input_ids]
 
 

@@ -70,8 +70,10 @@ class LavisTextEncoder:
         return F.normalize(model.text_proj(model.forward_text(tokens)), dim=-1).float()
 
 
-class LavisJudge:
-    """`roles.Judge` with the columns of `blip2.Blip2Judge`: `blip_itc`, a cosine in [-1, 1], and `blip_itm` in [0, 1].
+class LavisMetric:
+    """`roles.ImageTextMetric` with the columns of `blip2.Blip2Metric`.
+
+    `blip_itc` is a cosine in [-1, 1], `blip_itm` in [0, 1].
 
     LAVIS's own call is made of one image and its prompt at a time, since it takes no texts of different lengths.
     """
@@ -88,7 +90,7 @@ class LavisJudge:
         return fingerprint(self.model, self.note)
 
     @torch.no_grad()
-    def judge(self, images: Sequence[Image], prompts: Sequence[str]) -> dict[str, list[float | None]]:
+    def measure(self, images: Sequence[Image], prompts: Sequence[str]) -> dict[str, list[float | None]]:
         columns: dict[str, list[float | None]] = {"blip_itc": [], "blip_itm": []}
         for image, prompt in zip(images, prompts, strict=True):
             pixels = self._image(image.convert("RGB"))[None].to(self.model.device)
@@ -97,7 +99,7 @@ class LavisJudge:
             columns["blip_itm"].append(self.model(sample, match_head="itm").softmax(-1)[0, 1].item())
         return columns
 
-    def cut(self, prompts: Sequence[str]) -> list[bool]:
+    def truncated(self, prompts: Sequence[str]) -> list[bool]:
         texts = [self._text(prompt) for prompt in prompts]
         return [len(self.model.tokenizer(text, verbose=False).input_ids) > self.model.max_txt_len for text in texts]
 

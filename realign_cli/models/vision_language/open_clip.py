@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 _LONGEST = 100  # times the shorter side; what is resized by that side before it is cropped grows with it
 
 
-class OpenClipJudge:
-    """`roles.Judge`: the cosine of image and text, in [-1, 1], neither clipped nor scaled, in one named column.
+class OpenClipMetric:
+    """`roles.ImageTextMetric`: the cosine of image and text, neither clipped nor scaled, in one column.
 
     `checkpoint` is a folder or a hub id (`revision`: its commit) in open_clip's layout: `open_clip_config.json`,
     weights, tokenizer. Images are resized, cropped to a square and normalised as its configuration says.
@@ -73,7 +73,7 @@ class OpenClipJudge:
         return fingerprint(self.model, str(self.model.visual.preprocess_cfg), self.note)
 
     @no_grad()
-    def judge(self, images: Sequence[Image], prompts: Sequence[str]) -> dict[str, list[float | None]]:
+    def measure(self, images: Sequence[Image], prompts: Sequence[str]) -> dict[str, list[float | None]]:
         if not images:
             return {self.column: []}
         inputs = stack([self.preprocess(squashed(image, _LONGEST)) for image in images])
@@ -92,7 +92,7 @@ class OpenClipJudge:
         size = self.model.visual.image_size
         return size if isinstance(size, int) else size[0]
 
-    def cut(self, prompts: Sequence[str]) -> list[bool]:
+    def truncated(self, prompts: Sequence[str]) -> list[bool]:
         # With room for one token more, its place holds padding unless the prompt is cut.
         ids = self.tokenizer(["", *prompts], context_length=self.model.context_length + 1)
         return (ids[1:, -1] != ids[0, -1]).tolist()

@@ -18,7 +18,7 @@ from transformers import Blip2Config, Blip2ForConditionalGeneration, Blip2ForIma
 
 from realign_cli.models.pixels import pixels_to_input
 from realign_cli.models.vision_language.blip2 import (
-    Blip2Judge,
+    Blip2Metric,
     Blip2TextEncoder,
     match_logits,
     query_embeddings,
@@ -130,7 +130,7 @@ def main(work: Path) -> None:
 
 def measure(folder: Path) -> dict[str, str]:
     """Measure the model on held-out scenes through its adapters, for the card."""
-    judge, encoder = Blip2Judge(folder, device="cpu"), Blip2TextEncoder(folder, device="cpu")
+    judge, encoder = Blip2Metric(folder, device="cpu"), Blip2TextEncoder(folder, device="cpu")
     drawn = draw_held_out(1000, 6)
     spoiled = drawn.spoiled(np.random.default_rng(7))
     card = {}
@@ -146,8 +146,8 @@ def measure(folder: Path) -> dict[str, str]:
     return card | _cosines(encoder, [scene for scene in drawn.scenes if len(scene.things) > 1])
 
 
-def _judge(judge: Blip2Judge, pixels: Tensor, texts: list[str]) -> dict[str, Tensor]:
-    columns = judge.judge([to_pil_image(picture) for picture in pixels], texts)
+def _judge(judge: Blip2Metric, pixels: Tensor, texts: list[str]) -> dict[str, Tensor]:
+    columns = judge.measure([to_pil_image(picture) for picture in pixels], texts)
     return {column: torch.tensor(values) for column, values in columns.items()}
 
 

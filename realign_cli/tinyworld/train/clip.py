@@ -17,7 +17,7 @@ from torchvision.transforms.functional import to_pil_image
 from transformers import Blip2ForConditionalGeneration, Blip2VisionModel
 
 from realign_cli.models.pixels import pixels_to_input
-from realign_cli.models.vision_language.open_clip import OpenClipJudge
+from realign_cli.models.vision_language.open_clip import OpenClipMetric
 from realign_cli.tinyworld.scenes import SIZE
 from realign_cli.tinyworld.train import examples
 from realign_cli.tinyworld.train.fit import fit
@@ -148,10 +148,10 @@ def train(
 
 def measure(folder: Path, column: str) -> dict[str, str]:
     """Measure the model on held-out scenes through its adapter, for the card."""
-    judge = OpenClipJudge(folder, device="cpu", column=column)
+    judge = OpenClipMetric(folder, device="cpu", column=column)
 
     def score(pixels: Tensor, texts: list[str]) -> Tensor:
-        return torch.tensor(judge.judge([to_pil_image(picture) for picture in pixels], texts)[column])
+        return torch.tensor(judge.measure([to_pil_image(picture) for picture in pixels], texts)[column])
 
     drawn = draw_held_out(1000, 6)
     card = {}

@@ -135,7 +135,7 @@ def describe(made: StableDiffusionPipeline, minutes: float) -> dict[str, str]:
         again = torch.cat([made.vae(part).sample.clamp(-1, 1) for part in truth.split(50)])
     psnr = 10 * torch.log10(4 / ((again - truth) ** 2).mean((1, 2, 3)))
     images = [Image.fromarray(array) for array in ((again + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()]
-    read = Oracle().judge(images, [scene.caption for scene in drawn])["all_correct"]
+    read = Oracle().measure(images, [scene.caption for scene in drawn])["all_correct"]
     sizes = {name: sum(p.numel() for p in getattr(made, name).parameters()) for name in _PARTS}
     return model_card(
         model=f"StableDiffusionPipeline of {', '.join(f'{name} {size / 1e6:.2f} M' for name, size in sizes.items())}",

@@ -13,7 +13,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from realign_cli import presets
 from realign_cli.errors import UsageError
 from realign_cli.models.diffusion.stable_diffusion_xl import StableDiffusionXL
-from realign_cli.models.diffusion.trainee import Trainee
+from realign_cli.models.diffusion.trainable import TrainableStableDiffusion
 from realign_cli.registry import Models
 from realign_cli.roles import Request
 from realign_cli.tinyworld import scenes
@@ -106,7 +106,7 @@ def test_it_says_that_it_only_generates(generator: StableDiffusionXL) -> None:
     with pytest.raises(UsageError, match="for 'realign generate' alone; refine with"):
         generator.generate(REQUESTS, modulation)
     with pytest.raises(UsageError, match="a StableDiffusionXLPipeline is not trained here; train a preset"):
-        Trainee(generator, steps=3, guidance=1.0, rank=2, checkpointing=False, seed=0)
+        TrainableStableDiffusion(generator, steps=3, guidance=1.0, rank=2, checkpointing=False, seed=0)
 
 
 def test_another_pipeline_is_refused(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from chat_server import (
 from realign_cli.errors import RealignError, UsageError
 from realign_cli.models.language.llm_scorer import LanguageModelScorer
 from realign_cli.models.language.rule_scorer import by_rules
-from realign_cli.roles import Scored
+from realign_cli.roles import ScoredObjects
 
 PROMPT, TAGS = "a red Book and a yellow pen", ["pen", "book"]
 BY_MODEL = [("book", "a red Book", 0.5), ("pen", "a yellow pen", 0.5)]
@@ -40,11 +40,11 @@ def scorer(**options: Any) -> LanguageModelScorer:
     return LanguageModelScorer("some-model", **{"timeout": 10.0, "retries": 1, "patience": 0.0, **options})
 
 
-def seen(scored: Scored) -> list[tuple[str, str, float]]:
+def seen(scored: ScoredObjects) -> list[tuple[str, str, float]]:
     return [(one.label, one.phrase, one.likelihood) for one in scored.objects]
 
 
-def kind(scored: Scored) -> str | None:
+def kind(scored: ScoredObjects) -> str | None:
     return scored.recovered.kind if scored.recovered else None
 
 

@@ -32,8 +32,8 @@ def encoder() -> blip2.Blip2TextEncoder:
 
 
 @pytest.fixture(scope="module")
-def judge() -> blip2.Blip2Judge:
-    return blip2.Blip2Judge(BLIP, device="cpu")
+def judge() -> blip2.Blip2Metric:
+    return blip2.Blip2Metric(BLIP, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -160,17 +160,17 @@ def test_scores_are_those_of_the_stock_forward(judge):
     mask = torch.cat([torch.ones_like(head), text["attention_mask"]], 1)
     contrast = judge.model(pixels, ids, mask).logits_per_image.diagonal()
     matching = judge.model(pixels, ids, mask, use_image_text_matching_head=True).logits_per_image.softmax(-1)[:, 1]
-    columns = judge.judge(images, PROMPTS)
+    columns = judge.measure(images, PROMPTS)
     assert columns["blip_itc"] == pytest.approx(contrast.tolist(), abs=1e-5)
     assert columns["blip_itm"] == pytest.approx(matching.tolist(), abs=1e-5)
 
 
 def test_scores_do_not_depend_on_the_batch(judge):
     images = pictures(9, (64, 64), (100, 70), (48, 48))
-    together = judge.judge(images, PROMPTS)
+    together = judge.measure(images, PROMPTS)
     assert list(together) == ["blip_itc", "blip_itm"]
     for i in range(3):
-        alone = judge.judge(images[i : i + 1], PROMPTS[i : i + 1])
+        alone = judge.measure(images[i : i + 1], PROMPTS[i : i + 1])
         for column, values in together.items():
             assert values[i] == pytest.approx(alone[column][0], abs=1e-4)
 
@@ -180,7 +180,7 @@ def test_scores_put_the_truth_above_traded_colours(judge, held_out):
 
         def score(pixels, texts, column=column):
             images = [Image.fromarray((p.permute(1, 2, 0) * 255).round().byte().numpy()) for p in pixels]
-            return torch.tensor(judge.judge(images, texts)[column])
+            return torch.tensor(judge.measure(images, texts)[column])
 
         right = prefers_truth(score, held_out, seed=1)
         assert len(right) > 30
@@ -190,24 +190,24 @@ def test_scores_put_the_truth_above_traded_colours(judge, held_out):
 def test_nothing_in_nothing_out(captioner, encoder, judge):
     assert captioner.caption([]) == []
     assert encoder.encode([]).shape == (0, 64)
-    assert judge.judge([], []) == {"blip_itc": [], "blip_itm": []}
+    assert judge.measure([], []) == {"blip_itc": [], "blip_itm": []}
 
 
 def test_counts_the_prompts_that_are_cut(judge):
     words = [" ".join(["red"] * count) for count in (1, 30, 31, 90)]  # start and end are two of the 32 tokens
-    assert judge.cut(words) == [False, False, True, True]
+    assert judge.truncated(words) == [False, False, True, True]
     assert "reads 32 tokens" in judge.note
 
 
 def test_a_changed_weight_is_another_model(judge):
-    changed = blip2.Blip2Judge(WEIGHTS / "blip", device="cpu")
+    changed = blip2.Blip2Metric(WEIGHTS / "blip", device="cpu")
     assert changed.fingerprint == judge.fingerprint
     del changed.fingerprint  # it was kept
     changed.model.itm_head.bias.data += 1e-3
     assert changed.fingerprint != judge.fingerprint
 
 
-@pytest.mark.parametrize("adapter", [blip2.Blip2Captioner, blip2.Blip2TextEncoder, blip2.Blip2Judge])
+@pytest.mark.parametrize("adapter", [blip2.Blip2Captioner, blip2.Blip2TextEncoder, blip2.Blip2Metric])
 def test_missing_checkpoint_is_one_clear_line(adapter, tmp_path):
     with pytest.raises(RealignError, match=r"cannot load .*--preset tiny") as caught:
         adapter(tmp_path, device="cpu")
@@ -248,12 +248,12 @@ def test_samples_are_of_the_models_distribution(captioner: blip2.Blip2Captioner)
         assert captions[0].count(caption) / 200 == pytest.approx(chance, abs=4 * spread + 0.005)
 
 
-def test_gradients_reach_the_pixels(captioner: blip2.Blip2Captioner, judge: blip2.Blip2Judge):
+def test_gradients_reach_the_pixels(captioner: blip2.Blip2Captioner, judge: blip2.Blip2Metric):
     pixels = stacked(pictures(7, (64, 64), (64, 64))).requires_grad_(True)
     prompts = ["a red circle", "a blue square"]
     for value in (captioner.log_likelihood(pixels, [[p] for p in prompts])[0], judge.similarity(pixels, prompts)):
         (gradient,) = torch.autograd.grad(value.sum(), pixels)
         assert gradient.isfinite().all() and (gradient.abs().amax((1, 2, 3)) > 0).all()
     images = [Image.fromarray(a) for a in (pixels.detach() * 255).round().byte().permute(0, 2, 3, 1).numpy()]
-    same = judge.judge(images, prompts)["blip_itc"]
+    same = judge.measure(images, prompts)["blip_itc"]
     assert judge.similarity(pixels, prompts).tolist() == pytest.approx(same, abs=1e-5)

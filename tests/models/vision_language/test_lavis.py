@@ -104,11 +104,11 @@ def test_text_features_are_those_that_lavis_extracts(zoo):
 
 @needs_lavis
 def test_scores_are_those_of_the_features_and_do_not_depend_on_the_batch(zoo):
-    judge = adapters.LavisJudge(MATCHING, device="cpu")
+    judge = adapters.LavisMetric(MATCHING, device="cpu")
     images = pictures((64, 64), (96, 80), (33, 64))
-    scores = judge.judge(images, PROMPTS)
+    scores = judge.measure(images, PROMPTS)
     for i, (image, prompt) in enumerate(zip(images, PROMPTS, strict=True)):
-        alone = judge.judge([image], [prompt])
+        alone = judge.measure([image], [prompt])
         for column, values in scores.items():
             assert values[i] == pytest.approx(alone[column][0], abs=1e-5), column
         pixels = judge._image(image)[None]
@@ -116,18 +116,18 @@ def test_scores_are_those_of_the_features_and_do_not_depend_on_the_batch(zoo):
         text = judge.model.extract_features({"text_input": [prompt]}, mode="text").text_embeds_proj[0, 0]
         assert scores["blip_itc"][i] == pytest.approx((queries @ text).max().item(), abs=1e-5)
         assert 0 < scores["blip_itm"][i] < 1
-    assert judge.judge(images, PROMPTS[::-1])["blip_itc"][0] != pytest.approx(scores["blip_itc"][0], abs=1e-4)
-    assert judge.cut([*PROMPTS, "a red " * 40]) == [False, False, False, True]
-    assert judge.judge([], []) == {"blip_itc": [], "blip_itm": []}
+    assert judge.measure(images, PROMPTS[::-1])["blip_itc"][0] != pytest.approx(scores["blip_itc"][0], abs=1e-4)
+    assert judge.truncated([*PROMPTS, "a red " * 40]) == [False, False, False, True]
+    assert judge.measure([], []) == {"blip_itc": [], "blip_itm": []}
 
 
 @needs_lavis
 def test_the_fingerprint_is_that_of_the_weights(zoo):
     torch.manual_seed(1)
-    one = adapters.LavisJudge(MATCHING, device="cpu")
+    one = adapters.LavisMetric(MATCHING, device="cpu")
     torch.manual_seed(1)
-    same = adapters.LavisJudge(MATCHING, device="cpu")
-    other = adapters.LavisJudge(MATCHING, device="cpu")
+    same = adapters.LavisMetric(MATCHING, device="cpu")
+    other = adapters.LavisMetric(MATCHING, device="cpu")
     assert one.fingerprint == same.fingerprint != other.fingerprint
 
 

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from realign_cli.errors import RealignError
-from realign_cli.models.vision_language.open_clip import OpenClipJudge
+from realign_cli.models.vision_language.open_clip import OpenClipMetric
 from realign_cli.tinyworld import scenes
 from realign_cli.tinyworld.train import examples
 from realign_cli.tinyworld.train.measures import prefers_truth
@@ -19,8 +19,8 @@ PROMPTS = ["a red circle", "a green ring left of a blue square", "a red cross, a
 
 
 @pytest.fixture(scope="module")
-def judges() -> dict[str, OpenClipJudge]:
-    return {column: OpenClipJudge(WEIGHTS / column, device="cpu", column=column) for column in ("clip", "negclip")}
+def judges() -> dict[str, OpenClipMetric]:
+    return {column: OpenClipMetric(WEIGHTS / column, device="cpu", column=column) for column in ("clip", "negclip")}
 
 
 def pictures(seed: int, *sizes: tuple[int, int]) -> list[Image.Image]:
@@ -28,10 +28,10 @@ def pictures(seed: int, *sizes: tuple[int, int]) -> list[Image.Image]:
     return [Image.fromarray(scenes.render(next(stream))).resize(size) for size in sizes]
 
 
-def score(judge: OpenClipJudge):
+def score(judge: OpenClipMetric):
     def of(pixels: torch.Tensor, texts: list[str]) -> torch.Tensor:
         images = [Image.fromarray((p.permute(1, 2, 0) * 255).round().byte().numpy()) for p in pixels]
-        return torch.tensor(judge.judge(images, texts)[judge.column])
+        return torch.tensor(judge.measure(images, texts)[judge.column])
 
     return of
 
@@ -43,7 +43,7 @@ def test_column_is_the_cosine_that_open_clip_computes(judges):
     ids = open_clip.get_tokenizer(f"local-dir:{WEIGHTS / 'clip'}")(PROMPTS)
     logits, _ = model.eval().get_logits(torch.stack([preprocess(image) for image in images]), ids)
     cosines = (logits / model.logit_scale.exp()).diagonal()
-    columns = judges["clip"].judge(images, PROMPTS)
+    columns = judges["clip"].measure(images, PROMPTS)
     assert list(columns) == ["clip"]
     assert columns["clip"] == pytest.approx(cosines.tolist(), abs=1e-5)
 
@@ -51,18 +51,18 @@ def test_column_is_the_cosine_that_open_clip_computes(judges):
 @pytest.mark.parametrize("column", ["clip", "negclip"])
 def test_scores_do_not_depend_on_the_batch(judges, column):
     images = pictures(2, (64, 64), (100, 70), (48, 48))
-    together = judges[column].judge(images, PROMPTS)[column]
-    alone = [judges[column].judge([image], [text])[column][0] for image, text in zip(images, PROMPTS, strict=True)]
+    together = judges[column].measure(images, PROMPTS)[column]
+    alone = [judges[column].measure([image], [text])[column][0] for image, text in zip(images, PROMPTS, strict=True)]
     assert together == pytest.approx(alone, abs=1e-5)
 
 
-def test_a_thin_image_is_not_blown_up(judges: dict[str, OpenClipJudge], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_thin_image_is_not_blown_up(judges: dict[str, OpenClipMetric], monkeypatch: pytest.MonkeyPatch) -> None:
     """Resized by its shorter side, an image of 65,000 x 1 would take gigabytes; what the model sees are 100 x 1."""
     seen = []
     preprocess = judges["clip"].preprocess
     monkeypatch.setattr(judges["clip"], "preprocess", lambda image: seen.append(image.size) or preprocess(image))
     images = [Image.new("RGB", size, "red") for size in ((65_000, 1), (3, 40_000), (64, 48))]
-    thin, other, plain = judges["clip"].judge(images, PROMPTS)["clip"]
+    thin, other, plain = judges["clip"].measure(images, PROMPTS)["clip"]
     assert seen == [(100, 1), (3, 300), (64, 48)] and all(-1 <= one <= 1 for one in (thin, other, plain))
 
 
@@ -85,40 +85,40 @@ def test_negclip_minds_who_wears_which_colour_more_than_clip(judges):
 
 def test_unknown_words_and_long_texts_are_read(judges):
     images = pictures(5, (64, 64), (64, 64))
-    values = judges["clip"].judge(images, ["a zebra on a red circle", "a red circle and " * 40])["clip"]
+    values = judges["clip"].measure(images, ["a zebra on a red circle", "a red circle and " * 40])["clip"]
     assert all(-1 <= value <= 1 for value in values)
 
 
 def test_counts_the_prompts_that_are_cut(judges):
     length = judges["clip"].model.context_length
     words = [" ".join(["red"] * count) for count in (1, length - 2, length - 1, 3 * length)]  # start and end are two
-    assert judges["clip"].cut(words) == [False, False, True, True]
-    assert judges["clip"].cut([]) == []
+    assert judges["clip"].truncated(words) == [False, False, True, True]
+    assert judges["clip"].truncated([]) == []
     assert f"reads {length} tokens" in judges["clip"].note
 
 
 def test_a_changed_weight_is_another_model(judges):
     own = judges["clip"].fingerprint
     assert own != judges["negclip"].fingerprint
-    assert OpenClipJudge(WEIGHTS / "clip", device="cpu", column="clip").fingerprint == own
-    changed = OpenClipJudge(WEIGHTS / "clip", device="cpu", column="clip")
+    assert OpenClipMetric(WEIGHTS / "clip", device="cpu", column="clip").fingerprint == own
+    changed = OpenClipMetric(WEIGHTS / "clip", device="cpu", column="clip")
     changed.model.logit_scale.data += 1e-3
     assert changed.fingerprint != own
 
 
 def test_nothing_in_nothing_out(judges):
-    assert judges["negclip"].judge([], []) == {"negclip": []}
+    assert judges["negclip"].measure([], []) == {"negclip": []}
 
 
 @pytest.mark.parametrize("checkpoint", ["", "no-such-owner/no-such-model"])
 def test_missing_checkpoint_is_one_clear_line(tmp_path, monkeypatch, checkpoint):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(RealignError, match=r"cannot load .*--preset tiny") as caught:
-        OpenClipJudge(checkpoint or tmp_path, device="cpu", column="clip")
+        OpenClipMetric(checkpoint or tmp_path, device="cpu", column="clip")
     assert "\n" not in str(caught.value)
 
 
 def test_folder_without_weights_is_refused(tmp_path):
     (tmp_path / "open_clip_config.json").write_text((WEIGHTS / "clip" / "open_clip_config.json").read_text())
     with pytest.raises(RealignError, match="cannot load"):
-        OpenClipJudge(tmp_path, device="cpu", column="clip")
+        OpenClipMetric(tmp_path, device="cpu", column="clip")

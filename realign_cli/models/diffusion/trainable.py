@@ -29,8 +29,8 @@ _ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
 _TRAINED, _CHECKED = "default", "check"  # names of LoRA adapters
 
 
-class Trainee:
-    """`roles.Trainee` around a loaded `StableDiffusion`: its U-Net, or a LoRA of it, is trained, the rest is frozen.
+class TrainableStableDiffusion:
+    """`roles.TrainableGenerator` around a loaded `StableDiffusion`: it trains its U-Net, or a LoRA of it.
 
     Args:
         generator: in float32, for the weights that are trained are master weights.
@@ -74,24 +74,24 @@ class Trainee:
             self._pipeline.unet.enable_gradient_checkpointing()
             self._pipeline.vae.enable_gradient_checkpointing()
 
-    def trained(self) -> dict[str, Parameter]:
+    def trainable_parameters(self) -> dict[str, Parameter]:
         return {name: weight for name, weight in self.unet.named_parameters() if weight.requires_grad}
 
     def embed(self, prompts: Sequence[str]) -> Tensor:
         return self._generator.embed(prompts)
 
-    def noise(self, seeds: Sequence[int]) -> Tensor:
-        return torch.stack([self._generator.noise(seed) for seed in seeds])
+    def initial_noise(self, seeds: Sequence[int]) -> Tensor:
+        return torch.stack([self._generator.initial_noise(seed) for seed in seeds])
 
     @torch.no_grad()
-    def advance(self, latents: Tensor, embeddings: Tensor, start: int, stop: int, *, guided: bool = True) -> Tensor:
+    def denoise(self, latents: Tensor, embeddings: Tensor, start: int, stop: int, *, guided: bool = True) -> Tensor:
         predict = self._guided if guided else self._conditional
         for t in self._scheduler.timesteps[start:stop]:
             predicted = predict(latents, embeddings, t)
             latents = self._scheduler.step(predicted, t, latents).prev_sample
         return latents
 
-    def clean(self, latents: Tensor, embeddings: Tensor, step: int) -> Tensor:
+    def predict_x0(self, latents: Tensor, embeddings: Tensor, step: int) -> Tensor:
         t = self._scheduler.timesteps[step]
         return self._scheduler.step(self._guided(latents, embeddings, t), t, latents).pred_original_sample
 
@@ -131,7 +131,9 @@ class Trainee:
 
     def saved_bytes(self) -> int:
         parts = (self._pipeline.unet, self._pipeline.vae, self._pipeline.text_encoder)
-        weights = self.trained().values() if self._rank else [w for part in parts for w in part.parameters()]
+        weights = (
+            self.trainable_parameters().values() if self._rank else [w for part in parts for w in part.parameters()]
+        )
         return sum(weight.numel() * weight.element_size() for weight in weights)
 
     def save(self, folder: Path) -> None:

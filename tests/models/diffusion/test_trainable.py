@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from realign_cli.errors import RealignError, UsageError
 from realign_cli.models.diffusion.stable_diffusion import StableDiffusion
-from realign_cli.models.diffusion.trainee import Trainee
+from realign_cli.models.diffusion.trainable import TrainableStableDiffusion
 from realign_cli.roles import Request
 from realign_cli.tinyworld.train.publish import WEIGHTS
 
@@ -23,17 +23,21 @@ PROMPTS = ["a red circle and a blue square", "a green ring and a pink cross"]
 LORA = "pytorch_lora_weights.safetensors"
 
 
-def opened(rank: int, *, steps: int = 4, guidance: float = 3.0, checkpointing: bool = False) -> Trainee:
+def opened(
+    rank: int, *, steps: int = 4, guidance: float = 3.0, checkpointing: bool = False
+) -> TrainableStableDiffusion:
     generator = StableDiffusion(
         GENERATOR, device="cpu", steps=steps, guidance=guidance, size=64, model_batch_size=2, full_precision=True
     )
-    return Trainee(generator, steps=steps, guidance=guidance, rank=rank, checkpointing=checkpointing, seed=0)
+    return TrainableStableDiffusion(
+        generator, steps=steps, guidance=guidance, rank=rank, checkpointing=checkpointing, seed=0
+    )
 
 
 PREDICTIONS = ["epsilon", "v_prediction", "sample"]
 
 
-def predicting(folder: Path, kind: str) -> Trainee:
+def predicting(folder: Path, kind: str) -> TrainableStableDiffusion:
     """The embedded generator, said to predict something else than it does."""
     shutil.copytree(GENERATOR, folder)
     file = folder / "scheduler" / "scheduler_config.json"
@@ -41,16 +45,16 @@ def predicting(folder: Path, kind: str) -> Trainee:
     generator = StableDiffusion(
         str(folder), device="cpu", steps=4, guidance=1.0, size=64, model_batch_size=2, full_precision=True
     )
-    return Trainee(generator, steps=4, guidance=1.0, rank=0, checkpointing=False, seed=0)
+    return TrainableStableDiffusion(generator, steps=4, guidance=1.0, rank=0, checkpointing=False, seed=0)
 
 
-def step(trainee: Trainee) -> None:
+def step(trainee: TrainableStableDiffusion) -> None:
     """One step of training towards brighter images."""
     embeddings = trainee.embed(PROMPTS)
-    latents = trainee.advance(trainee.noise([1, 2]), embeddings, 0, 2)
-    trainee.decode(trainee.clean(latents, embeddings, 2)).mean().neg().backward()
+    latents = trainee.denoise(trainee.initial_noise([1, 2]), embeddings, 0, 2)
+    trainee.decode(trainee.predict_x0(latents, embeddings, 2)).mean().neg().backward()
     with torch.no_grad():
-        for weight in trainee.trained().values():
+        for weight in trainee.trainable_parameters().values():
             assert weight.grad is not None
             weight -= 0.01 * weight.grad.sign()
 
@@ -60,26 +64,26 @@ def test_its_steps_are_those_of_the_generator(guidance: float):
     """Advancing to the end and decoding gives the images that the pipeline gives."""
     trainee = opened(0, guidance=guidance)
     images = trainee.generate([Request(prompt, seed) for seed, prompt in enumerate(PROMPTS)])
-    latents = trainee.advance(trainee.noise([0, 1]), trainee.embed(PROMPTS), 0, 4)
+    latents = trainee.denoise(trainee.initial_noise([0, 1]), trainee.embed(PROMPTS), 0, 4)
     pixels = trainee.decode(latents).detach().permute(0, 2, 3, 1).numpy() * 255
     assert np.abs(pixels - np.stack([np.asarray(image) for image in images])).max() <= 1
 
 
 def test_guidance_can_be_left_out():
     trainee, plain = opened(0, guidance=3.0), opened(0, guidance=1.0)
-    embeddings, noise = trainee.embed(PROMPTS), trainee.noise([0, 1])
-    assert torch.equal(trainee.advance(noise, embeddings, 0, 4, guided=False), plain.advance(noise, embeddings, 0, 4))
-    assert not torch.equal(trainee.advance(noise, embeddings, 0, 4), plain.advance(noise, embeddings, 0, 4))
+    embeddings, noise = trainee.embed(PROMPTS), trainee.initial_noise([0, 1])
+    assert torch.equal(trainee.denoise(noise, embeddings, 0, 4, guided=False), plain.denoise(noise, embeddings, 0, 4))
+    assert not torch.equal(trainee.denoise(noise, embeddings, 0, 4), plain.denoise(noise, embeddings, 0, 4))
 
 
 def test_the_last_clean_image_is_the_image():
     """At the last step x_0' is all that is left of the way; before it, it is not."""
     trainee = opened(0)
     embeddings = trainee.embed(PROMPTS)
-    before = trainee.advance(trainee.noise([0, 1]), embeddings, 0, 3)
-    after = trainee.advance(before, embeddings, 3, 4)
-    assert (trainee.clean(before, embeddings, 3) - after).abs().max() < 0.05 * after.abs().max()
-    early = trainee.clean(trainee.noise([0, 1]), embeddings, 0)
+    before = trainee.denoise(trainee.initial_noise([0, 1]), embeddings, 0, 3)
+    after = trainee.denoise(before, embeddings, 3, 4)
+    assert (trainee.predict_x0(before, embeddings, 3) - after).abs().max() < 0.05 * after.abs().max()
+    early = trainee.predict_x0(trainee.initial_noise([0, 1]), embeddings, 0)
     assert (early - after).abs().max() > 0.2 * after.abs().max()
 
 
@@ -88,11 +92,11 @@ def test_the_last_clean_image_is_the_image():
 def test_gradients_reach_what_is_trained_and_nothing_else(rank: int, checkpointing: bool):
     trainee = opened(rank, checkpointing=checkpointing)
     embeddings = trainee.embed(PROMPTS)
-    latents = trainee.advance(trainee.noise([0, 1]), embeddings, 0, 2)
+    latents = trainee.denoise(trainee.initial_noise([0, 1]), embeddings, 0, 2)
     assert not latents.requires_grad and not embeddings.requires_grad
-    trainee.decode(trainee.clean(latents, embeddings, 2)).mean().backward()
+    trainee.decode(trainee.predict_x0(latents, embeddings, 2)).mean().backward()
     with_gradient = {name for name, w in trainee.unet.named_parameters() if w.grad is not None and w.grad.any()}
-    trained = set(trainee.trained())
+    trained = set(trainee.trainable_parameters())
     if rank:  # B starts at zero, so only it has a gradient at first
         assert with_gradient == {name for name in trained if "lora_B" in name}
         assert all("lora" in name for name in trained)
@@ -105,8 +109,8 @@ def test_checkpointing_changes_no_gradient():
     for checkpointing in (False, True):
         trainee = opened(0, checkpointing=checkpointing)
         embeddings = trainee.embed(PROMPTS)
-        trainee.decode(trainee.clean(trainee.noise([0, 1]), embeddings, 1)).mean().backward()
-        gradients.append(torch.cat([weight.grad.flatten() for weight in trainee.trained().values()]))
+        trainee.decode(trainee.predict_x0(trainee.initial_noise([0, 1]), embeddings, 1)).mean().backward()
+        gradients.append(torch.cat([weight.grad.flatten() for weight in trainee.trainable_parameters().values()]))
     torch.testing.assert_close(*gradients)
 
 
@@ -144,7 +148,7 @@ def test_the_target_is_the_scheduler_s_own(kind: str, tmp_path: Path):
 def test_the_clean_image_follows_from_what_is_predicted(kind: str, tmp_path: Path):
     """x_0' of y at time t: (y - sqrt(1 - a) p) / sqrt(a); sqrt(a) y - sqrt(1 - a) p; p."""
     trainee = predicting(tmp_path / "generator", kind)
-    embeddings, y = trainee.embed(PROMPTS), trainee.noise([0, 1])
+    embeddings, y = trainee.embed(PROMPTS), trainee.initial_noise([0, 1])
     t = 751  # the first of 4 steps from 1000, with the offset of Stable Diffusion
     a = alphas(trainee)[t]
     with torch.no_grad():
@@ -154,10 +158,10 @@ def test_the_clean_image_follows_from_what_is_predicted(kind: str, tmp_path: Pat
             "v_prediction": a.sqrt() * y - (1 - a).sqrt() * p,
             "sample": p,
         }
-        torch.testing.assert_close(trainee.clean(y, embeddings, 0), expected[kind])
+        torch.testing.assert_close(trainee.predict_x0(y, embeddings, 0), expected[kind])
 
 
-def alphas(trainee: Trainee) -> torch.Tensor:
+def alphas(trainee: TrainableStableDiffusion) -> torch.Tensor:
     """Their products up to each of the 1000 times, from the betas of Stable Diffusion."""
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float32) ** 2
     return torch.cumprod(1 - betas, 0)
@@ -170,7 +174,7 @@ def test_another_prediction_is_refused(tmp_path: Path):
 
 def test_encode_undoes_decode():
     trainee = opened(0)
-    latents = trainee.advance(trainee.noise([0, 1]), trainee.embed(PROMPTS), 0, 4)
+    latents = trainee.denoise(trainee.initial_noise([0, 1]), trainee.embed(PROMPTS), 0, 4)
     pixels = trainee.decode(latents).detach()
     assert (trainee.decode(trainee.encode(pixels)) - pixels).abs().mean() < 0.02
 
@@ -194,7 +198,7 @@ def test_a_saved_lora_is_what_diffusers_loads(tmp_path: Path):
     pipeline = StableDiffusionPipeline.from_pretrained(GENERATOR, safety_checker=None, dtype=torch.float32)
     pipeline.load_lora_weights(tmp_path)
     loaded = {name: w for name, w in pipeline.unet.named_parameters() if "lora_B" in name}
-    assert len(loaded) == len(trainee.trained()) / 2 and all(weight.any() for weight in loaded.values())
+    assert len(loaded) == len(trainee.trainable_parameters()) / 2 and all(weight.any() for weight in loaded.values())
 
 
 def test_a_lora_that_would_load_as_nothing_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
