@@ -64,6 +64,8 @@ class _Handler(RichHandler):
 
 
 class Advance(Protocol):
+    """Moves a progress bar on by so many items."""
+
     def __call__(self, count: int) -> None: ...
 
 
@@ -109,6 +111,8 @@ def transfer(name: str, total: int | None, begun: int, *, quiet: bool) -> Iterat
 
 
 class ReportStep(Protocol):
+    """Shows an optimiser step: its numbers by name, and the samples per second."""
+
     def __call__(self, numbers: Mapping[str, float | None], samples_per_s: float) -> None: ...
 
 

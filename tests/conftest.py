@@ -89,7 +89,8 @@ def coarse(realign: Callable[..., Finished], tmp_path_factory: pytest.TempPathFa
 @pytest.fixture
 def chat_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ChatServer]:
     """A language model's server on loopback, which the environment names; its replies are cached in a folder of the
-    test's own."""
+    test's own.
+    """
     with ChatServer() as server:
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)
         monkeypatch.setenv("OPENAI_API_KEY", KEY)

@@ -103,6 +103,7 @@ def is_present(preset: Preset, checkpoint: Checkpoint) -> bool:
 
 
 def is_fetched(checkpoint: Checkpoint) -> bool:
+    """Whether all files of a checkpoint are here."""
     from realign_cli.files import hub
 
     if checkpoint.files:

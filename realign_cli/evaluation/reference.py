@@ -41,8 +41,8 @@ def named_reference(preset: Preset, preset_argument: str) -> Against:
     if not path.is_file():
         raise RealignError(
             f"fid compares with {coco.TITLE}, whose statistics are not here: 'realign download{preset_argument}' "
-            f"fetches its images ({images.gigabytes} GB) and makes them, with '--in DIR' of an unpacked val2014 that you "
-            "have. Or give --reference DIR, or leave fid out of --metrics"
+            f"fetches its images ({images.gigabytes} GB) and makes them, with '--in DIR' of an unpacked val2014 that "
+            "you have. Or give --reference DIR, or leave fid out of --metrics"
         )
     return Against(f"{coco.TITLE} ({path.name})", path)
 

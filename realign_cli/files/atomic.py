@@ -63,14 +63,17 @@ def report_os_errors(path: Path, size: int = 0) -> Iterator[None]:
 
 
 def write_text(path: Path, text: str) -> None:
+    """Replace a file by text in UTF-8; as `write_bytes`."""
     write_bytes(path, text.encode())
 
 
 def write_json(path: Path, data: Any) -> None:
+    """Replace a file by indented JSON; as `write_bytes`."""
     write_text(path, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_png(path: Path, image: Image) -> None:
+    """Replace a file by an image; as `write_bytes`."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     write_bytes(path, buffer.getvalue())

@@ -62,6 +62,7 @@ class Preset:
 
 
 def names() -> list[str]:
+    """The names of the packaged presets."""
     return sorted(file.name.removesuffix(".toml") for file in _folder().iterdir() if file.name.endswith(".toml"))
 
 

@@ -98,6 +98,7 @@ def holders(folder: Path) -> dict[Shard, Holder]:
 
 
 def is_lock(path: Path) -> bool:
+    """Whether a file is the lock of a folder or of a shard."""
     return path.name.startswith(_PREFIX)
 
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 
 class CaptionReward:
+    """Captions each image and rewards the caption; adds 'caption'."""
+
     name, needs_image = "caption-reward", True
     requires: dict[str, str] = {}
     sections = ("captioner", "text_encoder")

@@ -11,6 +11,8 @@ from realign_cli.stages.base import Item, Outcome
 
 
 class Generate:
+    """Draws the image of each prompt from its own noise; adds 'file_name' and 'cost'."""
+
     name, needs_image = "generate", False
     requires: dict[str, str] = {}
     sections = ("generator",)

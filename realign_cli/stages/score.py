@@ -11,6 +11,8 @@ from realign_cli.stages.base import Item, Outcome
 
 
 class Score:
+    """Binds each tag to the prompt; adds 'objects' and 'scorer'."""
+
     name, needs_image = "score", False
     requires = {"tags": "tag"}
     sections = ("scorer",)

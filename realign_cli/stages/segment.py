@@ -20,6 +20,8 @@ from realign_cli.stages.run_lengths import decode, encode
 
 
 class Segment:
+    """Finds each object that may appear, and its mask; completes 'objects'."""
+
     name, needs_image = "segment", True
     requires = {"objects": "score"}
     sections = ("detector", "mask_model")

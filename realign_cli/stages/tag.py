@@ -11,6 +11,8 @@ from realign_cli.stages.base import Item, Outcome
 
 
 class Tag:
+    """Recognises what each image shows; adds 'tags'."""
+
     name, needs_image = "tag", True
     requires: dict[str, str] = {}
     sections = ("tagger",)

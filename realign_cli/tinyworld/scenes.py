@@ -74,6 +74,7 @@ class Scene:
 
 
 def article(word: str) -> str:
+    """The indefinite article of a word."""
     return "an" if word[0] in "aeiou" else "a"
 
 

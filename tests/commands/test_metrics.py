@@ -172,7 +172,7 @@ def test_a_section_of_a_preset_whose_adapter_is_a_judge_is_a_metric(evaluate: Ev
         ("mymetrics:Red,mymetrics:Unmarked", 1, "metric mymetrics:Unmarked: OSError: no weights; -v shows"),
         ("clip,mymetrics:Taken", 1, "metrics clip and mymetrics:Taken both have a column 'clip'"),
         ("mymetrics:Stern", 2, "--metrics mymetrics:Stern: cannot build it (RuntimeError: no licence)"),
-        ("mymetrics:Silent", 2, "--metrics mymetrics:Silent is no judge: it has no note, fingerprint, cut"),
+        ("mymetrics:Silent", 2, "--metrics mymetrics:Silent is no judge: it has no note, fingerprint, truncated"),
         ("mymetrics:bare", 2, "--metrics mymetrics:bare: got an unexpected keyword argument 'device'"),
         ("mymetrics:Blue", 2, "--metrics mymetrics:Blue: module 'mymetrics' has no attribute 'Blue'"),
         ("nowhere:Red", 2, "--metrics nowhere:Red: No module named 'nowhere'"),

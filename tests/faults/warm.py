@@ -161,7 +161,8 @@ def _be(
     environment: Mapping[str, str | None] | None = None,
 ) -> None:
     """Become the program: `signals` come one by one from moment `at` on; no file may grow beyond `most_bytes`; of the
-    `environment`, what is None is not set."""
+    `environment`, what is None is not set.
+    """
     code = 70
     try:
         log = os.open(stderr, os.O_WRONLY | os.O_CREAT | os.O_APPEND)

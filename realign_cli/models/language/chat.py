@@ -41,7 +41,8 @@ _log = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class Frame:
     """What an answer is held to: its JSON schema and its length in tokens. A server that takes the schema is given the
-    example, too, as more of what the system says; held to the schema, a model cannot copy it."""
+    example, too, as more of what the system says; held to the schema, a model cannot copy it.
+    """
 
     schema: Mapping[str, Any]
     example: str
@@ -119,7 +120,8 @@ class Chat:
 
     async def _send(self, messages: Sequence[Message], frame: Frame) -> Any:
         """The reply, a JSON value. What the first answer of a run was given to is asked of all that follow; what a
-        later question cannot have, it alone does without."""
+        later question cannot have, it alone does without.
+        """
         terms, waiting = self._terms, _Waiting()
         while True:
             try:

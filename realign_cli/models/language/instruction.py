@@ -103,6 +103,7 @@ def quoted_back(answer: str) -> str:
 
 
 def repair(error: InvalidReply) -> str:
+    """The turn that sends an answer back with what is wrong with it."""
     return f"This answer cannot be used: {error}. Answer again in full, with nothing but the JSON."
 
 

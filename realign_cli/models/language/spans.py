@@ -46,7 +46,8 @@ def find(quotation: str, prompt: str) -> str | None:
 
 def candidates(prompt: str) -> Iterator[str]:
     """What a phrase may be, each once: the noun phrases, then what two of them and the words between them make up, then
-    all other runs of whole words, the shortest first."""
+    all other runs of whole words, the shortest first.
+    """
     found = [(phrase.start, phrase.end) for phrase in noun_phrases(prompt)]
     nouns = [place for place in found if not any(_in_word(prompt, at) for at in place)]
     letters = [unicodedata.category(char)[0] in "LNM" for char in prompt]
