@@ -47,6 +47,18 @@ def test_pipeline(tmp_path: Path) -> None:
     assert (tmp_path / "final" / "pictures" / "contact_sheet.png").exists()
 
 
+def test_the_loop(tmp_path: Path) -> None:
+    """As shown, with the embedded models chosen as above it."""
+    (tmp_path / "prompts.jsonl").write_text(
+        '{"prompt": "a red circle and a blue square"}\n{"prompt": "a pink cross"}\n'
+    )
+    script = next(block for block in blocks() if "realign run" in block)
+    done = bash(tmp_path, "-euo", "pipefail", "-c", f"export REALIGN_PRESET=tiny\n{textwrap.dedent(script)}")
+    assert "cost (in): " in done.stdout and "cost (baseline): 1.00 passes" in done.stdout
+    lines = (tmp_path / "out" / "final" / "metadata.jsonl").read_text().splitlines()
+    assert len(lines) == 2 and all('"tries": ' in line for line in lines)
+
+
 def test_coarse_to_fine(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("a red circle and a blue square\na pink cross\n")
     done = bash(tmp_path, str(ROOT / "examples" / "coarse_to_fine.sh"), "mine.txt", "out")
