@@ -31,7 +31,7 @@ from realign_cli.models.diffusion.attention_control import Layout, modulated
 from realign_cli.registry import Models
 from realign_cli.roles import Region, Request
 
-MODELS = Models(presets.load("tiny"), "cpu")
+MODELS = Models(presets.load("tiny", ["refine.method=modulation"]), "cpu")
 BOTH = MODELS.region_control
 CROSS_ONLY = replace(BOTH, self_weight=0.0)
 PROMPT, PHRASES = "a red circle and a blue ring", ("a red circle", "a blue ring")

@@ -87,8 +87,8 @@ def shares(rounds: int) -> dict[str, list[float]]:
 
         setattr(owner, name, timed)
 
-    watch(trainee, "advance", "rollout")
-    watch(trainee, "clean", "the step with gradient")
+    watch(trainee, "denoise", "rollout")
+    watch(trainee, "predict_x0", "the step with gradient")
     watch(trainee, "decode", "decoding")
     watch(feedback, "penalise", "captions and rewards")
     watch(feedback, "captions", "captions and rewards")

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from realign_cli.commands import _map
 from realign_cli.commands._pipeline import coarse_to_final
-from realign_cli.commands.options import Device, Run
+from realign_cli.commands.options import RunOptions
 from realign_cli.data.prompts import read_prompts
 from realign_cli.registry import Models
 from realign_cli.tinyworld.scenes import held_out_prompts
@@ -27,7 +27,7 @@ SEED = 42
 
 def make(models: Models, prompts: Path, out: Path, shard: str) -> None:
     entries = list(read_prompts(prompts, SEED))
-    coarse_to_final(Run(quiet=True, shard=shard), out, models, entries, seed=SEED, keep="final")
+    coarse_to_final(RunOptions(quiet=True, shard=shard), out, models, entries, seed=SEED, keep="final")
 
 
 def measure(models: Models, prompts: Path, out: Path, workers: int) -> tuple[float, float]:
@@ -53,7 +53,7 @@ def show(name: str, ratios: list[float]) -> None:
 def main() -> None:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 32
     pairs = int(sys.argv[2]) if len(sys.argv) > 2 else 5
-    models = _map.load(Run(preset="tiny", device=Device.cpu, quiet=True))
+    models = _map.load(RunOptions(preset="tiny", device="cpu", quiet=True))
     speed, spent = [], []
     with tempfile.TemporaryDirectory() as name:
         prompts, one = Path(name) / "prompts.txt", Path(name) / "one.txt"
