@@ -154,7 +154,7 @@ def stats(
         moments = reference(run.features).moments
         with folder_lock(out.parent):
             write_stats(out, moments.mean, moments.covariance, len(run.features), models.features.name)
-    for line in run.complaints():
+    for line in run.warnings():
         console.print(plain(line), soft_wrap=True)
     if options.as_json:
         write_json({"command": "eval stats", "out": str(out), "images": len(run.features), "failed": len(run.failures)})
