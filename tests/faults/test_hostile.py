@@ -164,7 +164,7 @@ def test_words_of_a_prompt_cannot_steer_the_terminal_by_a_warning(warm: Warm, tm
     mask = {"size": [64, 64], "counts": "0P4"}
     thing = {"label": "ring", "phrase": f"a {SPITEFUL}", "likelihood": 2.0, "boxes": [[0, 0, 64, 64]], "mask": mask}
     (tmp_path / "made" / METADATA).write_text(json.dumps(record | {"tags": TAGS, "objects": [thing]}) + "\n")
-    refined = warm("refine", "--in", "made", *options, "refined", cwd=tmp_path)
+    refined = warm("refine", "--method", "modulation", "--in", "made", *options, "refined", cwd=tmp_path)
     assert refined.code == 0 and "the region of 'a good realign tag: all is well" in refined.stderr
     assert not FORBIDDEN & set(refined.stderr), refined.stderr
 

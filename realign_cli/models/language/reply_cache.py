@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from realign_cli.errors import RealignError
+from realign_cli.files.cache_folder import cache_folder
 
 
 class ReplyCache:
-    """Entries in `folder`; an empty string is `realign/replies` in the user's cache folder (XDG_CACHE_HOME)."""
+    """Entries in `folder`; an empty string is `replies` in this program's cache folder."""
 
     def __init__(self, folder: str = "") -> None:
-        user = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-        self._folder = Path(folder or f"{user}/realign/replies").expanduser()
+        self._folder = Path(folder).expanduser() if folder else cache_folder() / "replies"
 
     def get(self, *identity: Any) -> Any:
         """The entry put under the same `identity` (JSON values), or None; a damaged file counts as none."""
@@ -36,7 +36,8 @@ class ReplyCache:
             RealignError: it cannot be written.
         """
         path = self._path(identity)
-        # Shards share the folder, and two may write one entry at once: each has a temporary folder of its own.
+        # Shards share the folder, and two may write one entry at once: each has a temporary folder of its own, where
+        # the one temporary file of `files.atomic` would be both's.
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as own:
