@@ -125,25 +125,25 @@ def check(name: str, outcomes: list[Outcome], looped: list) -> None:
 def evaluation(models: Models, given: list[Entry], *, quick: bool) -> Row:
     evaluate = Evaluate(models, METRICS, Forgetful(), BATCH)
 
-    def sights() -> Iterator[EvalInput]:
+    def inputs() -> Iterator[EvalInput]:
         for entry in given:
             yield EvalInput(entry.record, entry.record.id, picture(entry))
 
     def loop() -> dict[str, dict[str, float | None]]:
         said: dict[str, dict[str, float | None]] = {entry.record.id: {} for entry in given}
-        for judge in evaluate.judges.values():
+        for metric in evaluate.image_text_metrics.values():
             for entry in given:
-                columns = judge.measure([picture(entry)], [entry.record.text])
+                columns = metric.measure([picture(entry)], [entry.record.text])
                 said[entry.record.id] |= {column: values[0] for column, values in columns.items()}
         for entry in given:
             models.features.features([picture(entry)])
         return said
 
-    together, alone = evaluate.measure(sights(), Dropped()).scores, loop()
+    together, alone = evaluate.measure(inputs(), Dropped()).scores, loop()
     for id_, columns in together.items():
         assert columns.keys() == alone[id_].keys()
         assert np.allclose(list(columns.values()), [alone[id_][name] for name in columns], atol=1e-4)
-    times = in_turn({"loop": loop, "ours": lambda: evaluate.measure(sights(), Dropped())}, quick=quick)
+    times = in_turn({"loop": loop, "ours": lambda: evaluate.measure(inputs(), Dropped())}, quick=quick)
     return row("eval", times, f"{len(given)} images, one loop for each of {', '.join(METRICS)}")
 
 

@@ -43,7 +43,7 @@ WAYS = {
 def method(name: str) -> tuple[RewardFeedback, Any]:
     """The loop of one way, and the model that it trains."""
     steps, guidance, first, last, terms = WAYS[name]
-    trainee = MODELS.trainee(steps=steps, guidance=guidance, rank=0, checkpointing=False, seed=0)
+    generator = MODELS.trainable_generator(steps=steps, guidance=guidance, rank=0, checkpointing=False, seed=0)
     training = replace(
         MODELS.training,
         reward="caption=1.0",
@@ -58,8 +58,8 @@ def method(name: str) -> tuple[RewardFeedback, Any]:
         micro_batch_size=BATCH,
     )
     rewards = {"caption": MODELS.reward("caption", estimator="reinforce")}
-    made = RewardFeedback(MODELS, trainee, rewards, training, training_prompts(), None, micro_batches=1, seed=0)
-    return made, trainee
+    made = RewardFeedback(MODELS, generator, rewards, training, training_prompts(), None, micro_batches=1, seed=0)
+    return made, generator
 
 
 def micro_batch(made: RewardFeedback, steps: Iterator[int]) -> None:
@@ -73,7 +73,7 @@ def micro_batch(made: RewardFeedback, steps: Iterator[int]) -> None:
 
 def shares(rounds: int) -> dict[str, list[float]]:
     """The share of each part in every micro-batch of the preset."""
-    made, trainee = method(PRESET)
+    made, generator = method(PRESET)
     spent: dict[str, float] = {}
 
     def watch(owner: object, name: str, part: str) -> None:
@@ -87,9 +87,9 @@ def shares(rounds: int) -> dict[str, list[float]]:
 
         setattr(owner, name, timed)
 
-    watch(trainee, "denoise", "rollout")
-    watch(trainee, "predict_x0", "the step with gradient")
-    watch(trainee, "decode", "decoding")
+    watch(generator, "denoise", "rollout")
+    watch(generator, "predict_x0", "the step with gradient")
+    watch(generator, "decode", "decoding")
     watch(feedback, "penalise", "captions and rewards")
     watch(feedback, "captions", "captions and rewards")
     parts = ("rollout", "the step with gradient", "decoding", "captions and rewards", "the way back")

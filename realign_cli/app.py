@@ -106,7 +106,7 @@ def _handle_errors(function: Callable[..., None], name: str) -> Callable[..., No
 
 
 def _open_streams() -> None:
-    """Give closed standard streams to the null device, lest a file of the user's be opened in their place.
+    """Open closed standard streams on the null device, so that no file of the user's takes their place.
 
     Records are UTF-8, whatever the locale says of the text that people type.
     """

@@ -37,7 +37,7 @@ class Models(roles.Models):
     def __init__(self, preset: Preset, device: str = "auto") -> None:
         self.preset = preset
         self._device = device
-        self._judges: dict[str, roles.ImageTextMetric] = {}
+        self._metrics: dict[str, roles.ImageTextMetric] = {}
 
     @cached_property
     def device(self) -> str:
@@ -110,11 +110,11 @@ class Models(roles.Models):
 
         return self._checked(Training, "train")
 
-    def trainee(self, **options: Any) -> roles.TrainableGenerator:
+    def trainable_generator(self, **options: Any) -> roles.TrainableGenerator:
         """A generator made trainable, apart from `generator`; options as of `TrainableGenerator`.
 
         Raises:
-            UsageError: the preset has no trainee.
+            UsageError: the preset has no section `trainee`.
         """
         adapter = self.preset.section(_TRAINEE).get("adapter", "")
         kind = _import(adapter, _place(self.preset, _TRAINEE))
@@ -135,13 +135,13 @@ class Models(roles.Models):
         return _built(_import(settings.pop("adapter", ""), place), place, self, **settings, **options)
 
     def metric(self, name: str) -> roles.ImageTextMetric:
-        if name not in self._judges:
+        if name not in self._metrics:
             found = self._adapter(name)
             missing = [part for part in roles.parts(roles.ImageTextMetric) if not _has(found, part)]
             if missing:
-                raise UsageError(f"{_place(self.preset, name)} is no judge: it has no {', '.join(missing)}")
-            self._judges[name] = found
-        return self._judges[name]
+                raise UsageError(f"{_place(self.preset, name)} is no metric: it has no {', '.join(missing)}")
+            self._metrics[name] = found
+        return self._metrics[name]
 
     def describe(self, sections: Iterable[str]) -> dict[str, Any]:
         """Everything in the preset that decides the result of a run that uses `sections`, with weight hashes.
@@ -169,7 +169,8 @@ class Models(roles.Models):
             return kind(**self.preset.section(section))
         except ValidationError as error:
             raise UsageError(
-                f"preset '{self.preset.name}': {presets.complaints(error, section)}; presets/tiny.toml shows the keys"
+                f"preset '{self.preset.name}': {presets.describe_errors(error, section)}; presets/tiny.toml shows "
+                "the keys"
             ) from None
 
     def _adapter(self, section: str, *, on_device: bool = True, apart: Iterable[str] = (), **more: Any) -> Any:
@@ -219,7 +220,7 @@ def _identity(checkpoint: presets.Checkpoint) -> dict[str, str]:
 
 
 def metric_sections(preset: Preset) -> list[str]:
-    """The sections whose adapters may be judges: those that play no role and belong to no training."""
+    """The sections whose adapters may be metrics: those that play no role and belong to no training."""
     taken = {role.section for role in roles.ROLES.values()} | {_TRAINEE}
     return [
         name

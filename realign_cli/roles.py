@@ -253,7 +253,7 @@ class ImageTextMetric(Protocol):
         """What decides the values beside image and prompt, such as a hash of weights and preprocessing.
 
         Answers are remembered by it, so a change of anything that decides them must change it. None: nothing is
-        remembered, as suits a judge that costs no more than a look into the memory.
+        remembered, as suits a metric that costs no more than a look into the memory.
         """
         ...
 
@@ -271,7 +271,7 @@ class ImageTextMetric(Protocol):
 
 @runtime_checkable
 class DifferentiableMetric(Protocol):
-    """A judge that can be trained against, as `training.rewards.SimilarityReward` does."""
+    """A metric that can be trained against, as `training.rewards.SimilarityReward` does."""
 
     def similarity(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         """The cosine of each image and its prompt (B,), with gradient to float pixels (B, 3, H, W) in [0, 1]."""
@@ -327,7 +327,7 @@ ROLES = {
 
 
 class Models(ABC):
-    """The models of a preset: each of ROLES under its name, loaded when it is first read, and any number of judges."""
+    """The models of a preset: each of ROLES under its name, loaded when it is first read, and any number of metrics."""
 
     generator: Generator
     captioner: Captioner
@@ -366,8 +366,8 @@ class Models(ABC):
 
     @abstractmethod
     def metric(self, name: str) -> ImageTextMetric:
-        """The judge of a section of the preset, one instance of each.
+        """The metric of a section of the preset, one instance of each.
 
         Raises:
-            RealignError: there is no such section, its model cannot be loaded, or it is no judge.
+            RealignError: there is no such section, its model cannot be loaded, or it is no metric.
         """

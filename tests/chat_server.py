@@ -42,7 +42,7 @@ class ChatServer(ThreadingHTTPServer):
             return self.script.pop(0) if self.script else self.after
 
     def handle_error(self, *_: object) -> None:
-        """A client that hangs up is no news here."""
+        """A client that hangs up is expected here."""
 
 
 class Handler(BaseHTTPRequestHandler):

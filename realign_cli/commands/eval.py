@@ -48,7 +48,7 @@ def eval_(
         str | None,
         typer.Option(
             metavar="LIST",
-            help="Some of fid, the preset's judges (clip, negclip, blip, oracle) and module:Class of your own. "
+            help="Some of fid, the preset's own (clip, negclip, blip, oracle) and module:Class of your own. "
             "By default all of the preset's, but fid only with --reference.",
         ),
     ] = None,
@@ -154,7 +154,7 @@ def stats(
         moments = reference(run.features).moments
         with folder_lock(out.parent):
             write_stats(out, moments.mean, moments.covariance, len(run.features), models.features.name)
-    for line in run.complaints():
+    for line in run.warnings():
         console.print(plain(line), soft_wrap=True)
     if options.as_json:
         write_json({"command": "eval stats", "out": str(out), "images": len(run.features), "failed": len(run.failures)})

@@ -34,22 +34,22 @@ class Cache:
             raise RealignError(
                 f"cannot make the folder {folder} ({error.strerror}); set XDG_CACHE_HOME to one that can be written"
             ) from None
-        self._database = self._guarded(sqlite3.connect, self._path, timeout=_PATIENCE, isolation_level=None)
-        self._guarded(
+        self._database = self._reporting_errors(sqlite3.connect, self._path, timeout=_PATIENCE, isolation_level=None)
+        self._reporting_errors(
             self._database.execute, "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, value BLOB NOT NULL)"
         )
 
     def get(self, key: str) -> bytes | None:
-        row = self._guarded(
+        row = self._reporting_errors(
             self._database.execute, "SELECT value FROM answers WHERE key = ?", (self._of_version(key),)
         ).fetchone()
         return row[0] if row else None
 
     def put(self, answers: Mapping[str, bytes]) -> None:
         rows = [(self._of_version(key), value) for key, value in answers.items()]
-        self._guarded(self._database.execute, "BEGIN IMMEDIATE")
-        self._guarded(self._database.executemany, "INSERT OR IGNORE INTO answers VALUES (?, ?)", rows)
-        self._guarded(self._database.execute, "COMMIT")
+        self._reporting_errors(self._database.execute, "BEGIN IMMEDIATE")
+        self._reporting_errors(self._database.executemany, "INSERT OR IGNORE INTO answers VALUES (?, ?)", rows)
+        self._reporting_errors(self._database.execute, "COMMIT")
 
     def close(self) -> None:
         self._database.close()
@@ -57,7 +57,7 @@ class Cache:
     def _of_version(self, key: str) -> str:
         return f"{__version__}:{key}"
 
-    def _guarded(self, call: Callable[P, T], /, *arguments: P.args, **options: P.kwargs) -> T:
+    def _reporting_errors(self, call: Callable[P, T], /, *arguments: P.args, **options: P.kwargs) -> T:
         try:
             return call(*arguments, **options)
         except sqlite3.Error as error:

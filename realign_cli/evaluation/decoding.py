@@ -102,7 +102,7 @@ def _digest(path: Path) -> str:
 
 
 def _settle() -> None:
-    """An interrupt is the main process's affair, and no worker outlives it, even where it was killed."""
+    """Leave interrupts to the main process, and end with it, even if it is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
 

@@ -1,4 +1,4 @@
-"""Images and prompts -> what judges say of them and the features of a distance, asking no model twice."""
+"""Images and prompts -> what metrics say of them and the features of a distance, asking no model twice."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ log = logging.getLogger(__name__)
 Scores = dict[str, dict[str, float | None]]  # record id -> column -> value
 
 
-class Memory(Protocol):
-    """Answers of earlier runs."""
+class AnswerCache(Protocol):
+    """What models answered in earlier runs, by the hash of what they were asked."""
 
     def get(self, key: str) -> bytes | None: ...
     def put(self, answers: Mapping[str, bytes]) -> None: ...
@@ -40,7 +40,7 @@ class Rows(Protocol):
 
 @dataclass(frozen=True)
 class EvalInput:
-    """A record, the hash of its image, and the image unless `Evaluate.knows` all about it."""
+    """A record, the hash of its image, and the image unless `Evaluate.is_cached`."""
 
     record: Record
     digest: str
@@ -49,7 +49,7 @@ class EvalInput:
 
 @dataclass
 class ImageScores:
-    """What was measured of one set of images: values of each, and how many prompts each judge read only in part."""
+    """What was measured of one set of images: values of each, and how many prompts each metric read only in part."""
 
     scores: Scores = field(default_factory=dict)
     truncated: dict[str, int] = field(default_factory=dict)
@@ -57,7 +57,7 @@ class ImageScores:
 
 @dataclass(frozen=True)
 class _Query:
-    """To a judge: does this image show `text`? To the feature extractor (`text` is None): what are its features?"""
+    """To a metric: does this image show `text`? To the feature extractor (`text` is None): what are its features?"""
 
     metric: str
     key: str | None  # None: not to be remembered
@@ -68,28 +68,28 @@ class _Query:
 
 
 class Evaluate:
-    """Asks the judges named, and for `fid` the feature extractor, about every image.
+    """Asks the metrics named, and for `fid` the feature extractor, about every image.
 
-    Each model is asked in full batches, for what `memory` does not hold; what it answers is remembered by the hashes of
+    Each model is asked in full batches, for what `cache` does not hold; what it answers is remembered by the hashes of
     image, prompt, weights and preprocessing. Only the images that wait for a batch are held.
     """
 
-    def __init__(self, models: Models, metrics: Sequence[str], memory: Memory, batch_size: int) -> None:
+    def __init__(self, models: Models, metrics: Sequence[str], cache: AnswerCache, batch_size: int) -> None:
         self._models = models
         self.metrics = metrics
-        self._memory = memory
+        self._cache = cache
         self._batch_size = batch_size
         self._owned: dict[str, frozenset[str]] = {}  # the columns of each metric
 
     @cached_property
-    def judges(self) -> dict[str, ImageTextMetric]:
-        judges = {name: self._models.metric(name) for name in self.metrics if name != FID}
-        for name, judge in judges.items():
+    def image_text_metrics(self) -> dict[str, ImageTextMetric]:
+        metrics = {name: self._models.metric(name) for name in self.metrics if name != FID}
+        for name, metric in metrics.items():
             with _named(name):
-                known = judge.fingerprint
+                known = metric.fingerprint
             if not isinstance(known, str | None):
                 raise RealignError(f"metric {name}: its fingerprint is a {type(known).__name__}, not a text or None")
-        return judges
+        return metrics
 
     @cached_property
     def extractor(self) -> FeatureExtractor | None:
@@ -97,41 +97,41 @@ class Evaluate:
 
     def is_cached(self, record: Record, digest: str) -> bool:
         """Whether all is remembered about an image, so that it need not be decoded."""
-        return all(q.key and self._memory.get(q.key) is not None for q in self._questions(EvalInput(record, digest), 0))
+        return all(q.key and self._cache.get(q.key) is not None for q in self._queries(EvalInput(record, digest), 0))
 
-    def measure(self, sights: Iterable[EvalInput], rows: Rows | None = None) -> ImageScores:
+    def measure(self, inputs: Iterable[EvalInput], rows: Rows | None = None) -> ImageScores:
         """Measure every image; with `fid` its features become row 0, 1, ... of `rows`."""
         said: dict[str, dict[tuple[str, str], dict[str, float | None]]] = {}  # id -> (metric, prompt) -> columns
-        measured = ImageScores(truncated=dict.fromkeys(self.judges, 0))
+        measured = ImageScores(truncated=dict.fromkeys(self.image_text_metrics, 0))
         records: dict[str, Record] = {}
         waiting: dict[str, list[_Query]] = {name: [] for name in self.metrics}
 
-        def take(question: _Query, answer: bytes) -> None:
-            if question.text is None:
+        def take(query: _Query, answer: bytes) -> None:
+            if query.text is None:
                 assert rows is not None
-                rows.put(question.index, answer)
+                rows.put(query.index, answer)
                 return
             columns, cut = json.loads(answer)
-            self._claim(question.metric, columns)
-            record = question.record
-            said[record.id][question.metric, question.text] = columns
-            measured.truncated[question.metric] += bool(cut and question.text == record.text)
+            self._claim(query.metric, columns)
+            record = query.record
+            said[record.id][query.metric, query.text] = columns
+            measured.truncated[query.metric] += bool(cut and query.text == record.text)
 
-        def ask(questions: list[_Query]) -> None:
-            for question, answer in zip(questions, self._answers(questions), strict=True):
-                take(question, answer)
-            questions.clear()
+        def ask(queries: list[_Query]) -> None:
+            for query, answer in zip(queries, self._answers(queries), strict=True):
+                take(query, answer)
+            queries.clear()
 
-        for index, sight in enumerate(sights):
-            record = sight.record
+        for index, given in enumerate(inputs):
+            record = given.record
             said[record.id], records[record.id] = {}, record
-            for question in self._questions(sight, index):
-                known = self._memory.get(question.key) if question.key else None
+            for query in self._queries(given, index):
+                known = self._cache.get(query.key) if query.key else None
                 if known is not None:
-                    take(question, known)
+                    take(query, known)
                     continue
-                queue = waiting[question.metric]
-                queue.append(question)
+                queue = waiting[query.metric]
+                queue.append(query)
                 if len(queue) == self._batch_size:
                     ask(queue)
         for queue in waiting.values():
@@ -140,26 +140,28 @@ class Evaluate:
         measured.scores = {record_id: self._columns(records[record_id], answers) for record_id, answers in said.items()}
         return measured
 
-    def _questions(self, sight: EvalInput, index: int) -> Iterator[_Query]:
-        record = sight.record
+    def _queries(self, given: EvalInput, index: int) -> Iterator[_Query]:
+        record = given.record
         texts = [record.text, record.pair.text] if record.pair else [record.text]
-        for name, judge in self.judges.items():
+        for name, metric in self.image_text_metrics.items():
             for text in texts:
-                key = _key(name, judge.fingerprint, sight.digest, text)
-                yield _Query(name, key, index, record, sight.image, text)
+                key = _key(name, metric.fingerprint, given.digest, text)
+                yield _Query(name, key, index, record, given.image, text)
         if self.extractor:
-            yield _Query(FID, _key(FID, self.extractor.fingerprint, sight.digest), index, record, sight.image)
+            yield _Query(FID, _key(FID, self.extractor.fingerprint, given.digest), index, record, given.image)
 
-    def _answers(self, questions: Sequence[_Query]) -> list[bytes]:
+    def _answers(self, queries: Sequence[_Query]) -> list[bytes]:
         """Ask one model about a batch, and remember."""
-        images = [q.image for q in questions if q.image]
-        texts = [q.text for q in questions if q.text is not None]
-        if self.extractor and questions[0].metric == FID:
+        images = [q.image for q in queries if q.image]
+        texts = [q.text for q in queries if q.text is not None]
+        if self.extractor and queries[0].metric == FID:
             answers = [row.tobytes() for row in self.extractor.features(images).astype("<f4")]
         else:
-            metric = questions[0].metric
-            answers = [json.dumps(one).encode() for one in _judged(metric, self.judges[metric], images, texts)]
-        self._memory.put({q.key: answer for q, answer in zip(questions, answers, strict=True) if q.key})
+            metric = queries[0].metric
+            answers = [
+                json.dumps(one).encode() for one in _measured(metric, self.image_text_metrics[metric], images, texts)
+            ]
+        self._cache.put({q.key: answer for q, answer in zip(queries, answers, strict=True) if q.key})
         return answers
 
     def _claim(self, metric: str, columns: Collection[str]) -> None:
@@ -188,7 +190,7 @@ class Evaluate:
     ) -> dict[str, float | None]:
         """All columns of one image: for its prompt, and whether each is higher than for the other prompt of a pair."""
         columns: dict[str, float | None] = {}
-        for name in self.judges:
+        for name in self.image_text_metrics:
             own = answers[name, record.text]
             columns |= own
             if record.pair:
@@ -197,30 +199,32 @@ class Evaluate:
         return columns
 
 
-def _judged(
-    metric: str, judge: ImageTextMetric, images: Sequence[Image], prompts: Sequence[str]
+def _measured(
+    name: str, metric: ImageTextMetric, images: Sequence[Image], prompts: Sequence[str]
 ) -> list[tuple[dict[str, float | None], bool]]:
-    """What a judge, which anybody may have written, says of each image: its columns, and whether its prompt was cut.
+    """What a metric, which anybody may have written, says of each image: its columns, and whether it read the prompt
+    only in part.
 
     Raises:
         RealignError: it raises, or does not answer as `roles.ImageTextMetric` says.
     """
-    with _named(metric):
-        columns, cut = judge.measure(images, prompts), judge.truncated(prompts)
-        counts = {f"column '{name}'": len(values) for name, values in columns.items()} | {"cut": len(cut)}
-        values = {name: [None if v is None else float(v) for v in column] for name, column in columns.items()}
-        partly = [bool(one) for one in cut]
+    with _named(name):
+        columns, truncated = metric.measure(images, prompts), metric.truncated(prompts)
+        counts = {f"column '{column}'": len(values) for column, values in columns.items()}
+        counts["truncated"] = len(truncated)
+        found = {column: [None if v is None else float(v) for v in values] for column, values in columns.items()}
+        partly = [bool(one) for one in truncated]
     for place, count in counts.items():
         if count != len(images):
-            raise RealignError(f"metric {metric}: {count} values in {place} for {len(images)} images")
-    for name, column in values.items():
-        for value, prompt in zip(column, prompts, strict=True):
+            raise RealignError(f"metric {name}: {count} values in {place} for {len(images)} images")
+    for column, values in found.items():
+        for value, prompt in zip(values, prompts, strict=True):
             if value is not None and not math.isfinite(value):
                 raise RealignError(
-                    f"metric {metric}: {value} in column '{name}' for the prompt {prompt!r}; a value is a finite "
+                    f"metric {name}: {value} in column '{column}' for the prompt {prompt!r}; a value is a finite "
                     "number, or None where the column does not apply"
                 )
-    return [({name: column[i] for name, column in values.items()}, partly[i]) for i in range(len(images))]
+    return [({column: values[i] for column, values in found.items()}, partly[i]) for i in range(len(images))]
 
 
 @contextmanager

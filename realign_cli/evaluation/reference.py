@@ -88,7 +88,7 @@ def make_statistics(models: Models, images: Checkpoint, given: Path | None, *, q
         run = opened.measure(str(given or unpacked), opened.evaluate([FID]), entries)
         if run.failures:
             raise RealignError(
-                f"{len(run.failures)} of the {len(entries):,} images cannot be read, the first: {run.complaints()[0]}"
+                f"{len(run.failures)} of the {len(entries):,} images cannot be read, the first: {run.warnings()[0]}"
             )
         moments = reference(run.features).moments
         fid_stats.write_stats(path, moments.mean, moments.covariance, len(entries), models.features.name)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from realign_cli.data.records import Entry
-    from realign_cli.evaluation.session import Known, SetMeasurement
+    from realign_cli.evaluation.session import KnownReference, SetMeasurement
 
 _PIPE_WIDTH = 160  # columns of the table where there is no terminal to ask
 _DRAWN = 12  # images on worst.png
@@ -41,7 +41,7 @@ class Report:
         settings: Mapping[str, Any],
         run: SetMeasurement,
         before: SetMeasurement | None,
-        known: Known | None,
+        known: KnownReference | None,
     ) -> None:
         self._settings = settings
         self._run, self._before, self._known = run, before, known
@@ -49,9 +49,9 @@ class Report:
         scores, baseline = _scores(run), _scores(before) if before else None
         self._rows = compare(scores, baseline, _members(self._prompts))
         self._worst = worst(scores, baseline) if baseline else []
-        self._judges = {
-            name: {"note": judge.note, "fingerprint": judge.fingerprint, "prompts_cut": run.measured.truncated[name]}
-            for name, judge in evaluate.judges.items()
+        self._metrics = {
+            name: {"note": metric.note, "fingerprint": metric.fingerprint, "prompts_cut": run.measured.truncated[name]}
+            for name, metric in evaluate.image_text_metrics.items()
         }
         self._features = evaluate.extractor.name if evaluate.extractor else None
         sides = {"in": run, "baseline": before}
@@ -60,12 +60,12 @@ class Report:
         }
         self._costs = {name: cost for name, side in sides.items() if side and (cost := _cost(side))}
         measured = [side for side in (run, before, known and known.measurement) if side]
-        self._complaints = [line for side in measured for line in side.complaints()]
+        self._warnings = [line for side in measured for line in side.warnings()]
         self.failed = sum(len(side.failures) for side in measured)
 
     def show(self, *, quiet: bool, as_json: bool) -> None:
         """The report on stdout, what could not be measured on stderr."""
-        for line in self._complaints:
+        for line in self._warnings:
             console.console.print(console.plain(line), soft_wrap=True)
         if as_json:
             console.write_json(self._as_dict())
@@ -76,7 +76,7 @@ class Report:
         lines = [_distance_line(name, one) for name, one in self._distances.items()]
         lines += [_cost_line(name, one) for name, one in self._costs.items()]
         if not quiet:
-            lines += [*self._notes(), *self._falls()]
+            lines += [*self._notes(), *self._biggest_drops()]
         for line in lines:
             screen.print(console.plain(line), soft_wrap=True)
 
@@ -96,9 +96,9 @@ class Report:
             baseline = self._before.measured.scores if self._before else {}
             atomic.write_png(out / "values.png", plots.values(scores, baseline))
         if self._before:
-            _write_lines(out / "worst.jsonl", map(self._fall, self._worst))
-            drawn = {fall.id: fall for fall in sorted(self._worst, key=lambda fall: -fall.rank)}  # its worst fall
-            strips = [self._draw(fall) for fall in sorted(drawn.values(), key=lambda fall: fall.rank)[:_DRAWN]]
+            _write_lines(out / "worst.jsonl", map(self._drop_line, self._worst))
+            drawn = {drop.id: drop for drop in sorted(self._worst, key=lambda drop: -drop.rank)}  # its worst fall
+            strips = [self._draw(drop) for drop in sorted(drawn.values(), key=lambda drop: drop.rank)[:_DRAWN]]
             if strips:
                 atomic.write_png(out / "worst.png", contact_sheet.sheet_of(strips))
 
@@ -106,7 +106,7 @@ class Report:
         report: dict[str, Any] = {"in": self._run.source}
         if self._before:
             report["baseline"] = self._before.source
-        report |= {"metrics": [asdict(row) for row in self._rows], "judges": self._judges}
+        report |= {"metrics": [asdict(row) for row in self._rows], "judges": self._metrics}
         if self._costs:
             report["cost"] = self._costs
         if self._known:
@@ -116,7 +116,7 @@ class Report:
         return {**report, "notes": self._notes(), "failed": self.failed, **self._settings}
 
     def _notes(self) -> list[str]:
-        notes = [f"{name}: {judge['note']}; {judge['prompts_cut']} prompts cut" for name, judge in self._judges.items()]
+        notes = [f"{name}: {one['note']}; {one['prompts_cut']} prompts cut" for name, one in self._metrics.items()]
         if self._known:
             notes.append(f"fid: {self._features}; reference {self._known.name}")
         notes += dict.fromkeys(one.caveat for one in self._distances.values() if one.caveat)
@@ -134,30 +134,30 @@ class Report:
         prompt_id = self._run.entries[record_id].record.prompt_id
         return {"id": record_id, **({"prompt_id": prompt_id} if prompt_id else {})}
 
-    def _falls(self) -> list[str]:
+    def _biggest_drops(self) -> list[str]:
         """The worst regression of each column, for the screen."""
         return [
-            f"fell most, {fall.metric}: {fall.id} {fall.baseline:.3f} -> {fall.value:.3f}  "
-            f"{self._prompts[fall.id].record.text}"
-            for fall in self._worst
-            if fall.rank == 0
+            f"fell most, {drop.metric}: {drop.id} {drop.baseline:.3f} -> {drop.value:.3f}  "
+            f"{self._prompts[drop.id].record.text}"
+            for drop in self._worst
+            if drop.rank == 0
         ]
 
-    def _fall(self, fall: Drop) -> dict[str, Any]:
+    def _drop_line(self, drop: Drop) -> dict[str, Any]:
         """A regression as a line of worst.jsonl, with the paths of both images, each the first of its prompt."""
-        entry, before = self._prompts[fall.id], self._prompts_before[fall.id]
+        entry, before = self._prompts[drop.id], self._prompts_before[drop.id]
         return {
-            **asdict(fall),
-            "difference": fall.value - fall.baseline,
+            **asdict(drop),
+            "difference": drop.value - drop.baseline,
             "text": entry.record.text,
             "image": str(image_path(entry.record, entry.base).absolute()),
             "baseline_image": str(image_path(before.record, before.base).absolute()),
         }
 
-    def _draw(self, fall: Drop) -> Image:
-        sides = self._prompts_before[fall.id], self._prompts[fall.id]
+    def _draw(self, drop: Drop) -> Image:
+        sides = self._prompts_before[drop.id], self._prompts[drop.id]
         images = [open_image(image_path(entry.record, entry.base)) for entry in sides]
-        title = f"{fall.metric} {fall.baseline:.3f} -> {fall.value:.3f}, {fall.id}"
+        title = f"{drop.metric} {drop.baseline:.3f} -> {drop.value:.3f}, {drop.id}"
         return pictures.before_and_after(title, sides[1].record.text, *images)
 
 

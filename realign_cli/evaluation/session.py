@@ -51,7 +51,7 @@ class SetMeasurement:
     failures: dict[str, tuple[Entry, RecordError]] = field(default_factory=dict)
     unlisted: list[str] = field(default_factory=list)  # images of the folder that no record names
 
-    def complaints(self) -> list[str]:
+    def warnings(self) -> list[str]:
         """One line for each record that could not be measured, and one for images that no record names."""
         lines = [f"{entry.place}: {error}" for entry, error in self.failures.values()]
         if self.unlisted:
@@ -65,7 +65,7 @@ class SetMeasurement:
 
 
 @dataclass(frozen=True)
-class Known:
+class KnownReference:
     """The other side of a distance: its name and SHA-256, and how it was measured, unless it is statistics."""
 
     name: str
@@ -75,19 +75,19 @@ class Known:
 
 
 class Session:
-    """Models, memory, decoding processes and the progress bar of one command."""
+    """Models, remembered answers, decoding processes and the progress bar of one command."""
 
     def __init__(
-        self, models: Models, memory: Cache, viewer: ImageDecoder, batch_size: int | None, advance: Advance
+        self, models: Models, cache: Cache, decoder: ImageDecoder, batch_size: int | None, advance: Advance
     ) -> None:
         self.models = models
-        self._memory = memory
-        self._viewer = viewer
+        self._cache = cache
+        self._decoder = decoder
         self._batch_size = batch_size or models.preset.batch_size
         self._advance = advance
 
     def evaluate(self, metrics: Sequence[str]) -> Evaluate:
-        return Evaluate(self.models, metrics, self._memory, self._batch_size)
+        return Evaluate(self.models, metrics, self._cache, self._batch_size)
 
     def settings(self, evaluate: Evaluate) -> dict[str, Any]:
         return self.models.describe(evaluate.metrics)
@@ -99,9 +99,9 @@ class Session:
             RealignError: nothing could be measured.
         """
         result = SetMeasurement(source)
-        rows = RowFile(self._memory.folder)
+        rows = RowFile(self._cache.folder)
         given = sources.read_any(source) if entries is None else entries
-        result.measured = evaluate.measure(self._sights(result, given, evaluate), rows)
+        result.measured = evaluate.measure(self._inputs(result, given, evaluate), rows)
         result.features = rows.matrix()
         if not result.entries:
             entry, error = next(iter(result.failures.values()))
@@ -114,8 +114,8 @@ class Session:
             result.unlisted = [path.name for path in image_files(Path(source)) if path.name not in named]
         return result
 
-    def _sights(self, result: SetMeasurement, entries: Iterable[Entry], evaluate: Evaluate) -> Iterator[EvalInput]:
-        for view in self._viewer.views(entries, evaluate.is_cached):
+    def _inputs(self, result: SetMeasurement, entries: Iterable[Entry], evaluate: Evaluate) -> Iterator[EvalInput]:
+        for view in self._decoder.views(entries, evaluate.is_cached):
             record = view.entry.record
             error = view.error or _without_prompt(view, evaluate)
             self._advance(1)
@@ -132,14 +132,14 @@ def session(
     models: Models, cache: Path | None, batch_size: int | None, images: int | None, *, quiet: bool
 ) -> Iterator[Session]:
     """A session over that many images (None: nobody knows how many); answers are remembered in the folder `cache`."""
-    memory = Cache(cache or cache_folder())
-    viewer = ImageDecoder()
+    answers = Cache(cache or cache_folder())
+    decoder = ImageDecoder()
     try:
         with progress("eval", images, quiet=quiet) as advance:
-            yield Session(models, memory, viewer, batch_size, advance)
+            yield Session(models, answers, decoder, batch_size, advance)
     finally:
-        viewer.close()
-        memory.close()
+        decoder.close()
+        answers.close()
 
 
 def count(places: Iterable[str | Path | None]) -> int | None:
@@ -179,12 +179,12 @@ def _is_metric(preset: Preset, name: str) -> bool:
 
 
 def _without_prompt(view: DecodedImage, evaluate: Evaluate) -> RecordError | None:
-    if not evaluate.judges or view.entry.record.text.strip():
+    if not evaluate.image_text_metrics or view.entry.record.text.strip():
         return None
     return RecordError("no_prompt", "no prompt to judge by; 'realign import' joins images and prompts")
 
 
-def reference_of(session: Session, against: Against) -> Known:
+def reference_of(session: Session, against: Against) -> KnownReference:
     """The reference as it is read from statistics, records or images.
 
     Raises:
@@ -193,12 +193,12 @@ def reference_of(session: Session, against: Against) -> Known:
     path = against.path
     if not _is_statistics(path):
         images = session.measure(str(path), session.evaluate([FID]))
-        return Known(against.name, images.sha256, reference(images.features), images)
+        return KnownReference(against.name, images.sha256, reference(images.features), images)
     known = fid_stats.read_stats(path)
     name = session.models.features.name
     if known.features not in (None, name):
         raise UsageError(f"{path}: statistics of '{known.features}', but the images here get '{name}'")
-    return Known(against.name, known.sha256, of_statistics(known.mean, known.covariance, known.n))
+    return KnownReference(against.name, known.sha256, of_statistics(known.mean, known.covariance, known.n))
 
 
 def _is_statistics(place: str | Path) -> bool:

@@ -92,7 +92,7 @@ def copy(source: Path, target: Path) -> None:
         try:
             with writing(target) as file:
                 _clone(original, file)
-        except OSError:  # whose fault it was, is told by the plain way
+        except OSError:  # the plain way tells whether reading or writing failed
             original.seek(0)
             write_bytes(target, original.read())
 

@@ -93,7 +93,7 @@ class _Actor:
 
     def call(self, method: str, *arguments: Any) -> Any:
         result = getattr(getattr(self._models, self._role), method)(*arguments)
-        return result.cpu() if hasattr(result, "cpu") else result  # who asks may have no GPU
+        return result.cpu() if hasattr(result, "cpu") else result  # the caller may have no GPU
 
 
 class _Remote:

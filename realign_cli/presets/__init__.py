@@ -19,10 +19,20 @@ from typing import Any
 from pydantic import ValidationError
 
 from realign_cli.errors import UsageError
-from realign_cli.presets.schema import FETCHED, Checkpoint, File, PresetFile, complaints
+from realign_cli.presets.schema import FETCHED, Checkpoint, File, PresetFile, describe_errors
 from realign_cli.presets.secrets import find_secret
 
-__all__ = ["FETCHED", "Checkpoint", "File", "Preset", "complaints", "load", "names", "trained_manifest", "with_model"]
+__all__ = [
+    "FETCHED",
+    "Checkpoint",
+    "File",
+    "Preset",
+    "describe_errors",
+    "load",
+    "names",
+    "trained_manifest",
+    "with_model",
+]
 
 _PIPELINE, _LORA, _MANIFEST = "model_index.json", "pytorch_lora_weights.safetensors", "manifest.json"
 _MOVED = {"runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5"}
@@ -89,7 +99,7 @@ def load(name: str, overrides: Iterable[str] = (), backend: str | None = None) -
         checked = PresetFile.model_validate(data)
     except ValidationError as error:
         raise UsageError(
-            f"--preset {name}: {complaints(error)}; presets/sd15.toml shows sections and checkpoints"
+            f"--preset {name}: {describe_errors(error)}; presets/sd15.toml shows sections and checkpoints"
         ) from None
     sections = {key: value for key, value in data.items() if isinstance(value, dict)}
     for section in sections.values():

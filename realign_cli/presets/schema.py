@@ -134,7 +134,7 @@ class PresetFile(_Checked):
     detector: Finder | None = None
 
 
-def complaints(error: ValidationError, *prefix: str) -> str:
+def describe_errors(error: ValidationError, *prefix: str) -> str:
     """What is wrong where, on one line."""
     return "; ".join(
         f"{'.'.join(map(str, (*prefix, *one['loc'])))}: {one['msg']}{_given(one['input'], one['type'])}"

@@ -25,8 +25,8 @@ class Item:
 class Outcome:
     """What a stage gives: the keys it adds, the record's new image if it makes one, and pictures for people.
 
-    `pictures` has, by kind ("overlay", "strip", "mask-0"), what draws each if it is wanted; where they are stored is
-    the runner's affair.
+    `pictures` has, by kind ("overlay", "strip", "mask-0"), what draws each if it is wanted; the runner decides
+    where they are stored.
     `recovered` is what went wrong where the stage had to find its result in another way than it was asked to.
     """
 
@@ -40,19 +40,32 @@ class Stage(Protocol):
     """A function from a batch of items to one outcome, or one error, for each."""
 
     @property
-    def name(self) -> str: ...  # of the command
+    def name(self) -> str:
+        """The name of its command."""
+        ...
+
     @property
-    def requires(self) -> Mapping[str, str]: ...  # key of a record -> the command that adds it
+    def requires(self) -> Mapping[str, str]:
+        """The keys that a record must have, each with the command that adds it."""
+        ...
+
     @property
-    def needs_image(self) -> bool: ...  # at images
+    def needs_image(self) -> bool:
+        """Whether its items must have images."""
+        ...
+
     @property
-    def sections(self) -> Sequence[str]: ...  # sections of the preset
+    def sections(self) -> Sequence[str]:
+        """The sections of the preset that decide its outcomes."""
+        ...
 
     def is_done(self, record: Record) -> bool:
         """Whether the record has what this stage adds."""
         ...
 
-    def __call__(self, items: Sequence[Item]) -> list[Outcome | RecordError]: ...
+    def __call__(self, items: Sequence[Item]) -> list[Outcome | RecordError]:
+        """One outcome or one error for each item, in order."""
+        ...
 
 
 def through(stages: Sequence[Stage], items: Sequence[Item]) -> list[tuple[Record, RecordError | None]]:

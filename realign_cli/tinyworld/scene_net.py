@@ -66,7 +66,7 @@ def features(answers: Answers) -> Tensor:
     """(B, WIDTH), all of the order of 1, so that no answer drowns the others in a Frechet distance.
 
     How surely each pair is shown, how much of each 16th of the picture is covered, the probabilities of each number
-    and each ground, and the damage. Pairs are read from single cells, so that pairs never seen together are told, too.
+    and each ground, and the damage. Pairs are read from single cells, so that pairs never seen together are read, too.
     """
     covered = 1 - answers.cells.softmax(1)[:, PAIRS]
     parts = [

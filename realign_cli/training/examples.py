@@ -23,7 +23,7 @@ class Examples:
     penalties: Tensor | None = None
 
 
-def own_latents(trainee: TrainableGenerator, prompts: Sequence[str], batch_size: int, seed: int) -> Iterator[Tensor]:
+def own_latents(generator: TrainableGenerator, prompts: Sequence[str], batch_size: int, seed: int) -> Iterator[Tensor]:
     """Images of the model as it is, batch by batch, where there are no real images.
 
     Without guidance: the denoising loss teaches the prediction that guidance starts from, and what is drawn with
@@ -31,22 +31,22 @@ def own_latents(trainee: TrainableGenerator, prompts: Sequence[str], batch_size:
     """
     seeds = np.random.default_rng(seed).integers(2**62, size=len(prompts)).tolist()
     for i in range(0, len(prompts), batch_size):
-        noise = trainee.initial_noise(seeds[i : i + batch_size])
-        yield trainee.denoise(noise, trainee.embed(prompts[i : i + batch_size]), 0, trainee.steps, guided=False)
+        noise = generator.initial_noise(seeds[i : i + batch_size])
+        yield generator.denoise(noise, generator.embed(prompts[i : i + batch_size]), 0, generator.steps, guided=False)
 
 
-def real_latents(trainee: TrainableGenerator, images: Iterable[Image.Image | None], size: int) -> Iterator[Tensor]:
+def real_latents(generator: TrainableGenerator, images: Iterable[Image.Image | None], size: int) -> Iterator[Tensor]:
     """Real images, one by one, cut to a centred square of `size` pixels; NaN for one that there is not."""
     for image in images:
         square = ImageOps.fit(image or Image.new("RGB", (size, size)), (size, size))
         pixels = np.asarray(square, dtype=np.float32) / 255
-        latents = trainee.encode(torch.from_numpy(pixels).permute(2, 0, 1)[None])
+        latents = generator.encode(torch.from_numpy(pixels).permute(2, 0, 1)[None])
         yield latents if image else torch.full_like(latents, torch.nan)
 
 
 @torch.no_grad()
 def penalties(
-    trainee: TrainableGenerator,
+    generator: TrainableGenerator,
     rewards: Mapping[str, Reward],
     weights: Mapping[str, float],
     examples: Examples,
@@ -55,5 +55,5 @@ def penalties(
 ) -> Iterator[Tensor]:
     """What the rewards make of each example, batch by batch."""
     for i in range(0, len(examples.prompts), batch_size):
-        pixels = trainee.decode(examples.latents[i : i + batch_size])
+        pixels = generator.decode(examples.latents[i : i + batch_size])
         yield penalise(rewards, weights, pixels, examples.prompts[i : i + batch_size], seed + i)[0]

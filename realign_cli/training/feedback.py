@@ -48,7 +48,7 @@ class RewardFeedback:
 
     Args:
         models: the captioner and the text encoder of the exact Eq. 4, which is logged beside what is trained on.
-        trainee: a generator whose sampler takes `training.sampler_steps` steps.
+        generator: one whose sampler takes `training.sampler_steps` steps.
         rewards: one for each name in `training.rewards`.
         training: section `train` of a preset.
         prompts: what reward terms and samples are drawn for.
@@ -60,7 +60,7 @@ class RewardFeedback:
     def __init__(
         self,
         models: Models,
-        trainee: TrainableGenerator,
+        generator: TrainableGenerator,
         rewards: Mapping[str, Reward],
         training: Training,
         prompts: Sequence[str],
@@ -69,21 +69,21 @@ class RewardFeedback:
         micro_batches: int,
         seed: int,
     ) -> None:
-        self._models, self._trainee, self._rewards, self._training = models, trainee, rewards, training
+        self._models, self._generator, self._rewards, self._training = models, generator, rewards, training
         self._prompts, self._examples = prompts, examples
         self._micro_batches, self._seed = micro_batches, seed
 
     def trainable_parameters(self) -> Mapping[str, Parameter]:
-        return self._trainee.trainable_parameters()
+        return self._generator.trainable_parameters()
 
     def save(self, folder: Path) -> None:
-        self._trainee.save(folder)
+        self._generator.save(folder)
 
     def sample(self) -> tuple[Image.Image, dict[str, float]]:
         """Images of the first prompts by the present weights, a row each, and what they look like."""
         prompts = list(dict.fromkeys(self._prompts))[:_SAMPLED]
         requests = [Request(prompt, seed) for prompt in prompts for seed in range(_SEEDS)]
-        drawn = self._trainee.generate(requests)
+        drawn = self._generator.generate(requests)
         images = [image for image in drawn if not isinstance(image, RecordError)]
         if wrong := next((image for image in drawn if isinstance(image, RecordError)), None):
             raise RealignError(f"the samples cannot be drawn: {wrong}; start from an earlier checkpoint")
@@ -136,9 +136,9 @@ class RewardFeedback:
 
         def term() -> Loss:
             chosen = draw.choice(len(examples.prompts), size=self._training.micro_batch_size, p=shares)
-            embeddings = self._trainee.embed([examples.prompts[i] for i in chosen])
+            embeddings = self._generator.embed([examples.prompts[i] for i in chosen])
             latents = examples.latents[torch.from_numpy(chosen)].to(embeddings)
-            value = self._trainee.denoising_loss(latents, embeddings, int(draw.integers(2**62))).mean()
+            value = self._generator.denoising_loss(latents, embeddings, int(draw.integers(2**62))).mean()
             return Loss(value, {f"loss/{name}": value.item()})
 
         return term
@@ -146,15 +146,15 @@ class RewardFeedback:
     def _reward_terms(self, prompts: Sequence[str], draw: np.random.Generator) -> Iterator[Callable[[], Loss]]:
         """Eq. 5 as in ImageReward: to a random late step without gradient, from there to x_0' in one step with it."""
         training, weights, at = self._training, self._training.rewards, 0
-        embeddings = self._trainee.embed(prompts)
-        latents = self._trainee.initial_noise(draw.integers(2**62, size=len(prompts)).tolist())
+        embeddings = self._generator.embed(prompts)
+        latents = self._generator.initial_noise(draw.integers(2**62, size=len(prompts)).tolist())
         steps = np.arange(training.first_step, training.last_step + 1)
         for step in sorted(draw.choice(steps, size=training.terms_per_rollout, replace=False).tolist()):
-            latents = self._trainee.denoise(latents, embeddings, at, step)
+            latents = self._generator.denoise(latents, embeddings, at, step)
             at = step
 
             def term(latents: Tensor = latents, step: int = step, seed: int = int(draw.integers(2**62))) -> Loss:
-                pixels = self._trainee.decode(self._trainee.predict_x0(latents, embeddings, step))
+                pixels = self._generator.decode(self._generator.predict_x0(latents, embeddings, step))
                 penalty, log = penalise(self._rewards, weights, pixels, prompts, seed)
                 value = training.reward_weight * penalty.mean()
                 exact = captions(self._models, to_pil(pixels), prompts)

@@ -63,7 +63,7 @@ def train_generator(
     training = models.training
     micro_batches = _micro_batches(training, accelerator.num_processes)
     rewards = {name: _reward(models, name, training) for name in training.rewards}
-    trainee = models.trainee(
+    generator = models.trainable_generator(
         steps=training.sampler_steps,
         guidance=training.guidance,
         rank=training.rank,
@@ -71,18 +71,18 @@ def train_generator(
         seed=seed,
     )
     config = _config(models, captions, training, seed)
-    require_space(out, _checkpoint_bytes(trainee, averaged=training.ema > 0))
+    require_space(out, _checkpoint_bytes(generator, averaged=training.ema > 0))
     with folder_lock(out) if accelerator.is_main_process else nullcontext():
         last = prepare_run(accelerator, out, config, resume, overwrite=overwrite)
         size = models.preset.section("generator")["size"]
-        examples, left_out = _examples(accelerator, trainee, captions, training, size, out, seed=seed, quiet=quiet)
+        examples, left_out = _examples(accelerator, generator, captions, training, size, out, seed=seed, quiet=quiet)
         if examples and training.estimator == "weighted":
-            judged = penalties(trainee, rewards, training.rewards, examples, training.micro_batch_size, seed)
+            judged = penalties(generator, rewards, training.rewards, examples, training.micro_batch_size, seed)
             count = len(examples.prompts)
             found = cached_tensor(accelerator, out / PENALTIES, "rewards", judged, count, quiet=quiet)
             examples = replace(examples, penalties=found)
         method = RewardFeedback(
-            models, trainee, rewards, training, captions.prompts, examples, micro_batches=micro_batches, seed=seed
+            models, generator, rewards, training, captions.prompts, examples, micro_batches=micro_batches, seed=seed
         )
         fit(
             method,
@@ -131,18 +131,18 @@ def _config(models: Models, captions: Captions, training: Training, seed: int) -
     }
 
 
-def _checkpoint_bytes(trainee: TrainableGenerator, *, averaged: bool) -> int:
+def _checkpoint_bytes(generator: TrainableGenerator, *, averaged: bool) -> int:
     """Disk space for the checkpoints that are kept plus the one being written.
 
     Each holds the weights, two moments of each, their average where there is one, and the model.
     """
-    trained = sum(weight.numel() for weight in trainee.trainable_parameters().values())
-    return (KEPT + 1) * (4 * trained * (3 + averaged) + trainee.saved_bytes())
+    trained = sum(weight.numel() for weight in generator.trainable_parameters().values())
+    return (KEPT + 1) * (4 * trained * (3 + averaged) + generator.saved_bytes())
 
 
 def _examples(
     accelerator: Accelerator,
-    trainee: TrainableGenerator,
+    generator: TrainableGenerator,
     captions: Captions,
     training: Training,
     size: int,
@@ -167,9 +167,9 @@ def _examples(
     chosen = np.concatenate([draw.permutation(known) for _ in range(0, count, known)])[:count].tolist()
     left_out = []
     if real:
-        latents = real_latents(trainee, (_image(real[i]) for i in chosen), size)
+        latents = real_latents(generator, (_image(real[i]) for i in chosen), size)
     else:
-        latents = own_latents(trainee, [captions.prompts[i] for i in chosen], training.micro_batch_size, seed)
+        latents = own_latents(generator, [captions.prompts[i] for i in chosen], training.micro_batch_size, seed)
     rows = cached_tensor(accelerator, out / LATENTS, "examples", latents, count, quiet=quiet)
     if real:
         usable = rows.flatten(1).isfinite().all(1)

@@ -288,9 +288,9 @@ def test_comparison_pairs_categories_and_a_second_run(inside: Run, tmp_path: Pat
     assert rows["clip_prefers_own", None]["value"]["mean"] > 0.5
     assert "prompts cut" in done.stdout and "not clamped, not scaled" in done.stdout
     assert {path.name for path in out.iterdir()} >= {"metrics.json", "scores.jsonl", "intervals.png", "values.png"}
-    falls = [json.loads(line) for line in (out / "worst.jsonl").read_text().splitlines()]
-    assert all(fall["difference"] < 0 and Path(fall["image"]).exists() for fall in falls)
-    assert bool(falls) == (out / "worst.png").exists()
+    drops = [json.loads(line) for line in (out / "worst.jsonl").read_text().splitlines()]
+    assert all(drop["difference"] < 0 and Path(drop["image"]).exists() for drop in drops)
+    assert bool(drops) == (out / "worst.png").exists()
 
     def remembered() -> int:
         return int(sqlite3.connect(cache / "eval.sqlite").execute("SELECT count(*) FROM answers").fetchone()[0])

@@ -145,7 +145,7 @@ def test_a_metric_of_ones_own_beside_the_presets(evaluate: Eval, tmp_path: Path)
     assert asked() == [2]  # remembered by its fingerprint
 
 
-def test_a_section_of_a_preset_whose_adapter_is_a_judge_is_a_metric(evaluate: Eval, tmp_path: Path) -> None:
+def test_a_section_of_a_preset_whose_adapter_measures_is_a_metric(evaluate: Eval, tmp_path: Path) -> None:
     section = '[mine]\nadapter = "mymetrics:Red"\nfingerprint = "first"\n[other]\nadapter = "mymetrics:Silent"\n'
     (tmp_path / "mine.toml").write_text(section)
     done = evaluate("--preset", tmp_path / "mine.toml", "--json")  # without --metrics: all of the preset
@@ -165,14 +165,14 @@ def test_a_section_of_a_preset_whose_adapter_is_a_judge_is_a_metric(evaluate: Ev
     ("metrics", "code", "complaint"),
     [
         ("mymetrics:Raises", 1, "metric mymetrics:Raises: KeyError: 'weights'; -v shows where it failed"),
-        ("mymetrics:Cuts", 1, "metric mymetrics:Cuts: 1 values in cut for 2 images"),
+        ("mymetrics:Cuts", 1, "metric mymetrics:Cuts: 1 values in truncated for 2 images"),
         ("mymetrics:Short", 1, "metric mymetrics:Short: 1 values in column 'short' for 2 images"),
         ("mymetrics:Endless", 1, "metric mymetrics:Endless: nan in column 'endless' for the prompt 'a red circle'"),
         ("mymetrics:Wordy", 1, "metric mymetrics:Wordy: ValueError: could not convert string to float: 'much'"),
         ("mymetrics:Red,mymetrics:Unmarked", 1, "metric mymetrics:Unmarked: OSError: no weights; -v shows"),
         ("clip,mymetrics:Taken", 1, "metrics clip and mymetrics:Taken both have a column 'clip'"),
         ("mymetrics:Stern", 2, "--metrics mymetrics:Stern: cannot build it (RuntimeError: no licence)"),
-        ("mymetrics:Silent", 2, "--metrics mymetrics:Silent is no judge: it has no note, fingerprint, truncated"),
+        ("mymetrics:Silent", 2, "--metrics mymetrics:Silent is no metric: it has no note, fingerprint, truncated"),
         ("mymetrics:bare", 2, "--metrics mymetrics:bare: got an unexpected keyword argument 'device'"),
         ("mymetrics:Blue", 2, "--metrics mymetrics:Blue: module 'mymetrics' has no attribute 'Blue'"),
         ("nowhere:Red", 2, "--metrics nowhere:Red: No module named 'nowhere'"),

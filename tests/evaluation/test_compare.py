@@ -71,5 +71,5 @@ def test_worst_first() -> None:
     before = {str(i): {"clip": 0.5} for i in range(4)}
     after = {"0": {"clip": 0.4}, "1": {"clip": 0.1}, "2": {"clip": 0.9}, "3": {"clip": None}, "4": {"clip": 0.0}}
     found = worst(after, before)
-    assert [(fall.rank, fall.id, fall.value) for fall in found] == [(0, "1", 0.1), (1, "0", 0.4)]
-    assert [fall.id for fall in worst(after, before, 1)] == ["1"]
+    assert [(drop.rank, drop.id, drop.value) for drop in found] == [(0, "1", 0.1), (1, "0", 0.4)]
+    assert [drop.id for drop in worst(after, before, 1)] == ["1"]

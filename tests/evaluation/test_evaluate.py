@@ -17,7 +17,7 @@ from realign_cli.records import Pair, Record
 IMAGE = Image.new("RGB", (1, 1))
 
 
-class Memory(dict[str, bytes]):
+class DictCache(dict[str, bytes]):
     def put(self, answers: Mapping[str, bytes]) -> None:
         self.update(answers)
 
@@ -28,7 +28,7 @@ class Rows(dict[int, bytes]):
 
 
 class Length:
-    """A judge of one column: how long the prompt is; it reads 4 letters."""
+    """A metric of one column: how long the prompt is; it reads 4 letters."""
 
     note = "letters"
 
@@ -58,34 +58,34 @@ class Width:
         return np.array([[image.width, 1.0] for image in images])
 
 
-def models(judge: Length, features: Width | None = None) -> Any:
-    return SimpleNamespace(metric=lambda name: {"length": judge}[name], features=features)
+def models(metric: Length, features: Width | None = None) -> Any:
+    return SimpleNamespace(metric=lambda name: {"length": metric}[name], features=features)
 
 
-def sights(*texts: str, first: int = 0) -> list[EvalInput]:
+def inputs(*texts: str, first: int = 0) -> list[EvalInput]:
     return [EvalInput(Record(id=str(i), text=text), f"image {i}", IMAGE) for i, text in enumerate(texts, first)]
 
 
 def test_full_batches_in_the_order_of_the_input() -> None:
-    judge = Length()
-    measured = Evaluate(models(judge), ["length"], Memory(), 2).measure(sights("x", "xx", "xxxxx"))
+    metric = Length()
+    measured = Evaluate(models(metric), ["length"], DictCache(), 2).measure(inputs("x", "xx", "xxxxx"))
     assert measured.scores == {"0": {"length": 1}, "1": {"length": 2}, "2": {"length": 5}}
     assert list(measured.scores) == ["0", "1", "2"]
     assert measured.truncated == {"length": 1}
-    assert judge.batches == [2, 1]
+    assert metric.batches == [2, 1]
 
 
 def test_only_what_is_new_is_computed() -> None:
-    memory, rows = Memory(), Rows()
-    Evaluate(models(Length(), Width()), ["length", "fid"], memory, 4).measure(sights(*["a"] * 50), rows)
-    judge, width, again = Length(), Width(), Rows()
-    evaluate = Evaluate(models(judge, width), ["length", "fid"], memory, 4)
-    more = sights(*["a"] * 50, "b")
-    known = [evaluate.is_cached(sight.record, sight.digest) for sight in more]
+    cache, rows = DictCache(), Rows()
+    Evaluate(models(Length(), Width()), ["length", "fid"], cache, 4).measure(inputs(*["a"] * 50), rows)
+    metric, width, again = Length(), Width(), Rows()
+    evaluate = Evaluate(models(metric, width), ["length", "fid"], cache, 4)
+    more = inputs(*["a"] * 50, "b")
+    known = [evaluate.is_cached(given.record, given.digest) for given in more]
     assert known == [True] * 50 + [False]
-    bare = [EvalInput(sight.record, sight.digest, None if k else IMAGE) for sight, k in zip(more, known, strict=True)]
+    bare = [EvalInput(given.record, given.digest, None if k else IMAGE) for given, k in zip(more, known, strict=True)]
     measured = evaluate.measure(bare, again)
-    assert judge.batches == width.batches == [1]
+    assert metric.batches == width.batches == [1]
     assert measured.scores["50"] == {"length": 1} and len(measured.scores) == 51
     assert {i: again[i] for i in range(50)} == rows
     assert np.frombuffer(again[50], "<f4").tolist() == [1, 1]
@@ -93,22 +93,22 @@ def test_only_what_is_new_is_computed() -> None:
 
 @pytest.mark.parametrize("change", ["weights", "prompt", "image"])
 def test_what_an_answer_depends_on_makes_it_new(change: str) -> None:
-    memory = Memory()
-    Evaluate(models(Length()), ["length"], memory, 4).measure(sights("a"))
-    judge = Length("other weights" if change == "weights" else "length")
-    sight = sights("b" if change == "prompt" else "a")[0]
-    changed = EvalInput(sight.record, "another" if change == "image" else sight.digest, IMAGE)
-    Evaluate(models(judge), ["length"], memory, 4).measure([changed])
-    assert judge.batches == [1]
+    cache = DictCache()
+    Evaluate(models(Length()), ["length"], cache, 4).measure(inputs("a"))
+    metric = Length("other weights" if change == "weights" else "length")
+    given = inputs("b" if change == "prompt" else "a")[0]
+    changed = EvalInput(given.record, "another" if change == "image" else given.digest, IMAGE)
+    Evaluate(models(metric), ["length"], cache, 4).measure([changed])
+    assert metric.batches == [1]
 
 
-def test_a_judge_without_a_fingerprint_is_always_asked() -> None:
-    memory, judge = Memory(), Length(None)
+def test_a_metric_without_a_fingerprint_is_always_asked() -> None:
+    cache, metric = DictCache(), Length(None)
     for _ in range(2):
-        evaluate = Evaluate(models(judge), ["length"], memory, 4)
+        evaluate = Evaluate(models(metric), ["length"], cache, 4)
         assert not evaluate.is_cached(Record(id="0", text="a"), "image 0")
-        evaluate.measure(sights("a"))
-    assert judge.batches == [1, 1] and not memory
+        evaluate.measure(inputs("a"))
+    assert metric.batches == [1, 1] and not cache
 
 
 def test_pairs_ask_for_the_other_prompt_as_well() -> None:
@@ -118,8 +118,8 @@ def test_pairs_ask_for_the_other_prompt_as_well() -> None:
         Record(id="c", text="-", pair=Pair(id="1", text="x")),
         Record(id="d", text="alone"),
     ]
-    memory = Memory()
-    measured = Evaluate(models(Length()), ["length"], memory, 3).measure(EvalInput(r, r.id, IMAGE) for r in records)
+    cache = DictCache()
+    measured = Evaluate(models(Length()), ["length"], cache, 3).measure(EvalInput(r, r.id, IMAGE) for r in records)
     assert measured.scores == {
         "a": {"length": 4, "length_prefers_own": 1.0},
         "b": {"length": 2, "length_prefers_own": 0.0},
@@ -127,4 +127,4 @@ def test_pairs_ask_for_the_other_prompt_as_well() -> None:
         "d": {"length": 5},
     }
     assert measured.truncated == {"length": 1}  # of the prompts of the images
-    assert sorted(json.loads(answer)[0]["length"] or 0 for answer in memory.values()) == [0, 1, 2, 2, 4, 4, 5]
+    assert sorted(json.loads(answer)[0]["length"] or 0 for answer in cache.values()) == [0, 1, 2, 2, 4, 4, 5]

@@ -116,11 +116,11 @@ def test_the_other_activation_is_refused(tmp_path: Path, configured: bool) -> No
     config["model_cfg"]["quick_gelu"] = configured
     (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
     kinds = ("GELU", "QuickGELU")
-    judge = OpenClipMetric(tmp_path, device="cpu", column="clip", quick_gelu=configured)
-    assert f"; {kinds[configured]};" in judge.note
+    metric = OpenClipMetric(tmp_path, device="cpu", column="clip", quick_gelu=configured)
+    assert f"; {kinds[configured]};" in metric.note
     plain = OpenClipMetric(WEIGHTS / "clip", device="cpu", column="clip")
     asked = [noise(64, 64)], ["a red circle"]
-    assert (judge.measure(*asked) == plain.measure(*asked)) is not configured  # the values do differ
+    assert (metric.measure(*asked) == plain.measure(*asked)) is not configured  # the values do differ
     complaint = f"builds {kinds[configured]}, but by clip.quick_gelu the weights are of {kinds[not configured]}"
     with pytest.raises(RealignError, match=complaint):
         OpenClipMetric(tmp_path, device="cpu", column="clip", quick_gelu=not configured)

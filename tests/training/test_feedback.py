@@ -42,8 +42,8 @@ def models() -> Models:
 
 @pytest.fixture(scope="module")
 def examples(models: Models) -> Examples:
-    trainee = models.trainee(steps=4, guidance=1.0, rank=4, checkpointing=False, seed=0)
-    return Examples(torch.cat(list(own_latents(trainee, PROMPTS, 2, seed=1))), PROMPTS)
+    generator = models.trainable_generator(steps=4, guidance=1.0, rank=4, checkpointing=False, seed=0)
+    return Examples(torch.cat(list(own_latents(generator, PROMPTS, 2, seed=1))), PROMPTS)
 
 
 class Brightness:
@@ -60,9 +60,9 @@ class Brightness:
 
 
 def method(models: Models, training: Training = TRAINING, examples: Examples | None = None) -> RewardFeedback:
-    trainee = models.trainee(steps=4, guidance=1.0, rank=4, checkpointing=False, seed=0)
+    generator = models.trainable_generator(steps=4, guidance=1.0, rank=4, checkpointing=False, seed=0)
     rewards = {name: models.reward(name) for name in training.rewards}
-    return RewardFeedback(models, trainee, rewards, training, PROMPTS, examples, micro_batches=2, seed=7)
+    return RewardFeedback(models, generator, rewards, training, PROMPTS, examples, micro_batches=2, seed=7)
 
 
 def values(made: RewardFeedback, step: int, index: int) -> list[tuple[float, dict[str, float]]]:
@@ -153,15 +153,15 @@ def test_weighted_survives_penalties_far_above_the_temperature(models: Models, e
 
 def test_penalties_tell_a_true_caption_from_a_wrong_one(models: Models):
     """Two rendered scenes with their captions, and with each other's."""
-    trainee = models.trainee(steps=4, guidance=1.0, rank=4, checkpointing=False, seed=0)
+    generator = models.trainable_generator(steps=4, guidance=1.0, rank=4, checkpointing=False, seed=0)
     drawn = [next(scenes.scenes(seed, count=2)) for seed in (1, 2)]
     pictures = [Image.fromarray(scenes.render(scene)) for scene in drawn]
-    latents = torch.cat(list(real_latents(trainee, pictures, 64)))
+    latents = torch.cat(list(real_latents(generator, pictures, 64)))
     captions = [scene.caption for scene in drawn]
     reward = {"caption": models.reward("caption", estimator="reinforce")}
 
     def judged(prompts: list[str]) -> torch.Tensor:
-        return torch.cat(list(penalties(trainee, reward, {"caption": 1.0}, Examples(latents, prompts), 2, 0)))
+        return torch.cat(list(penalties(generator, reward, {"caption": 1.0}, Examples(latents, prompts), 2, 0)))
 
     assert judged(captions).max() < 0.2 < 0.4 < judged(captions[::-1]).min()
 
@@ -172,13 +172,13 @@ def test_an_unknown_reward_names_the_known(models: Models):
 
 
 def test_real_images_become_latents(models: Models):
-    trainee = models.trainee(steps=4, guidance=1.0, rank=4, checkpointing=False, seed=0)
+    generator = models.trainable_generator(steps=4, guidance=1.0, rank=4, checkpointing=False, seed=0)
     wide = Image.new("RGB", (200, 90), (128, 128, 128))
-    (latents,) = list(real_latents(trainee, [wide], 64))
+    (latents,) = list(real_latents(generator, [wide], 64))
     assert latents.shape == (1, 4, 16, 16)
-    assert (trainee.decode(latents) - 128 / 255).abs().mean() < 0.03
+    assert (generator.decode(latents) - 128 / 255).abs().mean() < 0.03
     thin = Image.new("RGB", (300, 1), (128, 128, 128))
-    first, none, last = real_latents(trainee, [thin, None, wide], 64)
+    first, none, last = real_latents(generator, [thin, None, wide], 64)
     assert first.shape == none.shape == (1, 4, 16, 16) and first.isfinite().all()
     assert none.isnan().all() and torch.equal(last, latents)
 

@@ -16,7 +16,7 @@ _LORA_WEIGHT = re.compile(r"lora[._](A|B|down|up)\.weight$")  # as diffusers, pe
 
 
 def load_lora(pipeline: Any, folder: str | Path, adapter: str = "lora") -> None:
-    """Load a LoRA of the U-Net; that there is none of the text encoder is no news.
+    """Load a LoRA of the U-Net; that it holds none of the text encoder is expected.
 
     Raises:
         UsageError: it cannot be read, is empty, or has weights that have no place in this network.

@@ -180,7 +180,7 @@ class StableDiffusion:
             if not isinstance(error, OSError | ValueError):
                 raise
             raise UsageError(
-                f"generator {checkpoint}: no such folder, and not to be had from the hub; "
+                f"generator {checkpoint}: no such folder, and it could not be fetched from the hub; "
                 "check the name and the network, or use --preset tiny, which needs neither"
             ) from None
         predicted = getattr(pipeline.scheduler.config, "prediction_type", None)

@@ -1,4 +1,4 @@
-"""Stable Diffusion opened for reward feedback learning: the parts of one sample's way, each its own method."""
+"""Stable Diffusion made trainable by reward feedback learning: the steps from noise to pixels, one method each."""
 
 from __future__ import annotations
 

@@ -219,7 +219,7 @@ class Chat:
             if self._answered:
                 return RecordError("unreachable", f"{self._place} does not answer any more")
             why = self._blot(str(cause))
-            return RealignError(f"{self._place}: nobody answers ({why}); start the server, or set OPENAI_BASE_URL")
+            return RealignError(f"{self._place}: no server answers ({why}); start the server, or set OPENAI_BASE_URL")
         said = f"{self._place}: {self._said(error)}"
         if isinstance(error, openai.RateLimitError):
             return RecordError("rate_limited", said)

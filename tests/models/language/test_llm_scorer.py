@@ -540,7 +540,7 @@ def test_nobody_there(chat_server: ChatServer, monkeypatch: pytest.MonkeyPatch) 
     chat_server.shutdown()
     chat_server.socket.close()
     assert kind(asking.score(PROMPTS[:1], [["book"]])[0]) == "unreachable"
-    with pytest.raises(RealignError, match=r"127\.0\.0\.1:\d+: nobody answers \(.*\); start the server"):
+    with pytest.raises(RealignError, match=r"127\.0\.0\.1:\d+: no server answers \(.*\); start the server"):
         scorer().score(PROMPTS[:1], [["book"]])
     assert seen(scorer().score([PROMPT], [TAGS])[0]) == BY_MODEL  # from the cache
 

@@ -32,7 +32,7 @@ def encoder() -> blip2.Blip2TextEncoder:
 
 
 @pytest.fixture(scope="module")
-def judge() -> blip2.Blip2Metric:
+def metric() -> blip2.Blip2Metric:
     return blip2.Blip2Metric(BLIP, device="cpu")
 
 
@@ -146,65 +146,65 @@ def test_unknown_words_and_long_texts_are_read(encoder):
     assert torch.isfinite(encoder.encode(texts)).all()
 
 
-def test_text_encoder_is_the_text_side_of_the_judge(encoder, judge):
-    ours = blip2.text_embeddings(judge.model, blip2.tokenize(judge.tokenizer, PROMPTS))
+def test_text_encoder_is_the_text_side_of_the_metric(encoder, metric):
+    ours = blip2.text_embeddings(metric.model, blip2.tokenize(metric.tokenizer, PROMPTS))
     assert torch.allclose(encoder.encode(PROMPTS), ours, atol=1e-6)
 
 
 @torch.no_grad()
-def test_scores_are_those_of_the_stock_forward(judge):
+def test_scores_are_those_of_the_stock_forward(metric):
     images = pictures(8, (64, 64), (64, 64), (64, 64))
-    pixels, text = blip2.images_to_input(images, 64), blip2.tokenize(judge.tokenizer, PROMPTS)
-    head = torch.full((3, judge.model.config.num_query_tokens), judge.model.config.image_token_index)
+    pixels, text = blip2.images_to_input(images, 64), blip2.tokenize(metric.tokenizer, PROMPTS)
+    head = torch.full((3, metric.model.config.num_query_tokens), metric.model.config.image_token_index)
     ids = torch.cat([head, text["input_ids"]], 1)
     mask = torch.cat([torch.ones_like(head), text["attention_mask"]], 1)
-    contrast = judge.model(pixels, ids, mask).logits_per_image.diagonal()
-    matching = judge.model(pixels, ids, mask, use_image_text_matching_head=True).logits_per_image.softmax(-1)[:, 1]
-    columns = judge.measure(images, PROMPTS)
+    contrast = metric.model(pixels, ids, mask).logits_per_image.diagonal()
+    matching = metric.model(pixels, ids, mask, use_image_text_matching_head=True).logits_per_image.softmax(-1)[:, 1]
+    columns = metric.measure(images, PROMPTS)
     assert columns["blip_itc"] == pytest.approx(contrast.tolist(), abs=1e-5)
     assert columns["blip_itm"] == pytest.approx(matching.tolist(), abs=1e-5)
 
 
-def test_scores_do_not_depend_on_the_batch(judge):
+def test_scores_do_not_depend_on_the_batch(metric):
     images = pictures(9, (64, 64), (100, 70), (48, 48))
-    together = judge.measure(images, PROMPTS)
+    together = metric.measure(images, PROMPTS)
     assert list(together) == ["blip_itc", "blip_itm"]
     for i in range(3):
-        alone = judge.measure(images[i : i + 1], PROMPTS[i : i + 1])
+        alone = metric.measure(images[i : i + 1], PROMPTS[i : i + 1])
         for column, values in together.items():
             assert values[i] == pytest.approx(alone[column][0], abs=1e-4)
 
 
-def test_scores_put_the_truth_above_traded_colours(judge, held_out):
+def test_scores_put_the_truth_above_traded_colours(metric, held_out):
     for column in ("blip_itc", "blip_itm"):
 
         def score(pixels, texts, column=column):
             images = [Image.fromarray((p.permute(1, 2, 0) * 255).round().byte().numpy()) for p in pixels]
-            return torch.tensor(judge.measure(images, texts)[column])
+            return torch.tensor(metric.measure(images, texts)[column])
 
         right = prefers_truth(score, held_out, seed=1)
         assert len(right) > 30
         assert sum(right) >= 0.85 * len(right)
 
 
-def test_nothing_in_nothing_out(captioner, encoder, judge):
+def test_nothing_in_nothing_out(captioner, encoder, metric):
     assert captioner.caption([]) == []
     assert encoder.encode([]).shape == (0, 64)
-    assert judge.measure([], []) == {"blip_itc": [], "blip_itm": []}
+    assert metric.measure([], []) == {"blip_itc": [], "blip_itm": []}
 
 
-def test_counts_the_prompts_that_are_cut(judge):
+def test_counts_the_prompts_that_are_cut(metric):
     words = [" ".join(["red"] * count) for count in (1, 30, 31, 90)]  # start and end are two of the 32 tokens
-    assert judge.truncated(words) == [False, False, True, True]
-    assert "reads 32 tokens" in judge.note
+    assert metric.truncated(words) == [False, False, True, True]
+    assert "reads 32 tokens" in metric.note
 
 
-def test_a_changed_weight_is_another_model(judge):
+def test_a_changed_weight_is_another_model(metric):
     changed = blip2.Blip2Metric(WEIGHTS / "blip", device="cpu")
-    assert changed.fingerprint == judge.fingerprint
+    assert changed.fingerprint == metric.fingerprint
     del changed.fingerprint  # it was kept
     changed.model.itm_head.bias.data += 1e-3
-    assert changed.fingerprint != judge.fingerprint
+    assert changed.fingerprint != metric.fingerprint
 
 
 @pytest.mark.parametrize("adapter", [blip2.Blip2Captioner, blip2.Blip2TextEncoder, blip2.Blip2Metric])
@@ -248,12 +248,12 @@ def test_samples_are_of_the_models_distribution(captioner: blip2.Blip2Captioner)
         assert captions[0].count(caption) / 200 == pytest.approx(chance, abs=4 * spread + 0.005)
 
 
-def test_gradients_reach_the_pixels(captioner: blip2.Blip2Captioner, judge: blip2.Blip2Metric):
+def test_gradients_reach_the_pixels(captioner: blip2.Blip2Captioner, metric: blip2.Blip2Metric):
     pixels = stacked(pictures(7, (64, 64), (64, 64))).requires_grad_(True)
     prompts = ["a red circle", "a blue square"]
-    for value in (captioner.log_likelihood(pixels, [[p] for p in prompts])[0], judge.similarity(pixels, prompts)):
+    for value in (captioner.log_likelihood(pixels, [[p] for p in prompts])[0], metric.similarity(pixels, prompts)):
         (gradient,) = torch.autograd.grad(value.sum(), pixels)
         assert gradient.isfinite().all() and (gradient.abs().amax((1, 2, 3)) > 0).all()
     images = [Image.fromarray(a) for a in (pixels.detach() * 255).round().byte().permute(0, 2, 3, 1).numpy()]
-    same = judge.measure(images, prompts)["blip_itc"]
-    assert judge.similarity(pixels, prompts).tolist() == pytest.approx(same, abs=1e-5)
+    same = metric.measure(images, prompts)["blip_itc"]
+    assert metric.similarity(pixels, prompts).tolist() == pytest.approx(same, abs=1e-5)

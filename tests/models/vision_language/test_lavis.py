@@ -104,21 +104,21 @@ def test_text_features_are_those_that_lavis_extracts(zoo):
 
 @needs_lavis
 def test_scores_are_those_of_the_features_and_do_not_depend_on_the_batch(zoo):
-    judge = adapters.LavisMetric(MATCHING, device="cpu")
+    metric = adapters.LavisMetric(MATCHING, device="cpu")
     images = pictures((64, 64), (96, 80), (33, 64))
-    scores = judge.measure(images, PROMPTS)
+    scores = metric.measure(images, PROMPTS)
     for i, (image, prompt) in enumerate(zip(images, PROMPTS, strict=True)):
-        alone = judge.measure([image], [prompt])
+        alone = metric.measure([image], [prompt])
         for column, values in scores.items():
             assert values[i] == pytest.approx(alone[column][0], abs=1e-5), column
-        pixels = judge._image(image)[None]
-        queries = judge.model.extract_features({"image": pixels}, mode="image").image_embeds_proj[0]
-        text = judge.model.extract_features({"text_input": [prompt]}, mode="text").text_embeds_proj[0, 0]
+        pixels = metric._image(image)[None]
+        queries = metric.model.extract_features({"image": pixels}, mode="image").image_embeds_proj[0]
+        text = metric.model.extract_features({"text_input": [prompt]}, mode="text").text_embeds_proj[0, 0]
         assert scores["blip_itc"][i] == pytest.approx((queries @ text).max().item(), abs=1e-5)
         assert 0 < scores["blip_itm"][i] < 1
-    assert judge.measure(images, PROMPTS[::-1])["blip_itc"][0] != pytest.approx(scores["blip_itc"][0], abs=1e-4)
-    assert judge.truncated([*PROMPTS, "a red " * 40]) == [False, False, False, True]
-    assert judge.measure([], []) == {"blip_itc": [], "blip_itm": []}
+    assert metric.measure(images, PROMPTS[::-1])["blip_itc"][0] != pytest.approx(scores["blip_itc"][0], abs=1e-4)
+    assert metric.truncated([*PROMPTS, "a red " * 40]) == [False, False, False, True]
+    assert metric.measure([], []) == {"blip_itc": [], "blip_itm": []}
 
 
 @needs_lavis
