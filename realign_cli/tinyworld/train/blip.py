@@ -30,18 +30,19 @@ from realign_cli.tinyworld.train import examples
 from realign_cli.tinyworld.train.captioner import qformer_config, vision_config
 from realign_cli.tinyworld.train.fit import fit
 from realign_cli.tinyworld.train.measures import prefers_truth
-from realign_cli.tinyworld.train.pictures import LEAKY, Pictures, draw_held_out, draw_leaky
+from realign_cli.tinyworld.train.pictures import FAULTY, Pictures, draw_faulty, draw_held_out
 from realign_cli.tinyworld.train.publish import WEIGHTS, model_card, percentage, publish
 from realign_cli.tinyworld.train.tokenizers import IMAGE, word_tokenizer
 
 _STEPS = 1800
 _BATCH = 64
 _TEMPERATURE = 0.1  # high, so that different texts end up far apart: the reward is the cosine between them
+_MISCOUNT_SHARE = 0.5  # share of the foils of ordinary scenes that have a thing too many, too few or malformed
 _FOIL_SHARE = 0.7  # share of foils among the texts that do not match; the rest describe other scenes of the batch
 
 
 def build() -> Blip2ForImageTextRetrieval:
-    words = word_tokenizer()
+    words = word_tokenizer(examples.caption_words())
     qformer = qformer_config(len(words))
     qformer.use_qformer_text_input = True
     config = Blip2Config(
@@ -64,11 +65,11 @@ class _BlipTraining(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.blip = build()
-        self.words = word_tokenizer()
+        self.words = word_tokenizer(examples.caption_words())
 
     def loss(self, drawn: Pictures, rng: np.random.Generator) -> Tensor:
         scenes = drawn.scenes
-        foils = [examples.foil(scene, rng) for scene in scenes]
+        foils = [_foil(scene, rng) for scene in scenes]
         texts, others, wrong = ([examples.any_caption(s, rng) for s in group] for group in (scenes, scenes, foils))
         with torch.no_grad():
             patches = self.blip.vision_model(pixels_to_input(drawn.pixels, SIZE)).last_hidden_state
@@ -100,12 +101,17 @@ class _BlipTraining(nn.Module):
         return F.cross_entropy(logits, torch.tensor([1] * n + [0] * n))
 
 
+def _foil(scene: Scene, rng: np.random.Generator) -> Scene:
+    miscounted = not examples.ordinary(scene) or rng.random() < _MISCOUNT_SHARE
+    return examples.miscount(scene, rng) if miscounted else examples.foil(scene, rng)
+
+
 def main(work: Path) -> None:
     torch.manual_seed(0)
     training = _BlipTraining()
 
     def loss(step: int, rank: int) -> Tensor:
-        drawn = draw_leaky(_BATCH, np.random.default_rng([step, rank, 30]))
+        drawn = draw_faulty(_BATCH, np.random.default_rng([step, rank, 30]))
         return training.loss(drawn, np.random.default_rng([step, rank, 31]))
 
     minutes = fit(training, loss, steps=_STEPS, learning_rate=1e-3, work=work, ema=0.998)
@@ -115,8 +121,9 @@ def main(work: Path) -> None:
     card = model_card(
         model="Blip2ForImageTextRetrieval",
         parameters=training.blip.num_parameters(),
-        trained_on=f"{_STEPS * _BATCH} {LEAKY}, with true captions in any order, some with a relation, and "
-        "foils (colours traded, or one word changed). Wrong relations were no foils",
+        trained_on=f"{_STEPS * _BATCH} {FAULTY}, with true captions in any order, some with a relation, and "
+        "foils (colours traded, one word changed, a thing more or less, one malformed or not). Wrong relations were no "
+        "foils",
         notes={
             "started from": "the captioner's vision tower, which stays frozen, and the image side of its Q-Former",
             "losses": f"text-text, image-text and text-image contrast at temperature {_TEMPERATURE}; matching",
