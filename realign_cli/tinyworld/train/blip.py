@@ -34,7 +34,7 @@ from realign_cli.tinyworld.train.pictures import FAULTY, Pictures, draw_faulty, 
 from realign_cli.tinyworld.train.publish import WEIGHTS, model_card, percentage, publish
 from realign_cli.tinyworld.train.tokenizers import IMAGE, word_tokenizer
 
-_STEPS = 1800
+_STEPS = 1500
 _BATCH = 64
 _TEMPERATURE = 0.1  # high, so that different texts end up far apart: the reward is the cosine between them
 _MISCOUNT_SHARE = 0.5  # share of the foils of ordinary scenes that have a thing too many, too few or malformed

@@ -20,6 +20,7 @@ from realign_cli.models.pixels import pixels_to_input
 from realign_cli.models.vision_language.open_clip import OpenClipJudge
 from realign_cli.tinyworld.scenes import SIZE, words
 from realign_cli.tinyworld.train import examples
+from realign_cli.tinyworld.train.captioner import vision_config
 from realign_cli.tinyworld.train.fit import fit
 from realign_cli.tinyworld.train.measures import prefers_truth
 from realign_cli.tinyworld.train.pictures import LEAKY, Pictures, draw_held_out, draw_leaky
@@ -39,7 +40,7 @@ def configuration() -> dict[str, object]:
             "image_size": SIZE,
             "patch_size": SIZE // examples.GRID,
             "width": 128,
-            "layers": 3,
+            "layers": vision_config().num_hidden_layers,
             "head_width": 32,
             "mlp_ratio": 2.0,
             "no_ln_pre": True,

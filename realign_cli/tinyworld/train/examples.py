@@ -120,16 +120,16 @@ def swaps(scene: Scene) -> list[Scene]:
 
 
 def patch_labels(drawn: Sequence[Scene]) -> tuple[Tensor, Tensor]:
-    """Colour of `COLOURS` and kind of `KINDS` of the thing over each patch, int64 (n, 64); one more means none."""
+    """Colour and kind of the thing over each patch, int64 (n, 64) each; the last index means none."""
     centres = (np.arange(GRID) + 0.5) * SIZE / GRID
     x, y = (axis.flatten() for axis in np.meshgrid(centres, centres))
     colours = np.full((len(drawn), GRID * GRID), len(COLOURS))
-    kinds = np.full((len(drawn), GRID * GRID), len(KINDS))
+    kinds = np.full((len(drawn), GRID * GRID), len(SHAPES))
     for k, scene in enumerate(drawn):
         for thing in scene.things:
             over = (x - thing.x) ** 2 + (y - thing.y) ** 2 <= thing.radius**2
             colours[k, over] = list(COLOURS).index(thing.colour)
-            kinds[k, over] = KINDS.index(thing.shape)
+            kinds[k, over] = SHAPES.index(thing.shape)
     return torch.from_numpy(colours), torch.from_numpy(kinds)
 
 

@@ -106,9 +106,10 @@ def draw_leaky(n: int, rng: np.random.Generator) -> Pictures:
     return _leaky(n, rng).spoiled(rng)
 
 
-def draw_faulty(n: int, rng: np.random.Generator) -> Pictures:
-    """Draw n spoiled pictures of training scenes: the first half leaky ones, the others crowded and with faults."""
-    leaky, faulty = _leaky(n // 2, rng), draw_faults(n - n // 2, rng)
+def draw_faulty(n: int, rng: np.random.Generator, *, share: float = 0.5) -> Pictures:
+    """Draw n spoiled pictures of training scenes: a `share` of them crowded and with faults, those before it leaky."""
+    faults = round(share * n)
+    leaky, faulty = _leaky(n - faults, rng), draw_faults(faults, rng)
     return Pictures(
         leaky.scenes + faulty.scenes, torch.cat([leaky.pixels, faulty.pixels]), leaky.shares + faulty.shares
     ).spoiled(rng)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms.functional import to_pil_image
 from transformers import BlipImageProcessor
 
 from realign_cli.errors import RealignError
@@ -14,7 +17,7 @@ from realign_cli.tinyworld import scenes
 from realign_cli.tinyworld.train import examples
 from realign_cli.tinyworld.train.captioner import log_likelihood
 from realign_cli.tinyworld.train.measures import prefers_truth
-from realign_cli.tinyworld.train.pictures import Pictures, draw_held_out
+from realign_cli.tinyworld.train.pictures import Pictures, draw_faults, draw_held_out
 from realign_cli.tinyworld.train.publish import WEIGHTS
 
 CAPTIONER, BLIP = WEIGHTS / "captioner", WEIGHTS / "blip"
@@ -90,6 +93,35 @@ def test_captions_are_right(captioner, held_out):
     assert sum(right) >= 0.9 * len(right)
 
 
+def test_captions_say_what_is_too_many_and_what_is_malformed(captioner):
+    circle, square = scenes.Thing("red", "circle", 16, 16, 10), scenes.Thing("blue", "square", 46, 20, 10)
+    again, ring = replace(circle, x=20.0, y=48.0), replace(circle, shape="ring", x=20.0, y=48.0)
+    plain, pacman = scenes.mask(square), scenes.mask(replace(circle, radius=12.0, x=46.0, y=48.0))
+    pacman[48:, 46:] = 0
+    ground, (red, blue) = scenes.palette(scenes.Scene((circle, square), "grey"))
+    painted = [
+        ([scenes.mask(circle), plain], [red, blue]),
+        ([scenes.mask(circle), scenes.mask(again), plain], [red, red, blue]),
+        ([scenes.mask(circle), scenes.mask(ring), plain], [red, red, blue]),
+        ([scenes.mask(circle), pacman], [red, blue]),
+    ]
+    images = [Image.fromarray(scenes.paint(shares, ground, colours)[0].astype(np.uint8)) for shares, colours in painted]
+    assert captioner.caption(images) == [
+        "a red circle and a blue square",
+        "two red circles and a blue square",
+        "a red circle, a red ring and a blue square",
+        "a red circle and a blue thing",
+    ]
+
+
+def test_captions_of_faults_are_mostly_right(captioner):
+    """The scenes begin with combinations that were not trained on."""
+    drawn = draw_faults(60, np.random.default_rng(3), held_out=True)
+    images = [to_pil_image(pixels) for pixels in drawn.pixels]
+    right = [c == examples.canonical(s) for c, s in zip(captioner.caption(images), drawn.scenes, strict=True)]
+    assert sum(right) >= 0.7 * len(right)
+
+
 @pytest.mark.parametrize("beams", [1, 3])
 def test_captions_do_not_depend_on_the_batch(beams):
     captioner = blip2.Blip2Captioner(CAPTIONER, device="cpu", max_new_tokens=20, num_beams=beams)
@@ -139,6 +171,25 @@ def test_text_embeddings_bind_colours_to_kinds_in_any_order(encoder):
         trade.append((said @ traded).item())
     assert np.mean(np.array(order) > np.array(trade)) >= 0.95
     assert np.mean(order) - np.mean(trade) > 0.3
+
+
+def test_text_embeddings_tell_what_is_too_many_or_malformed(encoder):
+    prompt = "a red circle and a blue square"
+    same, *others = [
+        "a blue square and a red circle",
+        "two red circles and a blue square",
+        "a red circle and two blue squares",
+        "three red circles and a blue square",
+        "a red circle, a red ring and a blue square",
+        "a red circle, a blue square and a blue thing",
+        "a red circle and a blue thing",
+        "a red thing and a blue square",
+    ]
+    cosines = (encoder.encode([same, *others]) @ encoder.encode([prompt])[0]).tolist()
+    assert cosines[0] > 0.98
+    assert max(cosines[1:]) < 0.8
+    words = set(" ".join([prompt, *others]).replace(",", "").split())
+    assert not [word for word in words if encoder.tokenizer.unk_token_id in encoder.tokenizer(word).input_ids]
 
 
 def test_unknown_words_and_long_texts_are_read(encoder):
