@@ -32,7 +32,7 @@ from realign_cli.tinyworld.train.publish import model_card, percentage, publish
 from realign_cli.tinyworld.train.tokenizers import IMAGE, word_tokenizer
 
 _VISION_STEPS, _VISION_BATCH = 3000, 32
-_STEPS, _BATCH = 1700, 48
+_STEPS, _BATCH = 2600, 48
 _VISION_FAULTY = 0.9  # share of crowded scenes with faults, from which a tower learns most
 _WIDTH = 128
 _INITIALSTD = 0.08  # of the initial weights; with the usual 0.02, made for wide models, narrow layers pass on little
@@ -202,9 +202,8 @@ def main(work: Path) -> None:
     card = model_card(
         model="Blip2ForConditionalGeneration",
         parameters=training.captioner.num_parameters(),
-        trained_on=f"{_VISION_STEPS * _VISION_BATCH} (vision tower alone; {_VISION_FAULTY:.0%} crowded and with faults) and "
-        f"{_STEPS * _BATCH} {FAULTY}, "
-        "with true captions",
+        trained_on=f"{_VISION_STEPS * _VISION_BATCH} (vision tower alone; {_VISION_FAULTY:.0%} crowded, with faults) "
+        f"and {_STEPS * _BATCH} {FAULTY}, with true captions",
         notes={
             "captions": f"{_CANONICAL_SHARE:.0%} canonical: things in the order of the palette (red, green, blue, "
             "yellow, purple, orange, cyan, pink), joined by commas and 'and', no relation, things that are alike "
