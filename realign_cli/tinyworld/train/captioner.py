@@ -235,6 +235,8 @@ def measure(folder: Path) -> dict[str, str]:
     for name, held_out in (("held-out scenes", True), ("training scenes", False)):
         faulty = draw_faults(1000, np.random.default_rng(10), held_out=held_out).spoiled(np.random.default_rng(11))
         card[f"caption exactly right, {name} with faults, spoiled"] = percentage(_exact(captioner, faulty))
+        noticed = _noticed(captioner, faulty)
+        card[f"caption counts or says 'thing' where it should, {name} with faults, spoiled"] = percentage(noticed)
 
     def likelihood(pixels: Tensor, captions: list[str]) -> Tensor:
         return log_likelihood(captioner, pixels, captions)
@@ -252,6 +254,16 @@ def log_likelihood(captioner: Blip2Captioner, pixels: Tensor, captions: list[str
     logits = captioner.model(pixel_values=pixels_to_input(pixels, SIZE), **targets).logits[:, :-1]
     steps = logits.log_softmax(-1).gather(-1, labels.clamp(min=0)[..., None])[..., 0]
     return (steps * (labels >= 0)).sum(1)
+
+
+def _noticed(captioner: Blip2Captioner, drawn: Pictures) -> list[bool]:
+    """Of each scene with things that are alike or malformed, whether its caption counts or names some such thing."""
+    scenes = [k for k, scene in enumerate(drawn.scenes) if _odd(examples.canonical(scene))]
+    return [_odd(caption) for caption in captioner.caption([to_pil_image(drawn.pixels[k]) for k in scenes])]
+
+
+def _odd(caption: str) -> bool:
+    return not {*examples.NUMBERS, examples.MALFORMED}.isdisjoint(caption.split())
 
 
 def _exact(captioner: Blip2Captioner, drawn: Pictures) -> list[bool]:

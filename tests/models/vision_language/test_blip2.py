@@ -114,12 +114,15 @@ def test_captions_say_what_is_too_many_and_what_is_malformed(captioner):
     ]
 
 
-def test_captions_of_faults_are_mostly_right(captioner):
+def test_what_is_alike_or_malformed_is_noticed(captioner):
     """The scenes begin with combinations that were not trained on."""
-    drawn = draw_faults(60, np.random.default_rng(3), held_out=True)
-    images = [to_pil_image(pixels) for pixels in drawn.pixels]
-    right = [c == examples.canonical(s) for c, s in zip(captioner.caption(images), drawn.scenes, strict=True)]
-    assert sum(right) >= 0.7 * len(right)
+    drawn = draw_faults(120, np.random.default_rng(3), held_out=True)
+    captions = captioner.caption([to_pil_image(pixels) for pixels in drawn.pixels])
+    truths = [examples.canonical(scene) for scene in drawn.scenes]
+    odd = [[bool({"two", "three", "thing"} & {*text.split()}) for text in texts] for texts in (captions, truths)]
+    said, true = map(np.array, odd)
+    assert true.sum() > 60 and said[true].mean() >= 0.8
+    assert (~true).sum() > 20 and said[~true].mean() <= 0.25
 
 
 @pytest.mark.parametrize("beams", [1, 3])
