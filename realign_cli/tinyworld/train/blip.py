@@ -122,8 +122,8 @@ def main(work: Path) -> None:
         model="Blip2ForImageTextRetrieval",
         parameters=training.blip.num_parameters(),
         trained_on=f"{_STEPS * _BATCH} {FAULTY}, with true captions in any order, some with a relation, and "
-        "two foils each (one with colours traded or one word changed; one with a thing more or less, or malformed). Wrong "
-        "relations were no foils",
+        "two foils each (one with colours traded or one word changed; one with a thing more or less, or malformed). "
+        "Wrong relations were no foils",
         notes={
             "started from": "the captioner's vision tower, which stays frozen, and the image side of its Q-Former",
             "losses": f"text-text, image-text and text-image contrast at temperature {_TEMPERATURE}; matching",
