@@ -7,9 +7,14 @@ import re
 import runpy
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
+from scipy.stats import spearmanr
+
+from realign_cli.tinyworld.scenes import Scene, Thing, render
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "benchmarks"
@@ -59,3 +64,29 @@ def test_the_page_has_a_place_for_the_table_of_every_script(everything: dict[str
         assert "| a / b | 2 (1 to 3) | 3 | peer | 1 |" in written
     with pytest.raises(ValueError, match="0 places"):
         everything["rewritten"](page, "unknown", [row], "")
+
+
+def test_the_verifier_tells_faults_apart_and_counts_them() -> None:
+    verifier = runpy.run_path(str(FOLDER / "verifier.py"))
+    red, blue = Thing("red", "circle", 16, 16, 10), Thing("blue", "square", 46, 20, 10)
+    again = replace(red, y=48)
+    found = [
+        verifier["fault"](Image.fromarray(render(Scene(things, "white"))), "a red circle and a blue square")
+        for things in (
+            (red, blue),
+            (red, blue, again),
+            (red, blue, replace(again, shape="ring")),
+            (replace(red, colour="blue"), replace(blue, colour="red")),
+            (red, replace(blue, shape="cross")),
+            (red, blue, replace(again, x=-2)),  # its right half is in the picture
+        )
+    ]
+    right, malformed, missing, bound, alike, other = (verifier["RIGHT"], *verifier["WRONG"])
+    assert found == [right, alike, other, bound, missing, malformed]
+    rows = verifier["table"]([(1.0, right), (0.96, right), (0.5, right), (0.97, alike), (0.1, missing)])
+    shares = [row.split(" | ")[1] for row in rows[2:]]
+    assert [share.split(" (")[0] for share in shares[:5]] == ["60%", "67%", "67%", "none", "0%"]
+    assert [share.rpartition("= ")[2][0] for share in shares[:5]] == ["5", "3", "3", "0", "1"]
+    assert shares[1].startswith("67% (21% to 94%")  # Wilson's interval of 2 of 3
+    expected = spearmanr([1, 0.96, 0.5, 0.97, 0.1], [1, 1, 1, 0, 0]).statistic
+    assert float(shares[-1].split()[0]) == pytest.approx(expected, abs=0.005)

@@ -210,7 +210,7 @@ def mask(thing: Thing) -> np.ndarray:
 
 def render(scene: Scene) -> np.ndarray:
     """Draw a scene: uint8 RGB (64, 64, 3)."""
-    image, _ = paint(scene.things, *palette(scene))
+    image, _ = paint([mask(thing) for thing in scene.things], *palette(scene))
     return np.rint(image).astype(np.uint8)
 
 
@@ -220,17 +220,18 @@ def palette(scene: Scene) -> tuple[np.ndarray, list[np.ndarray]]:
     return np.array(GROUNDS[scene.ground], np.float32), colours
 
 
-def paint(things: Sequence[Thing], ground: np.ndarray, colours: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def paint(
+    shares: Sequence[np.ndarray], ground: np.ndarray, colours: Sequence[np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
     """Paint things one over the other: the picture, and what remains visible of each thing.
 
-    Colours are RGB, (3,) or one for each pixel, (64, 64, 3). The picture is float32 (64, 64, 3) on their scale, the
-    visible share of each pixel float32 (things, 64, 64) in [0, 1].
+    `shares` are their masks, see `mask`. Colours are RGB, (3,) or one for each pixel, (64, 64, 3). The picture is
+    float32 (64, 64, 3) on their scale, the visible share of each pixel float32 (things, 64, 64) in [0, 1].
     """
     image = np.empty((SIZE, SIZE, 3), np.float32)
     image[:] = ground
-    visible = np.zeros((len(things), SIZE, SIZE), np.float32)
-    for k, (thing, colour) in enumerate(zip(things, colours, strict=True)):
-        share = mask(thing)
+    visible = np.zeros((len(shares), SIZE, SIZE), np.float32)
+    for k, (share, colour) in enumerate(zip(shares, colours, strict=True)):
         image = image * (1 - share[..., None]) + colour * share[..., None]
         visible[:k] *= 1 - share
         visible[k] = share

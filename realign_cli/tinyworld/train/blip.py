@@ -30,18 +30,18 @@ from realign_cli.tinyworld.train import examples
 from realign_cli.tinyworld.train.captioner import qformer_config, vision_config
 from realign_cli.tinyworld.train.fit import fit
 from realign_cli.tinyworld.train.measures import prefers_truth
-from realign_cli.tinyworld.train.pictures import LEAKY, Pictures, draw_held_out, draw_leaky
+from realign_cli.tinyworld.train.pictures import FAULTY, Pictures, draw_faulty, draw_held_out
 from realign_cli.tinyworld.train.publish import WEIGHTS, model_card, percentage, publish
 from realign_cli.tinyworld.train.tokenizers import IMAGE, word_tokenizer
 
-_STEPS = 1800
+_STEPS = 2000
 _BATCH = 64
 _TEMPERATURE = 0.1  # high, so that different texts end up far apart: the reward is the cosine between them
 _FOIL_SHARE = 0.7  # share of foils among the texts that do not match; the rest describe other scenes of the batch
 
 
 def build() -> Blip2ForImageTextRetrieval:
-    words = word_tokenizer()
+    words = word_tokenizer(examples.caption_words())
     qformer = qformer_config(len(words))
     qformer.use_qformer_text_input = True
     config = Blip2Config(
@@ -64,18 +64,18 @@ class _BlipTraining(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.blip = build()
-        self.words = word_tokenizer()
+        self.words = word_tokenizer(examples.caption_words())
 
     def loss(self, drawn: Pictures, rng: np.random.Generator) -> Tensor:
         scenes = drawn.scenes
-        foils = [examples.foil(scene, rng) for scene in scenes]
+        foils = [_foil(scene, rng) for scene in scenes] + [examples.miscount(scene, rng) for scene in scenes]
         texts, others, wrong = ([examples.any_caption(s, rng) for s in group] for group in (scenes, scenes, foils))
         with torch.no_grad():
             patches = self.blip.vision_model(pixels_to_input(drawn.pixels, SIZE)).last_hidden_state
         true, again, false = (self._embed(group) for group in (texts, others, wrong))
         similarity = torch.einsum("iqd,td->itq", query_embeddings(self.blip, patches), torch.cat([true, false])).amax(2)
-        within, across = examples.false_negatives(scenes, scenes), examples.false_negatives(scenes, foils)
-        both = torch.cat([within, across], 1)
+        within = examples.false_negatives(scenes, scenes)
+        both = torch.cat([within, examples.false_negatives(scenes, foils)], 1)
         contrasts = [
             examples.info_nce(true @ torch.cat([again, false]).T / _TEMPERATURE, both),
             examples.info_nce(similarity / _TEMPERATURE, both),
@@ -89,15 +89,21 @@ class _BlipTraining(nn.Module):
     def _matching(
         self, patches: Tensor, texts: list[str], wrong: list[str], same: Tensor, rng: np.random.Generator
     ) -> Tensor:
-        """Half of the pairs match; in the other half the text is a foil or describes another scene."""
+        """Half of the pairs match; in the other half the text is one of two foils or describes another scene."""
         n = len(texts)
         shift = int(rng.integers(1, n))
         negatives = [
-            wrong[i] if rng.random() < _FOIL_SHARE or same[i, (i + shift) % n] else texts[(i + shift) % n]
+            wrong[i + n * rng.integers(2)]
+            if rng.random() < _FOIL_SHARE or same[i, (i + shift) % n]
+            else texts[(i + shift) % n]
             for i in range(n)
         ]
         logits = match_logits(self.blip, patches.repeat(2, 1, 1), tokenize(self.words, [*texts, *negatives]))
         return F.cross_entropy(logits, torch.tensor([1] * n + [0] * n))
+
+
+def _foil(scene: Scene, rng: np.random.Generator) -> Scene:
+    return examples.foil(scene, rng) if examples.ordinary(scene) else examples.miscount(scene, rng)
 
 
 def main(work: Path) -> None:
@@ -105,7 +111,7 @@ def main(work: Path) -> None:
     training = _BlipTraining()
 
     def loss(step: int, rank: int) -> Tensor:
-        drawn = draw_leaky(_BATCH, np.random.default_rng([step, rank, 30]))
+        drawn = draw_faulty(_BATCH, np.random.default_rng([step, rank, 30]))
         return training.loss(drawn, np.random.default_rng([step, rank, 31]))
 
     minutes = fit(training, loss, steps=_STEPS, learning_rate=1e-3, work=work, ema=0.998)
@@ -115,8 +121,9 @@ def main(work: Path) -> None:
     card = model_card(
         model="Blip2ForImageTextRetrieval",
         parameters=training.blip.num_parameters(),
-        trained_on=f"{_STEPS * _BATCH} {LEAKY}, with true captions in any order, some with a relation, and "
-        "foils (colours traded, or one word changed). Wrong relations were no foils",
+        trained_on=f"{_STEPS * _BATCH} {FAULTY}, with true captions in any order, some with a relation, and "
+        "two foils each (one with colours traded or one word changed; one with a thing more or less, or malformed). "
+        "Wrong relations were no foils",
         notes={
             "started from": "the captioner's vision tower, which stays frozen, and the image side of its Q-Former",
             "losses": f"text-text, image-text and text-image contrast at temperature {_TEMPERATURE}; matching",

@@ -18,8 +18,9 @@ from transformers import Blip2ForConditionalGeneration, Blip2VisionModel
 
 from realign_cli.models.pixels import pixels_to_input
 from realign_cli.models.vision_language.open_clip import OpenClipMetric
-from realign_cli.tinyworld.scenes import SIZE
+from realign_cli.tinyworld.scenes import SIZE, words
 from realign_cli.tinyworld.train import examples
+from realign_cli.tinyworld.train.captioner import vision_config
 from realign_cli.tinyworld.train.fit import fit
 from realign_cli.tinyworld.train.measures import prefers_truth
 from realign_cli.tinyworld.train.pictures import LEAKY, Pictures, draw_held_out, draw_leaky
@@ -39,14 +40,14 @@ def configuration() -> dict[str, object]:
             "image_size": SIZE,
             "patch_size": SIZE // examples.GRID,
             "width": 128,
-            "layers": 3,
+            "layers": vision_config().num_hidden_layers,
             "head_width": 32,
             "mlp_ratio": 2.0,
             "no_ln_pre": True,
         },
         "text_cfg": {
             "context_length": _CONTEXT,
-            "vocab_size": len(word_tokenizer()),
+            "vocab_size": len(word_tokenizer(words())),
             "width": 96,
             "layers": 2,
             "heads": 4,
@@ -62,7 +63,7 @@ class ClipTraining(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.clip = open_clip.CLIP(**configuration())
-        self.words = word_tokenizer()
+        self.words = word_tokenizer(words())
 
     def loss(self, drawn: Pictures, rng: np.random.Generator, *, foils: bool) -> Tensor:
         """Symmetric contrast; with `foils` each picture is also compared with a foil of its own caption.

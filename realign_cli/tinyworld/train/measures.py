@@ -10,7 +10,7 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from realign_cli.tinyworld.train.pictures import Pictures
-from realign_cli.tinyworld.train.examples import _caption, swaps
+from realign_cli.tinyworld.train.examples import caption_of, swaps
 
 
 def prefers_truth(score: Callable[[Tensor, list[str]], Tensor], pictures: Pictures, seed: int) -> list[bool]:
@@ -26,7 +26,7 @@ def prefers_truth(score: Callable[[Tensor, list[str]], Tensor], pictures: Pictur
             order = list(rng.permutation(len(scene.things)))
             other = options[rng.integers(len(options))]
             rows.append(k)
-            true.append(_caption([scene.things[i] for i in order]))
-            swapped.append(_caption([other.things[i] for i in order]))
+            true.append(caption_of([scene.things[i] for i in order]))
+            swapped.append(caption_of([other.things[i] for i in order]))
     pixels = pictures.pixels[rows]
     return (score(pixels, true) > score(pixels, swapped)).tolist()

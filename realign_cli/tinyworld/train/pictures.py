@@ -1,9 +1,10 @@
 """Pictures with their truth: rendered scenes, spoiled the way generated pictures are spoiled.
 
-There are two recipes. `draw_loose` is for the models that find things: shapes may repeat, touch or cover each other,
+There are three recipes. `draw_loose` is for the models that find things: shapes may repeat, touch or cover each other,
 and each may be off-colour or of two colours. `draw_leaky` is for the models that compare pictures with texts, and for
 the features: a caption describes each scene fully, and some scenes leak an attribute, as a generator lets a prompt's
-attributes leak. In both, every combination of pairs comes from the training split.
+attributes leak. `draw_faulty` is for the models that must say what is wrong: half of its scenes may have a thing too
+many or a malformed one. In all, every combination of pairs comes from the training split.
 """
 
 from __future__ import annotations
@@ -22,12 +23,17 @@ from torch import Tensor
 from realign_cli.tinyworld import scenes
 from realign_cli.tinyworld.scenes import COLOURS, GROUNDS, SIZE, Scene, Thing
 from realign_cli.tinyworld.train import examples
+from realign_cli.tinyworld.train.faults import faulty_scene
 
 # How a model card describes each recipe.
 LOOSE = "rendered scenes of the training split, spoiled; no other data"
 LEAKY = (
     "fresh scenes of the training split, a quarter with a leaked attribute, three quarters spoiled (bent, blurred, "
     "noisy, off-colour)"
+)
+FAULTY = (
+    f"{LEAKY}; half of them with up to two faults instead: a thing more, alike or not, or one that is malformed, "
+    "crowded and touching"
 )
 
 _LOOSE_SHARE, _LEAKY_SHARE = 0.4, 0.25
@@ -83,7 +89,7 @@ class Pictures:
 
 def render(drawn: Sequence[Scene]) -> Pictures:
     """Clean pictures of scenes."""
-    painted = [scenes.paint(scene.things, *scenes.palette(scene)) for scene in drawn]
+    painted = [scenes.paint(_masks(scene), *scenes.palette(scene)) for scene in drawn]
     pixels = torch.from_numpy(np.stack([np.rint(image).astype(np.uint8) for image, _ in painted]))
     shares = [torch.from_numpy(visible) for _, visible in painted]
     return Pictures(list(drawn), pixels.permute(0, 3, 1, 2).float() / 255, shares)
@@ -97,9 +103,28 @@ def draw_held_out(n: int, seed: int, *, count: int | None = None) -> Pictures:
 
 def draw_leaky(n: int, rng: np.random.Generator) -> Pictures:
     """Draw n spoiled pictures of training scenes, some of which leak an attribute."""
-    drawn = [scenes.sample_scene(rng) for _ in range(n)]
-    drawn = [examples.leak(scene, rng) if rng.random() < _LEAKY_SHARE else scene for scene in drawn]
-    return render(drawn).spoiled(rng)
+    return _leaky(n, rng).spoiled(rng)
+
+
+def draw_faulty(n: int, rng: np.random.Generator, *, share: float = 0.5) -> Pictures:
+    """Draw n spoiled pictures of training scenes: a `share` of them crowded and with faults, those before it leaky."""
+    faults = round(share * n)
+    leaky, faulty = _leaky(n - faults, rng), draw_faults(faults, rng)
+    return Pictures(
+        leaky.scenes + faulty.scenes, torch.cat([leaky.pixels, faulty.pixels]), leaky.shares + faulty.shares
+    ).spoiled(rng)
+
+
+def draw_faults(n: int, rng: np.random.Generator, *, held_out: bool = False) -> Pictures:
+    """Draw n clean pictures of training scenes, or with `held_out` of others, which are crowded and have faults."""
+    drawn, images, shares = [], [], []
+    for _ in range(n):
+        scene, masks = faulty_scene(rng, held_out=held_out)
+        image, visible = scenes.paint(masks, *scenes.palette(scene))
+        drawn.append(scene)
+        images.append(image)
+        shares.append(torch.from_numpy(visible))
+    return Pictures(drawn, torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2) / 255, shares)
 
 
 def draw_loose(n: int, rng: np.random.Generator, *, held_out: bool = False, spoil: bool = True) -> Pictures:
@@ -111,7 +136,7 @@ def draw_loose(n: int, rng: np.random.Generator, *, held_out: bool = False, spoi
     for _ in range(n):
         loose = not held_out and rng.random() < _LOOSE_SHARE
         scene = _loose_scene(rng) if loose else scenes.sample_scene(rng, held_out=held_out)
-        image, visible = scenes.paint(scene.things, *_colours(scene, rng, spoil=spoil))
+        image, visible = scenes.paint(_masks(scene), *_colours(scene, rng, spoil=spoil))
         drawn.append(scene)
         images.append(image)
         shares.append(torch.from_numpy(visible))
@@ -150,6 +175,15 @@ def _loose_scene(rng: np.random.Generator) -> Scene:
                 things.append(Thing(*pair, x, y, radius))
                 break
     return Scene(tuple(things), str(rng.choice(list(GROUNDS))))
+
+
+def _leaky(n: int, rng: np.random.Generator) -> Pictures:
+    drawn = [scenes.sample_scene(rng) for _ in range(n)]
+    return render([examples.leak(scene, rng) if rng.random() < _LEAKY_SHARE else scene for scene in drawn])
+
+
+def _masks(scene: Scene) -> list[np.ndarray]:
+    return [scenes.mask(thing) for thing in scene.things]
 
 
 def _colours(scene: Scene, rng: np.random.Generator, *, spoil: bool) -> tuple[np.ndarray, list[np.ndarray]]:

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import AddedToken, CLIPTokenizer, PreTrainedTokenizerFast
 
-from realign_cli.tinyworld import scenes
-
 PAD, UNKNOWN, START, IMAGE, END = "<pad>", "<unk>", "<start>", "<image>", "<end>"
 
 
@@ -28,12 +26,12 @@ def clip_tokenizer(words: Sequence[str], length: int) -> CLIPTokenizer:
     return tokenizer
 
 
-def word_tokenizer() -> PreTrainedTokenizerFast:
-    """A tokenizer with one token per word of the world, and `<unk>` for any other.
+def word_tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:
+    """A tokenizer with one token for each of `words`, and `<unk>` for any other.
 
     A text is framed by `<start>` and `<end>`. `<end>` has the highest id, because CLIP pools a text at its highest id.
     """
-    tokens = [PAD, UNKNOWN, START, IMAGE, *scenes.words(), END]
+    tokens = [PAD, UNKNOWN, START, IMAGE, *words, END]
     ids = {token: i for i, token in enumerate(tokens)}
     core = Tokenizer(models.WordLevel(ids, unk_token=UNKNOWN))
     core.normalizer = normalizers.Lowercase()

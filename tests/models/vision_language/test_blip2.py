@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import islice
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms.functional import to_pil_image
 from transformers import BlipImageProcessor
 
 from realign_cli.errors import RealignError
@@ -14,7 +18,7 @@ from realign_cli.tinyworld import scenes
 from realign_cli.tinyworld.train import examples
 from realign_cli.tinyworld.train.captioner import log_likelihood
 from realign_cli.tinyworld.train.measures import prefers_truth
-from realign_cli.tinyworld.train.pictures import Pictures, draw_held_out
+from realign_cli.tinyworld.train.pictures import Pictures, draw_faults, draw_held_out
 from realign_cli.tinyworld.train.publish import WEIGHTS
 
 CAPTIONER, BLIP = WEIGHTS / "captioner", WEIGHTS / "blip"
@@ -90,6 +94,54 @@ def test_captions_are_right(captioner, held_out):
     assert sum(right) >= 0.9 * len(right)
 
 
+def test_captions_count_and_say_what_is_malformed(captioner):
+    circle, square = scenes.Thing("red", "circle", 16, 16, 10), scenes.Thing("blue", "square", 46, 20, 10)
+    again = replace(circle, x=20.0, y=48.0)
+    plain, pacman = scenes.mask(square), scenes.mask(replace(circle, radius=12.0, x=46.0, y=48.0))
+    pacman[48:, 46:] = 0
+    ground, (red, blue) = scenes.palette(scenes.Scene((circle, square), "grey"))
+    painted = [
+        ([scenes.mask(circle), plain], [red, blue]),
+        ([scenes.mask(circle), scenes.mask(again), plain], [red, red, blue]),
+        ([scenes.mask(circle), pacman], [red, blue]),
+    ]
+    images = [Image.fromarray(scenes.paint(shares, ground, colours)[0].astype(np.uint8)) for shares, colours in painted]
+    one, two, broken = captioner.caption(images)
+    assert one == "a red circle and a blue square"
+    assert two == "two red circles and a blue square"
+    assert broken.startswith("a red circle") and broken.endswith("blue thing")
+
+
+@pytest.mark.parametrize(("third", "exact"), [("alike", 0.8), ("same colour", 0.3), ("same kind", 0.7)])
+def test_a_third_thing_is_not_passed_over(captioner, third, exact):
+    """One of the same colour is often called malformed: a query that looks for a colour mixes up its kinds."""
+    drawn = []
+    for scene in islice(scenes.scenes(2, held_out=True, count=2), 60):
+        a, b = (replace(thing, x=x, y=18.0, radius=9.5) for thing, x in zip(scene.things, (15.0, 48.0), strict=True))
+        word = {
+            "alike": {},
+            "same colour": {"shape": next(kind for kind in scenes.SHAPES if kind not in (a.shape, b.shape))},
+            "same kind": {"colour": next(c for c in scenes.COLOURS if c not in (a.colour, b.colour))},
+        }[third]
+        drawn.append(replace(scene, things=(a, b, replace(a, x=30.0, y=46.0, **word)), relation=None))
+    truths = [examples.canonical(scene) for scene in drawn]
+    captions = captioner.caption([Image.fromarray(scenes.render(scene)) for scene in drawn])
+    two = [examples.canonical(replace(scene, things=scene.things[:2])) for scene in drawn]
+    assert np.mean([caption == pair for caption, pair in zip(captions, two, strict=True)]) <= 0.15
+    assert np.mean([caption == truth for caption, truth in zip(captions, truths, strict=True)]) >= exact
+
+
+def test_what_is_alike_or_malformed_is_noticed(captioner):
+    """The scenes begin with combinations that were not trained on."""
+    drawn = draw_faults(120, np.random.default_rng(3), held_out=True)
+    captions = captioner.caption([to_pil_image(pixels) for pixels in drawn.pixels])
+    truths = [examples.canonical(scene) for scene in drawn.scenes]
+    odd = [[bool({"two", "three", "thing"} & {*text.split()}) for text in texts] for texts in (captions, truths)]
+    said, true = map(np.array, odd)
+    assert true.sum() > 60 and said[true].mean() >= 0.8
+    assert (~true).sum() > 20 and said[~true].mean() <= 0.25
+
+
 @pytest.mark.parametrize("beams", [1, 3])
 def test_captions_do_not_depend_on_the_batch(beams):
     captioner = blip2.Blip2Captioner(CAPTIONER, device="cpu", max_new_tokens=20, num_beams=beams)
@@ -139,6 +191,25 @@ def test_text_embeddings_bind_colours_to_kinds_in_any_order(encoder):
         trade.append((said @ traded).item())
     assert np.mean(np.array(order) > np.array(trade)) >= 0.95
     assert np.mean(order) - np.mean(trade) > 0.3
+
+
+def test_text_embeddings_tell_what_is_too_many_or_malformed(encoder):
+    prompt = "a red circle and a blue square"
+    same, *others = [
+        "a blue square and a red circle",
+        "two red circles and a blue square",
+        "a red circle and two blue squares",
+        "three red circles and a blue square",
+        "a red circle, a red ring and a blue square",
+        "a red circle, a blue square and a blue thing",
+        "a red circle and a blue thing",
+        "a red thing and a blue square",
+    ]
+    cosines = (encoder.encode([same, *others]) @ encoder.encode([prompt])[0]).tolist()
+    assert cosines[0] > 0.98
+    assert max(cosines[1:]) < 0.8
+    words = set(" ".join([prompt, *others]).replace(",", "").split())
+    assert not [word for word in words if encoder.tokenizer.unk_token_id in encoder.tokenizer(word).input_ids]
 
 
 def test_unknown_words_and_long_texts_are_read(encoder):

@@ -5,6 +5,7 @@ import pytest
 from transformers import AutoTokenizer, CLIPTokenizer
 
 from realign_cli.tinyworld import scenes
+from realign_cli.tinyworld.train import examples
 from realign_cli.tinyworld.train.tokenizers import clip_tokenizer, word_tokenizer
 
 
@@ -46,9 +47,9 @@ def test_unknown_words_are_unknown(tokenizer: CLIPTokenizer):
 
 
 def test_the_word_tokenizer_knows_its_words_and_no_others_after_saving(tmp_path: Path):
-    word_tokenizer().save_pretrained(tmp_path)
+    word_tokenizer(examples.caption_words()).save_pretrained(tmp_path)
     words = AutoTokenizer.from_pretrained(tmp_path)
-    text = "a red circle, an orange ring and a blue square"
+    text = "two red circles, an orange ring and a blue thing"
     ids = words(text).input_ids
     assert words.unk_token_id not in ids
     assert words.decode(ids, skip_special_tokens=True) == text
