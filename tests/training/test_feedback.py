@@ -97,7 +97,7 @@ def test_prompts_come_in_turn_each_time_in_another_order(models: Models):
 
 
 def test_terms_of_one_rollout_share_one_loss(models: Models):
-    parts = values(method(models, replace(TRAINING, terms_per_rollout=3)), 0, 0)
+    parts = values(method(models, replace(TRAINING, terms_per_rollout=3)), 0, 1)
     assert len(parts) == 3
     assert [loss for loss, _ in parts] == pytest.approx([log["loss/reward"] / 3 for _, log in parts])
     assert len({log["caption_reward"] for _, log in parts}) == 3  # of three images on the way
