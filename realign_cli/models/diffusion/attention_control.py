@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from realign_cli.equations import attention as eq
 from realign_cli.settings import Modulation
 
+Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 Observe = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]
 
 
@@ -76,8 +78,25 @@ def by_heads(states: Tensor, heads: int) -> Tensor:
     return states.unflatten(-1, (heads, -1)).transpose(-3, -2)
 
 
-def to_states(attn: Attention, out: Tensor) -> Tensor:
-    """The end of an attention layer: (B, heads, N, d) -> (B, N, C)."""
+def attend_one_by_one(
+    attn: Attention, hidden_states: Tensor, context: Tensor, batch: int, controlled: Container[int], attend: Attend
+) -> Tensor:
+    """An attention layer, (B, N, C), in which `attend` computes the `controlled` ones of the last `batch` rows.
+
+    It is given the number of an image and its query, key and value, (heads, N or T, d). Rows before the last `batch`
+    are the unconditional half; they and all other images are computed as ever.
+    """
+    query, key, value = (
+        by_heads(x, attn.heads) for x in (attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context))
+    )
+    first = len(query) - batch
+    out = torch.empty_like(query)
+    if first:
+        out[:first] = F.scaled_dot_product_attention(query[:first], key[:first], value[:first])
+    for image in range(batch):  # one by one, so that no image depends on the batch it is in
+        q, k, v = (x[first + image] for x in (query, key, value))
+        plain = F.scaled_dot_product_attention
+        out[first + image] = attend(image, q, k, v) if image in controlled else plain(q[None], k[None], v[None])[0]
     states: Tensor = attn.to_out[1](attn.to_out[0](out.transpose(1, 2).flatten(2)))
     return states
 
@@ -161,21 +180,10 @@ class _Modulated:
         if self._control.strength(cross=cross) == 0:
             return self._stock(attn, hidden_states, encoder_hidden_states, attention_mask)
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        query, key, value = (
-            by_heads(x, attn.heads) for x in (attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context))
-        )
-        first = len(query) - self._control.batch  # the rows before it are the unconditional half
-        out = torch.empty_like(query)
-        if first:
-            out[:first] = F.scaled_dot_product_attention(query[:first], key[:first], value[:first])
-        for image in range(self._control.batch):  # one by one, so that no image depends on the batch it is in
-            row = first + image
-            out[row] = self._attend(image, query[row], key[row], value[row], cross=cross)
-        return to_states(attn, out)
+        attend = partial(self._attend, cross=cross)
+        return attend_one_by_one(attn, hidden_states, context, self._control.batch, self._control.layouts, attend)
 
     def _attend(self, image: int, query: Tensor, key: Tensor, value: Tensor, *, cross: bool) -> Tensor:
-        if image not in self._control.layouts:
-            return F.scaled_dot_product_attention(query[None], key[None], value[None])[0]
         maps = self._control.maps(image, query.shape[-2], query.device)
         weight = self._control.weight(image, maps, cross=cross)
         if cross:

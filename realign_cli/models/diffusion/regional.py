@@ -6,16 +6,22 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from diffusers.models.attention_processor import Attention
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
 from realign_cli.equations import attention as eq
-from realign_cli.models.diffusion.attention_control import by_heads, first_steps, installed, timestep_of, to_states
+from realign_cli.models.diffusion.attention_control import (
+    attend_one_by_one,
+    by_heads,
+    first_steps,
+    installed,
+    timestep_of,
+)
 from realign_cli.settings import Regional
 
 
@@ -87,22 +93,11 @@ class _RegionalProcessor:
     ) -> Tensor:
         if encoder_hidden_states is None or not self._regions.under_way:
             return self._stock(attn, hidden_states, encoder_hidden_states, attention_mask)
-        query, key, value = (
-            by_heads(x, attn.heads)
-            for x in (attn.to_q(hidden_states), attn.to_k(encoder_hidden_states), attn.to_v(encoder_hidden_states))
-        )
-        first = len(query) - self._regions.batch  # the rows before it are the unconditional half
-        out = torch.empty_like(query)
-        if first:
-            out[:first] = F.scaled_dot_product_attention(query[:first], key[:first], value[:first])
-        for image in range(self._regions.batch):  # one by one, so that no image depends on the batch it is in
-            row = first + image
-            out[row] = self._attend(attn, image, query[row], key[row], value[row])
-        return to_states(attn, out)
+        attend = partial(self._attend, attn)
+        regions = self._regions
+        return attend_one_by_one(attn, hidden_states, encoder_hidden_states, regions.batch, regions.texts, attend)
 
     def _attend(self, attn: Attention, image: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        if image not in self._regions.texts:
-            return F.scaled_dot_product_attention(query[None], key[None], value[None])[0]
         texts = self._regions.texts[image].embeddings.to(key)
         keys, values = by_heads(attn.to_k(texts), attn.heads), by_heads(attn.to_v(texts), attn.heads)
         weights = self._regions.weights(image, query.shape[-2], query.device)
