@@ -10,15 +10,18 @@ libraries one thread (OMP_NUM_THREADS=1): the time is that of the processor.
 from __future__ import annotations
 
 import warnings
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytorch_fid
 import scipy
-from numpy.typing import NDArray
 from pytorch_fid.fid_score import calculate_frechet_distance
 from ratios import Row, in_turn, main, ratios
 
 from realign_cli.equations.frechet import Moments, frechet, frechet_distance
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 DIMENSIONS = 2048
 PEER = f"`calculate_frechet_distance` of pytorch-fid {pytorch_fid.__version__}, scipy {scipy.__version__}"

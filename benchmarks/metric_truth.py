@@ -13,10 +13,13 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.stats import mannwhitneyu, spearmanr
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 METRICS = ("clip", "negclip", "blip_itc", "blip_itm")
 VERDICTS = ("presence", "binding", "all_correct")

@@ -14,13 +14,16 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from realign_cli.commands import _map
 from realign_cli.commands._pipeline import coarse_to_final
 from realign_cli.commands.options import RunOptions
 from realign_cli.data.prompts import read_prompts
-from realign_cli.registry import Models
 from realign_cli.tinyworld.scenes import held_out_prompts
+
+if TYPE_CHECKING:
+    from realign_cli.registry import Models
 
 SEED = 42
 

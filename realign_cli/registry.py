@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from realign_cli import presets, roles
 from realign_cli.errors import RealignError, UsageError, first_line
-from realign_cli.presets import Preset
 
 if TYPE_CHECKING:
     from realign_cli import settings
+    from realign_cli.presets import Preset
 
 _WEIGHTS = Path(__file__).parent / "tinyworld" / "weights"
 PACKAGE = "package:"

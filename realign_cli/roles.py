@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from realign_cli.errors import RecordError
     from realign_cli.records import Box, Likelihood, Object, Tag
-from realign_cli.settings import RegionControl
+    from realign_cli.settings import RegionControl
 
 
 @dataclass(frozen=True)

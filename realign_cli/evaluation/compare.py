@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from realign_cli.equations.bootstrap import Mean, bootstrap_mean
-from realign_cli.evaluation.evaluate import Scores
-from realign_cli.records import Record
+
+if TYPE_CHECKING:
+    from realign_cli.evaluation.evaluate import Scores
+    from realign_cli.records import Record
 
 # A prompt is in a category if it has one of its words. They are few and plain on purpose: a rule that can be read.
 _WORDS = {

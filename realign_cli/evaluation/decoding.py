@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from realign_cli.data.images import image_path, open_image, require_file
-from realign_cli.data.records import Entry
 from realign_cli.errors import RealignError, RecordError
 from realign_cli.files.prefetch import prefetch
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from realign_cli.data.records import Entry
     from realign_cli.records import Record
 
 _MOST_WORKERS = 8

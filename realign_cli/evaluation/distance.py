@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from realign_cli.equations.frechet import Moments, frechet, moments
 from realign_cli.equations.kid import Kid, kernel_distance
 from realign_cli.errors import RealignError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 FEW = 2048  # below this many images FID depends mostly on their number
 _LEAST = 2, 4  # images for a covariance, and for a subset of KID

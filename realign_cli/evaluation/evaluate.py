@@ -13,11 +13,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 from realign_cli.errors import RealignError, first_line
-from realign_cli.records import Record
-from realign_cli.roles import FeatureExtractor, ImageTextMetric, Models
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from realign_cli.records import Record
+    from realign_cli.roles import FeatureExtractor, ImageTextMetric, Models
 
 FID = "fid"
 PREFERS_OWN = "prefers_own"

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from realign_cli.evaluation.compare import Row
-from realign_cli.evaluation.evaluate import Scores
+if TYPE_CHECKING:
+    from realign_cli.evaluation.compare import Row
+    from realign_cli.evaluation.evaluate import Scores
 
 _DPI = 120
 _BLUE, _ORANGE = "#0072b2", "#e69f00"  # Okabe and Ito

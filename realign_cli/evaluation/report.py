@@ -13,7 +13,6 @@ from rich.console import Console
 
 from realign_cli import console, pictures
 from realign_cli.data.images import image_path, open_image
-from realign_cli.equations.bootstrap import Mean
 from realign_cli.evaluation.compare import Drop, Row, by_prompt, categories, compare, worst
 from realign_cli.evaluation.distance import Distance, distance
 from realign_cli.evaluation.evaluate import FID, Evaluate, Scores
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from realign_cli.data.records import Entry
+    from realign_cli.equations.bootstrap import Mean
     from realign_cli.evaluation.session import KnownReference, SetMeasurement
 
 _PIPE_WIDTH = 160  # columns of the table where there is no terminal to ask

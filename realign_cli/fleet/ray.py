@@ -7,13 +7,15 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from threading import Event
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from realign_cli.errors import RealignError, UsageError, first_line
-from realign_cli.fleet.supervisor import Work
-from realign_cli.presets import Preset
 from realign_cli.registry import Models
 from realign_cli.roles import ROLES
+
+if TYPE_CHECKING:
+    from realign_cli.fleet.supervisor import Work
+    from realign_cli.presets import Preset
 
 _PULSE = 0.5  # seconds
 

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from realign_cli import console
 from realign_cli.data.images import image_path, open_image, require_file
 from realign_cli.data.pipe import RecordWriter
-from realign_cli.data.records import Entry
 from realign_cli.data.shards import WHOLE, Shard
 from realign_cli.errors import RecordError, UsageError
 from realign_cli.files import atomic
@@ -27,6 +26,8 @@ from realign_cli.stages.base import Item, Outcome, Stage
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from realign_cli.data.records import Entry
 
 _THREADS = 4  # that read and write images
 

@@ -10,7 +10,8 @@ from realign_cli.errors import RecordError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-from realign_cli.records import Record
+
+    from realign_cli.records import Record
 
 
 @dataclass(frozen=True)

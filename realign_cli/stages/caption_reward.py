@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from realign_cli.equations.reward import caption_reward
-from realign_cli.errors import RecordError
 from realign_cli.records import Caption, Record
-from realign_cli.roles import Models
 from realign_cli.stages.base import Item, Outcome
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from realign_cli.errors import RecordError
+    from realign_cli.roles import Models
 
 
 class CaptionReward:

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from realign_cli.errors import RecordError
 from realign_cli.pictures import mask_picture, overlay
-from realign_cli.records import Mask, Object, Record
-from realign_cli.roles import Models
 from realign_cli.stages.base import Item, Outcome
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from realign_cli.errors import RecordError
+    from realign_cli.records import Mask, Object, Record
+    from realign_cli.roles import Models
 from realign_cli.stages.run_lengths import decode, encode
 
 

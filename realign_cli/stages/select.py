@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from realign_cli.errors import RecordError
 from realign_cli.records import Cost, Record, Selection
 from realign_cli.stages.base import Item, Outcome
+
+if TYPE_CHECKING:
+    from realign_cli.errors import RecordError
 
 # Who adds a key whose numbers can be chosen by.
 ADDED_BY = {"caption": "caption-reward", "tags": "tag", "objects": "score", "refine": "refine"}

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from realign_cli.errors import RecordError
-from realign_cli.records import Record
-from realign_cli.roles import Models
 from realign_cli.stages.base import Item, Outcome
+
+if TYPE_CHECKING:
+    from realign_cli.errors import RecordError
+    from realign_cli.records import Record
+    from realign_cli.roles import Models
 
 
 class Tag:

@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 from realign_cli.errors import RealignError
 from realign_cli.models.fingerprint import fingerprint
-from realign_cli.models.loading import Checkpoint
 from realign_cli.models.pixels import RESIZING, images_to_input
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
+
+    from realign_cli.models.loading import Checkpoint
 
 SIZE = 64
 PAIRS, COUNTS, GROUNDS = 40, 3, 3  # pairs of a colour and a kind, numbers of things and grounds of the rendered scenes

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from realign_cli.roles import Reward, TrainableGenerator
 from realign_cli.training.rewards import penalise
+
+if TYPE_CHECKING:
+    from realign_cli.roles import Reward, TrainableGenerator
 
 
 @dataclass(frozen=True)

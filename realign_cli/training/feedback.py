@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -22,15 +21,17 @@ from realign_cli.equations.reward import sampling_weights
 from realign_cli.errors import RealignError, RecordError
 from realign_cli.pictures import grid
 from realign_cli.roles import Models, Request, Reward, TrainableGenerator
-from realign_cli.settings import Training
 from realign_cli.stages.caption_reward import captions
-from realign_cli.training.examples import Examples
 from realign_cli.training.rewards import penalise
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from numpy.typing import NDArray
     from torch.nn import Parameter
+
+    from realign_cli.settings import Training
+    from realign_cli.training.examples import Examples
 
 _SAMPLED, _SEEDS = 8, 3  # prompts on the sheet of samples, and images of each prompt
 

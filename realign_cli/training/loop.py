@@ -28,12 +28,13 @@ from realign_cli.console import ReportStep, progress, training_progress
 from realign_cli.errors import RealignError, UsageError
 from realign_cli.files import atomic
 from realign_cli.runs.folder import RUN, open_run, require_same
-from realign_cli.settings import Training
 from realign_cli.training import checkpoint
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch.nn import Parameter
+
+    from realign_cli.settings import Training
 
 log = logging.getLogger(__name__)
 

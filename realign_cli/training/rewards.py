@@ -7,13 +7,14 @@ training follows: see `CaptionReward`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
 from realign_cli.equations.reward import caption_reward, hinge, score_function
 from realign_cli.errors import UsageError
 from realign_cli.roles import DifferentiableMetric, Models, Reward
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Estimator = Literal["reinforce", "likelihood"]
 

@@ -7,23 +7,26 @@ import logging
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from accelerate import Accelerator
-from PIL import Image
 
-from realign_cli.data.captions import Captions, Example
 from realign_cli.errors import RecordError, UsageError
-from realign_cli.registry import Models
-from realign_cli.roles import Reward, TrainableGenerator
 from realign_cli.runs.lock import folder_lock
-from realign_cli.settings import Training
 from realign_cli.training.checkpoint import KEPT, require_space
 from realign_cli.training.examples import Examples, own_latents, penalties, real_latents
 from realign_cli.training.feedback import RewardFeedback
 from realign_cli.training.loop import LATENTS, PENALTIES, cached_tensor, fit, prepare_run
 from realign_cli.training.model_card import write_card
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from PIL import Image
+
+    from realign_cli.data.captions import Captions, Example
+    from realign_cli.registry import Models
+    from realign_cli.roles import Reward, TrainableGenerator
+    from realign_cli.settings import Training
 
 log = logging.getLogger(__name__)
 

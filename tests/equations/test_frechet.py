@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from scipy.linalg import sqrtm
 
 from realign_cli.equations.frechet import Moments, frechet, frechet_distance, moments
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 # Four points at (+-1, +-1): mean 0; each coordinate has the sum of squares 4 over n - 1 = 3.
 UNIT = np.array([[1, 1], [1, -1], [-1, 1], [-1, -1]]) * np.sqrt(3) / 2  # covariance I

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from realign_cli.equations.kid import kernel_distance, polynomial_mmd
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 def features(n: int, seed: int) -> NDArray[np.float64]:

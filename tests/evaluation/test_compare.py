@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from realign_cli.evaluation.compare import by_prompt, categories, compare, worst
-from realign_cli.evaluation.evaluate import Scores
 from realign_cli.records import Record
+
+if TYPE_CHECKING:
+    from realign_cli.evaluation.evaluate import Scores
 
 FINAL = {"1": {"clip": 0.4, "relation": 1.0}, "2": {"clip": 0.6, "relation": None}, "3": {"clip": 0.8, "relation": 0.0}}
 COARSE = {"3": {"clip": 0.5}, "2": {"clip": 0.6}, "1": {"clip": 0.5}, "9": {"clip": 0.0}}

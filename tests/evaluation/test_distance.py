@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from realign_cli.errors import RealignError
 from realign_cli.evaluation.distance import Distance, distance, of_statistics, reference
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 def features(n: int, width: int = 2) -> NDArray[np.float32]:

@@ -6,10 +6,10 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from faults.warm import Warm
 from fuzz import fuzzed
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,6 +23,9 @@ from realign_cli.models.diffusion.stable_diffusion import StableDiffusion
 from realign_cli.registry import Models
 from realign_cli.tinyworld.train.publish import WEIGHTS
 from realign_cli.training import checkpoint
+
+if TYPE_CHECKING:
+    from faults.warm import Warm
 
 pytestmark = pytest.mark.fault
 

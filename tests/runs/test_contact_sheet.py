@@ -6,17 +6,20 @@ import os
 import resource
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from realign_cli.data.records import Entry
-from realign_cli.errors import RecordError
 from realign_cli.files import atomic
 from realign_cli.records import Record
 from realign_cli.runs.contact_sheet import write_contact_sheet
 from realign_cli.runs.folder import RunFolder, contact_sheet_path, image_name, picture_path
 from realign_cli.runs.runner import run_map
 from realign_cli.stages.base import Item, Outcome
+
+if TYPE_CHECKING:
+    from realign_cli.errors import RecordError
 
 
 def test_strips_row_by_row(tmp_path: Path) -> None:

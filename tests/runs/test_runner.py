@@ -10,11 +10,11 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from PIL import Image
 
-from realign_cli.console import Summary
 from realign_cli.data.images import open_image
 from realign_cli.data.records import METADATA, Entry, journal_path, read_records
 from realign_cli.errors import RealignError, RecordError, UsageError
@@ -23,6 +23,9 @@ from realign_cli.records import Record, Tag
 from realign_cli.runs.folder import RunFolder
 from realign_cli.runs.runner import run_map
 from realign_cli.stages.base import Item, Outcome
+
+if TYPE_CHECKING:
+    from realign_cli.console import Summary
 
 
 class Grey:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -10,11 +11,13 @@ from PIL import Image
 
 from realign_cli.errors import RecordError
 from realign_cli.records import Cost, Mask, Object, Record, noise_seed
-from realign_cli.roles import Request
 from realign_cli.settings import Modulation, Regional, RegionControl
 from realign_cli.stages.base import Item, Outcome
 from realign_cli.stages.refine import Refine
 from realign_cli.stages.run_lengths import encode
+
+if TYPE_CHECKING:
+    from realign_cli.roles import Request
 
 MODULATION = Modulation(
     cross_weight=1.0,

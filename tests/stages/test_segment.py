@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
-from numpy.typing import NDArray
 from PIL import Image
 
 from realign_cli.errors import RecordError
@@ -18,6 +18,9 @@ from realign_cli.roles import Detection
 from realign_cli.stages.base import Item, Outcome
 from realign_cli.stages.run_lengths import decode, encode
 from realign_cli.stages.segment import Segment
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 class Found:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -12,10 +13,12 @@ from PIL import Image
 from realign_cli import presets
 from realign_cli.errors import UsageError
 from realign_cli.registry import Models
-from realign_cli.settings import Training
 from realign_cli.tinyworld import scenes
 from realign_cli.training.examples import Examples, own_latents, penalties, real_latents
 from realign_cli.training.feedback import RewardFeedback
+
+if TYPE_CHECKING:
+    from realign_cli.settings import Training
 
 TRAINING = replace(
     Models(presets.load("tiny")).training,

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -17,9 +18,11 @@ from torch.nn import Parameter
 from realign_cli import presets
 from realign_cli.errors import RealignError, UsageError
 from realign_cli.registry import Models
-from realign_cli.settings import Training
 from realign_cli.training import checkpoint
 from realign_cli.training.loop import LOG, fit, prepare_run
+
+if TYPE_CHECKING:
+    from realign_cli.settings import Training
 
 TRAINING = replace(
     Models(presets.load("tiny")).training,

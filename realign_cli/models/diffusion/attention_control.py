@@ -7,16 +7,19 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from diffusers.models.attention_processor import Attention
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
 from realign_cli.equations import attention as eq
-from realign_cli.settings import Modulation
+
+if TYPE_CHECKING:
+    from diffusers.models.attention_processor import Attention
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+    from realign_cli.settings import Modulation
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 Observe = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]

@@ -7,12 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
-
-import torch
-from diffusers.models.attention_processor import Attention
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from realign_cli.equations import attention as eq
 from realign_cli.models.diffusion.attention_control import (
@@ -22,7 +17,14 @@ from realign_cli.models.diffusion.attention_control import (
     installed,
     timestep_of,
 )
-from realign_cli.settings import Regional
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers.models.attention_processor import Attention
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+    from torch import Tensor, nn
+
+    from realign_cli.settings import Regional
 
 
 @dataclass(frozen=True)

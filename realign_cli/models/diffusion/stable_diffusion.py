@@ -7,13 +7,12 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import diffusers
 import torch
 import transformers
 from diffusers import DDIMScheduler, StableDiffusionPipeline
-from PIL.Image import Image
 from torch import Tensor
 
 from realign_cli.errors import RecordError, UsageError, first_line
@@ -24,6 +23,9 @@ from realign_cli.models.diffusion.regional import RegionTexts, regional
 from realign_cli.models.loading import silent
 from realign_cli.roles import Region, Request
 from realign_cli.settings import Regional, RegionControl
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 log = logging.getLogger(__name__)
 _SMALL_VOCABULARY = 1000

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 import torch
 from diffusers import StableDiffusionXLPipeline
-from PIL.Image import Image
 
 from realign_cli.errors import RecordError, UsageError
 from realign_cli.models.diffusion.stable_diffusion import StableDiffusion
 from realign_cli.models.loading import silent
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from realign_cli.roles import Request
     from realign_cli.settings import RegionControl
 

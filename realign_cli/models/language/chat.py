@@ -14,7 +14,7 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 import httpx2  # of `openai`, whose client decides by these errors what to try again
@@ -23,8 +23,10 @@ import openai
 from realign_cli.errors import RealignError, RecordError, UsageError
 from realign_cli.models.language import reply
 from realign_cli.models.language.blot import Blot
-from realign_cli.models.language.budget import Budget
-from realign_cli.models.language.reply_cache import ReplyCache
+
+if TYPE_CHECKING:
+    from realign_cli.models.language.budget import Budget
+    from realign_cli.models.language.reply_cache import ReplyCache
 
 Message = dict[str, str]
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from realign_cli.errors import RecordError, UsageError
 from realign_cli.models.language import instruction
@@ -15,8 +15,10 @@ from realign_cli.models.language.chat import Chat, Frame, Message
 from realign_cli.models.language.instruction import InvalidReply
 from realign_cli.models.language.reply_cache import ReplyCache
 from realign_cli.models.language.rule_scorer import by_rules
-from realign_cli.records import Object
 from realign_cli.roles import ScoredObjects
+
+if TYPE_CHECKING:
+    from realign_cli.records import Object
 
 _SINGLE, _TWO_TURN = "single", "two-turn"
 _MOST_CALLS = {_SINGLE: 2, _TWO_TURN: 3}  # for one record, with the repair turn

@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL.Image import Image
 from safetensors.torch import load_file
 from segment_anything import sam_model_registry
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
@@ -33,6 +31,9 @@ from realign_cli.models.thin import squashed
 from realign_cli.roles import Detection
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from PIL.Image import Image
+
     from realign_cli.records import Box
 
 # Times the shorter side. Grounding DINO makes the longer one 1333 pixels; from 42 on its strides leave fewer places

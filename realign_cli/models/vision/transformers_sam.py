@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL.Image import Image
 from transformers import SamModel, SamProcessor
 from transformers.utils import logging as transformers_logging
 
 from realign_cli.models.loading import cannot_load
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from PIL.Image import Image
+
     from realign_cli.records import Box
 
 

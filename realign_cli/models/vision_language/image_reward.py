@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub import hf_hub_download
@@ -22,7 +22,9 @@ from transformers.models.blip.modeling_blip_text import BlipTextModel
 from realign_cli.errors import RealignError
 from realign_cli.models.loading import cannot_load
 from realign_cli.models.pixels import pixels_to_input
-from realign_cli.roles import Models
+
+if TYPE_CHECKING:
+    from realign_cli.roles import Models
 
 _FILE = "ImageReward.pt"
 MEAN, STD = 0.16717362830052426, 1.0333394966054072  # of the raw scores on the authors' data

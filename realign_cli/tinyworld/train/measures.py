@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import Tensor
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from realign_cli.tinyworld.train.pictures import Pictures
 from realign_cli.tinyworld.train.examples import caption_of, swaps
 

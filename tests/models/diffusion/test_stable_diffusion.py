@@ -3,13 +3,13 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import huggingface_hub.constants
 import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from PIL.Image import Image
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -19,6 +19,9 @@ from realign_cli.roles import Region, Request
 from realign_cli.settings import Modulation, Regional, RegionControl
 from realign_cli.tinyworld import scenes
 from realign_cli.tinyworld.train.tokenizers import clip_tokenizer
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 LENGTH = 16
 MODULATION = Modulation(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from fuzz import fuzzed
@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from realign_cli.errors import RecordError
 from realign_cli.models.language import instruction, reply
 from realign_cli.models.language.instruction import InvalidReply
-from realign_cli.records import Object
+
+if TYPE_CHECKING:
+    from realign_cli.records import Object
 
 PROMPT, TAGS = "A  Red book, a \u0130talian pen and the concatenated cat", ["pen", "book", "cat", "pen"]
 

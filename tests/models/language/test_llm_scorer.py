@@ -8,7 +8,7 @@ import threading
 import time
 from email.utils import formatdate
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from chat_server import (
@@ -30,7 +30,9 @@ from chat_server import (
 from realign_cli.errors import RealignError, UsageError
 from realign_cli.models.language.llm_scorer import LanguageModelScorer
 from realign_cli.models.language.rule_scorer import by_rules
-from realign_cli.roles import ScoredObjects
+
+if TYPE_CHECKING:
+    from realign_cli.roles import ScoredObjects
 
 PROMPT, TAGS = "a red Book and a yellow pen", ["pen", "book"]
 BY_MODEL = [("book", "a red Book", 0.5), ("pen", "a yellow pen", 0.5)]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-
-import pytest
+from typing import TYPE_CHECKING
 
 from realign_cli.tinyworld.train import publish
+
+if TYPE_CHECKING:
+    import pytest
 
 CARD = publish.model_card(
     model="Net",
