@@ -98,11 +98,22 @@ class Tries(_Part):
     stop: Literal["good", "exhausted"]
 
 
+class Method(_Part):
+    """By which method of `generate` the image was drawn where that was not the plain one, and the phrases it goes by.
+
+    Without phrases that it can go by, the image is the plain one.
+    """
+
+    name: str
+    phrases: list[str]
+
+
 class Cost(_Part):
     """What was spent on the record's image: images that the generator drew for it, and their denoising steps.
 
     Of images that were left out for this one it is their share, so that the costs of a folder add up to all that was
-    spent. `steps` is None where nobody knows them.
+    spent. Work beside the steps counts as the steps that would take as long, and as that part of an image. `steps` is
+    None where nobody knows them.
     """
 
     passes: int | float
@@ -153,6 +164,7 @@ class Record(_Part):
     prompt_id: str | None = Field(default=None, pattern=ID)
     category: str | None = None
     pair: Pair | None = None
+    method: Method | None = None
     caption: Caption | None = None
     tags: list[Tag] | None = None
     objects: list[Object] | None = None

@@ -82,11 +82,39 @@ class Models(roles.Models):
         Raises:
             UsageError: a key is missing, unknown or of another type.
         """
-        from realign_cli.settings import Modulation, Regional
+        from realign_cli.settings import Dense, Modulation, Regional
 
         if self.refine_method == "modulation":
             return self._checked(Modulation, "modulation")
+        if self.refine_method == "dense":
+            return self._checked(Dense, "dense")
         return self._checked(Regional, "regional")
+
+    @cached_property
+    def phrase_control(self) -> settings.PhraseControl | None:
+        """The numbers of the method that generates images: the section of the name that section `generate` gives.
+
+        None is plain generation, also of a preset without that section.
+
+        Raises:
+            UsageError: a key is missing, unknown or of another type.
+        """
+        from realign_cli.settings import Attend, Generating, Predicated, Structure, SynGen
+
+        method = self._checked(Generating, "generate").method if "generate" in self.preset.sections else "plain"
+        if method == "plain":
+            return None
+        if method not in self.preset.sections:
+            raise UsageError(
+                f"preset '{self.preset.name}' has no [{method}], which that method needs; sd15 and tiny have every method"
+            )
+        if method == "structure":
+            return self._checked(Structure, method)
+        if method == "attend":
+            return self._checked(Attend, method)
+        if method == "syngen":
+            return self._checked(SynGen, method)
+        return self._checked(Predicated, method)
 
     @cached_property
     def loop(self) -> settings.Loop:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from realign_cli.errors import RecordError
     from realign_cli.records import Box, Likelihood, Object, Tag
-    from realign_cli.settings import RegionControl
+    from realign_cli.settings import PhraseControl, RegionControl
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,21 @@ class Region:
     mask: NDArray[np.bool_]
 
 
+Span = tuple[int, int]  # where characters of a text start and end
+
+
+@dataclass(frozen=True)
+class NounPhrase:
+    """Where in a prompt something is spoken of, which word names it, and which ones say how it is."""
+
+    span: Span
+    head: Span
+    modifiers: tuple[Span, ...] = ()
+
+
 @dataclass(frozen=True)
 class Request:
-    """One image to generate. With `regions` its attention is controlled; without, it is left alone.
+    """One image to generate. By `regions` or `phrases` its attention is controlled; without, it is left alone.
 
     `record` is the id under which a message speaks of it.
     """
@@ -50,6 +62,7 @@ class Request:
     noise_seed: int
     regions: tuple[Region, ...] = ()
     record: str = ""
+    phrases: tuple[NounPhrase, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -73,18 +86,24 @@ class ScoredObjects:
     recovered: RecordError | None = None
 
 
+EXTRA_STEPS = "extra_steps"
+
+
 class Generator(Protocol):
     """Draws images of prompts: the diffusion model that the method realigns.
 
-    A request holds all that decides its image: the prompt, the seed of its noise, and the regions whose attention is
-    re-weighted. The same request gives the same image in any batch.
+    A request holds all that decides its image: the prompt, the seed of its noise, and the regions and phrases that are
+    minded. The same request gives the same image in any batch.
     """
 
-    def generate(self, requests: Sequence[Request], control: RegionControl | None = None) -> list[Image | RecordError]:
+    def generate(
+        self, requests: Sequence[Request], control: RegionControl | PhraseControl | None = None
+    ) -> list[Image | RecordError]:
         """One RGB image per request, all of the preset's size, or why there is none.
 
-        `control` says how the regions of the requests are minded: by modulated attention (Eq. 8 and 9), or by texts of
-        their own. Without it they are left alone.
+        `control` says how the regions of the requests are minded, such as by modulated attention (Eq. 8 and 9), or
+        their phrases. Without it they are left alone. Where an image took more than the steps of the sampler,
+        `image.info[EXTRA_STEPS]` says how many more they would be.
         """
         ...
 
@@ -220,6 +239,17 @@ class Scorer(Protocol):
         ...
 
 
+class Parser(Protocol):
+    """Finds the noun phrases of prompts, with their heads and modifiers, for the methods that go by these.
+
+    As a scorer, it reads texts alone.
+    """
+
+    def parse(self, prompts: Sequence[str]) -> list[tuple[NounPhrase, ...]]:
+        """The noun phrases of each prompt, in its order; none where there are none."""
+        ...
+
+
 class Detector(Protocol):
     """Finds things in images by their names: an open-vocabulary detector."""
 
@@ -320,6 +350,7 @@ ROLES = {
     "text_encoder": Role("text_encoder", TextEncoder),
     "tagger": Role("tagger", Tagger),
     "scorer": Role("scorer", Scorer, on_device=False),  # it must not cost an import of torch
+    "parser": Role("parser", Parser, on_device=False),
     "detector": Role("detector", Detector),
     "mask_model": Role("mask_model", MaskModel),
     "features": Role("fid", FeatureExtractor, apart=("reference",)),
@@ -334,6 +365,7 @@ class Models(ABC):
     text_encoder: TextEncoder
     tagger: Tagger
     scorer: Scorer
+    parser: Parser
     detector: Detector
     mask_model: MaskModel
     features: FeatureExtractor

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass as checked
@@ -11,6 +11,8 @@ from pydantic_core import PydanticCustomError
 
 SamplerSteps = Annotated[int, Field(ge=1, le=999)]  # of the 1000 that a generator is trained with
 Guidance = Annotated[float, Field(ge=0, le=1000)]  # beyond it float16 overflows
+Share = Annotated[float, Field(ge=0, le=1)]
+Threshold = Annotated[tuple[Share, Share], Field(strict=False)]  # TOML has no tuples
 
 
 @checked(frozen=True, config=ConfigDict(strict=True, extra="forbid", allow_inf_nan=False))
@@ -20,6 +22,7 @@ class Modulation:
     lambda_t is w * (t / 1000)^power over the first steps of a run and 0 after them.
     """
 
+    section: ClassVar = "modulation"
     cross_weight: float  # w of cross-attention
     self_weight: float  # w of self-attention
     power: Annotated[float, Field(ge=0)]
@@ -34,12 +37,43 @@ class Modulation:
 class Regional:
     """The numbers of regional attention, section `regional` of a preset; see `equations.attention`."""
 
+    section: ClassVar = "regional"
     step_fraction: Annotated[float, Field(ge=0, le=1)]  # of the steps, from the first on, with texts of regions
     dilation: Annotated[float, Field(ge=0, le=1)]  # by how much a region outgrows its mask, in sides of the image
 
 
-RegionControl = Modulation | Regional
-RefineMethod = Literal["modulation", "regional"]
+@checked(frozen=True, config=ConfigDict(strict=True, extra="forbid", allow_inf_nan=False))
+class Dense:
+    """The numbers of DenseDiffusion (Kim et al., ICCV 2023), section `dense` of a preset.
+
+    It is the modulation of Eq. 8 and 9 with S = 1 and no clamp, in which the pixels that no mask holds are a segment of
+    their own, without a phrase.
+    """
+
+    section: ClassVar = "dense"
+    cross_weight: float
+    self_weight: float
+    power: Annotated[float, Field(ge=0)]
+    step_fraction: Annotated[float, Field(ge=0, le=1)]
+    splice_phrases: bool
+
+    @property
+    def modulation(self) -> Modulation:
+        """The modulation that it is, apart from the segment of the background."""
+        return Modulation(
+            cross_weight=self.cross_weight,
+            self_weight=self.self_weight,
+            power=self.power,
+            step_fraction=self.step_fraction,
+            clamp_lambda=False,
+            splice_phrases=self.splice_phrases,
+            use_likelihood=False,
+            only_phrase_tokens=False,
+        )
+
+
+RegionControl = Modulation | Regional | Dense
+RefineMethod = Literal["modulation", "regional", "dense"]
 
 
 @checked(frozen=True, config=ConfigDict(strict=True, extra="forbid", allow_inf_nan=False))
@@ -47,6 +81,68 @@ class Refining:
     """How images are refined, section `refine` of a preset: the section of that name has the numbers."""
 
     method: RefineMethod
+
+
+@checked(frozen=True, config=ConfigDict(strict=True, extra="forbid", allow_inf_nan=False))
+class Structure:
+    """StructureDiffusion (Feng et al., ICLR 2023), section `structure` of a preset; see `equations.structure`."""
+
+    section: ClassVar = "structure"
+    form: Literal["default", "conjunction"]  # one key and many values, or many keys and one value
+
+
+@checked(frozen=True, config=ConfigDict(strict=True, extra="forbid", allow_inf_nan=False))
+class LatentGuidance:
+    """What the methods share that move the latents down a loss of the cross-attention; see `equations.binding`.
+
+    Step i of n moves them by step_size * sqrt(1 - step_decay * i / (n - 1)) times the gradient.
+    """
+
+    section: ClassVar[str]
+    step_size: Annotated[float, Field(ge=0)]
+    step_decay: Annotated[float, Field(ge=0, le=1)]
+    step_fraction: Annotated[float, Field(ge=0, le=1)]  # of the steps, from the first on, that are guided
+    map_level: Annotated[int, Field(ge=0)]  # how often the latents are halved where the attention is read
+
+
+@checked(frozen=True, config=ConfigDict(strict=True, extra="forbid", allow_inf_nan=False))
+class Attend(LatentGuidance):
+    """The numbers of Attend-and-Excite (Chefer et al., SIGGRAPH 2023), section `attend` of a preset.
+
+    A threshold (share of the run, attention) says that at the step where that share of the run is over, the latents are
+    moved until each phrase has a pixel with that attention, at most `refinements` times.
+    """
+
+    section: ClassVar = "attend"
+    thresholds: Annotated[tuple[Threshold, ...], Field(strict=False)]
+    refinements: Annotated[int, Field(ge=0)]
+
+
+@checked(frozen=True, config=ConfigDict(strict=True, extra="forbid", allow_inf_nan=False))
+class SynGen(LatentGuidance):
+    """The numbers of SynGen (Rassin et al., NeurIPS 2023), section `syngen` of a preset."""
+
+    section: ClassVar = "syngen"
+
+
+@checked(frozen=True, config=ConfigDict(strict=True, extra="forbid", allow_inf_nan=False))
+class Predicated(LatentGuidance):
+    """The numbers of Predicated Diffusion (Sueyoshi and Matsubara, CVPR 2024), section `predicated` of a preset."""
+
+    section: ClassVar = "predicated"
+    existence_weight: float  # of "each noun is somewhere"
+    foreign_weight: float  # of "no noun is what another noun's modifier says"
+
+
+PhraseControl = Structure | Attend | SynGen | Predicated
+GenerateMethod = Literal["plain", "structure", "attend", "syngen", "predicated"]
+
+
+@checked(frozen=True, config=ConfigDict(strict=True, extra="forbid", allow_inf_nan=False))
+class Generating:
+    """How images are generated, section `generate` of a preset: the section of that name has the numbers."""
+
+    method: GenerateMethod = "plain"
 
 
 @checked(frozen=True, config=ConfigDict(strict=True, extra="forbid", allow_inf_nan=False))

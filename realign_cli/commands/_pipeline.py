@@ -28,9 +28,13 @@ def coarse_to_final(
     The coarse images are those of generate. The final ones are those of the preset's loop, or without one those of
     refine. `prompts` were read with this `seed`. Returns how many records of the final folder failed; coarse records
     that failed are among them, for they pass through.
+
+    Raises:
+        UsageError: something is wrong with the preset, or its method of generating does not go with a loop.
     """
     from realign_cli.commands._input import Input
     from realign_cli.data.records import METADATA, Entry
+    from realign_cli.errors import UsageError
     from realign_cli.runs.journal import finished_records
     from realign_cli.stages.generate import Generate
     from realign_cli.stages.refine import Refine
@@ -39,15 +43,18 @@ def coarse_to_final(
     from realign_cli.stages.tag import Tag
     from realign_cli.stages.tries import KeepTrying
 
-    for section in Generate.sections:  # what is wrong with a preset is told before a folder is made,
+    generate = Generate(models, models.phrase_control)
+    for section in generate.sections:  # what is wrong with a preset is told before a folder is made,
         models.preset.section(section)
     stages: list[Stage] = [Tag(models), Score(models), Segment(models), Refine(models, models.region_control, keep)]
     loop = models.loop
     if loop.tries:
+        if models.phrase_control:
+            raise UsageError("further tries are plain: give --tries 0, or --set generate.method=plain")
         stages = [KeepTrying(models, models.region_control, loop)]
     coarse, final = out / COARSE, out / FINAL
     final.mkdir(parents=True, exist_ok=True)  # empty, it tells 'realign status' that more is to come
-    _map.process(replace(options, out=coarse), models, [Generate(models)], Input.of(prompts), {"seed": seed})
+    _map.process(replace(options, out=coarse), models, [generate], Input.of(prompts), {"seed": seed})
     # Another shard's coarse images may not be there yet; of them the next step needs no more than the ids.
     made = finished_records(coarse)
     entries = [

@@ -7,6 +7,7 @@ import typer
 
 from realign_cli.commands import _map
 from realign_cli.commands.options import ModelOption, RunOptions
+from realign_cli.settings import GenerateMethod
 
 SEED_HELP = "Seed; with the id of a prompt it decides the noise of its image."
 
@@ -18,6 +19,10 @@ def generate(
     images_per_prompt: Annotated[
         int, typer.Option(min=1, help="Number of images of each prompt, each from its own noise.")
     ] = 1,
+    method: Annotated[
+        GenerateMethod | None,
+        typer.Option(help="How the prompt's phrases are minded; plain is not at all. By default the preset's."),
+    ] = None,
     model: ModelOption = None,
 ) -> None:
     """Generate coarse images of prompts, one of each or several.
@@ -29,9 +34,16 @@ def generate(
     With --images-per-prompt 3 a prompt 000007 has the records 000007, 000007-1 and 000007-2, each with the prompt_id
     000007. The first is the image that the prompt has alone, and more of them leave the others as they are.
 
+    Other methods than 'plain' go by the noun phrases of a prompt, without training and without masks. 'structure' is
+    StructureDiffusion: each phrase is also read as it is alone. 'attend' (Attend-and-Excite), 'syngen' and 'predicated'
+    (Predicated Diffusion) look in the first steps where the image attends to the words, and move it until things are
+    there and have their own attributes. Their numbers are the sections of these names in the preset.
+
     Examples:
 
     realign generate --prompts prompts.txt --out coarse/
+
+    realign generate --prompts prompts.txt --method attend --set attend.step_size=2.0 --out attend/
 
     realign generate --prompts prompts.txt --model runs/coarse --out coarse/
 
@@ -46,11 +58,11 @@ def generate(
 
     if options.out is None:
         raise UsageError("images need a folder: give --out DIR")
-    models = _map.load(options, model=model)
+    models = _map.load(options, model=model, changes={"generate": {"method": method}} if method else None)
     records = Input.of(list(with_draws(list(read_prompts(prompts, seed)), images_per_prompt)))
     same_model = f" --model {shlex.quote(str(model))}" if model else ""
     next_command = "realign refine --in {out} --out final/" + same_model
     settings = {"seed": seed}
     if images_per_prompt > 1:  # folders of one image each, of any version, do not say so
         settings["images_per_prompt"] = images_per_prompt
-    _map.run(options, models, [Generate(models)], records, settings, next_command=next_command)
+    _map.run(options, models, [Generate(models, models.phrase_control)], records, settings, next_command=next_command)

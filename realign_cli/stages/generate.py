@@ -3,30 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from realign_cli.errors import RecordError
-from realign_cli.records import Cost, Record, noise_seed
-from realign_cli.roles import Models, Request
+from realign_cli.records import Cost, Method, Record, noise_seed
+from realign_cli.roles import EXTRA_STEPS, Models, NounPhrase, Request
 from realign_cli.stages.base import Item, Outcome
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from realign_cli.settings import PhraseControl
 
 
 class Generate:
-    """Draws the image of each prompt from its own noise; adds 'file_name' and 'cost'."""
+    """Draws the image of each prompt from its own noise; adds 'file_name' and 'cost'.
+
+    With `control` the noun phrases of the prompt are minded by that method, and 'method' says so.
+    """
 
     name, needs_image = "generate", False
     requires: dict[str, str] = {}
-    sections = ("generator",)
+    sections: tuple[str, ...] = ("generator",)  # at least; those of a method come to it
 
-    def __init__(self, models: Models) -> None:
-        self._models = models
+    def __init__(self, models: Models, control: PhraseControl | None = None) -> None:
+        self._models, self._control = models, control
+        if control:
+            self.sections = ("generator", "generate", "parser", control.section)
 
     def is_done(self, record: Record) -> bool:
         return bool(record.file_name)
 
     def __call__(self, items: Sequence[Item]) -> list[Outcome | RecordError]:
-        cost = Cost(passes=1, steps=self._models.steps)
-        requests = [Request(item.record.text, noise_seed(item.record), record=item.record.id) for item in items]
-        return [
-            made if isinstance(made, RecordError) else Outcome({"cost": cost}, image=made)
-            for made in self._models.generator.generate(requests)
+        records = [item.record for item in items]
+        none: list[tuple[NounPhrase, ...]] = [()] * len(records)
+        phrases = self._models.parser.parse([record.text for record in records]) if self._control else none
+        requests = [
+            Request(record.text, noise_seed(record), record=record.id, phrases=own)
+            for record, own in zip(records, phrases, strict=True)
         ]
+        images = self._models.generator.generate(requests, self._control)
+        return [
+            made if isinstance(made, RecordError) else Outcome(self._changes(request, made), image=made)
+            for request, made in zip(requests, images, strict=True)
+        ]
+
+    def _changes(self, request: Request, image: Image) -> dict[str, Any]:
+        cost = _cost(image, self._models.steps)
+        if self._control is None:
+            return {"cost": cost}
+        phrases = [request.prompt[slice(*phrase.span)] for phrase in request.phrases]
+        return {"method": Method(name=self._control.section, phrases=phrases), "cost": cost}
+
+
+def _cost(image: Image, steps: int | None) -> Cost:
+    """What one image took: one pass, and the part of another that its work beside the steps would be."""
+    extra = image.info.get(EXTRA_STEPS, 0)
+    return Cost(passes=1 + extra / steps, steps=steps + extra) if steps and extra else Cost(passes=1, steps=steps)

@@ -46,9 +46,8 @@ class Refine:
 
     def __init__(self, models: Models, control: RegionControl, keep: Keep) -> None:
         self._models, self._control, self._keep = models, control, keep
-        numbers = "regional" if isinstance(control, Regional) else "modulation"
         captioner = CaptionReward.sections if keep == "best" else ()  # else no image is captioned
-        self.sections = ("generator", "refine", numbers, *captioner)
+        self.sections = ("generator", "refine", control.section, *captioner)
 
     def is_done(self, record: Record) -> bool:
         return record.refine is not None

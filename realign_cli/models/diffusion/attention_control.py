@@ -33,6 +33,15 @@ class Layout:
     tokens: Tensor  # bool (n, T): the object's phrase among the T tokens of the prompt
     likelihoods: Tensor  # float (n,), Eq. 6
 
+    def with_background(self) -> Layout:
+        """With the pixels that no mask holds as one more object, of which the prompt says nothing."""
+        rest = ~self.masks.any(0, keepdim=True)
+        if not rest.any():
+            return self
+        nothing = torch.zeros_like(self.tokens[:1])
+        likelihoods = torch.cat([self.likelihoods, torch.ones_like(self.likelihoods[:1])])
+        return Layout(torch.cat([self.masks, rest]), torch.cat([self.tokens, nothing]), likelihoods)
+
 
 @contextmanager
 def modulated(

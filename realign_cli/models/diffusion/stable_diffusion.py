@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.x as a `roles.Generator`, with the control of attention by regions that the fine stage needs."""
+"""Stable Diffusion 1.x as a `roles.Generator`, with the control of attention by regions and by phrases."""
 
 from __future__ import annotations
 
@@ -18,11 +18,14 @@ from torch import Tensor
 from realign_cli.errors import RecordError, UsageError, first_line
 from realign_cli.models.batches import in_full_batches
 from realign_cli.models.diffusion.attention_control import Layout, modulated
+from realign_cli.models.diffusion.latent_guidance import Guide, loss_of
 from realign_cli.models.diffusion.lora import load_lora
+from realign_cli.models.diffusion.phrase_tokens import PhraseTokens, phrase_tokens, prompt_length
 from realign_cli.models.diffusion.regional import RegionTexts, regional
+from realign_cli.models.diffusion.structure import Phrases, structured
 from realign_cli.models.loading import silent
-from realign_cli.roles import Region, Request
-from realign_cli.settings import Regional, RegionControl
+from realign_cli.roles import EXTRA_STEPS, Region, Request
+from realign_cli.settings import Dense, LatentGuidance, PhraseControl, Regional, RegionControl, Structure
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -87,6 +90,7 @@ class StableDiffusion:
             self.pipeline.enable_model_cpu_offload(device=device)
         else:
             self.pipeline.to(device)
+        self.pipeline.unet.requires_grad_(False)  # else a gradient to the latents keeps what one to the weights needs
         self._steps = steps
         self._guidance = guidance
         self._size = size
@@ -96,57 +100,86 @@ class StableDiffusion:
         self._cut: set[tuple[str, str]] = set()  # records and prompts that were said to be too long
         self._embeddings: dict[str, Tensor] = {}
 
-    def generate(self, requests: Sequence[Request], control: RegionControl | None = None) -> list[Image | RecordError]:
-        """One RGB image per request, or why there is none; regions count only with `control`."""
+    def generate(
+        self, requests: Sequence[Request], control: RegionControl | PhraseControl | None = None
+    ) -> list[Image | RecordError]:
+        """One RGB image per request, or why there is none; regions and phrases count only with `control`."""
         for request in requests:
             self._warn_of_cut(request)
         return in_full_batches(
             requests, self._model_batch_size, lambda batch: self._generate(batch, control), Request("", 0)
         )
 
-    def _generate(self, batch: Sequence[Request], control: RegionControl | None) -> list[Image | RecordError]:
+    def _generate(
+        self, batch: Sequence[Request], control: RegionControl | PhraseControl | None
+    ) -> list[Image | RecordError]:
         for request in batch:
             self._warn_of_unknown_words(request.prompt)
         embeddings = self.embed([request.prompt for request in batch])
         self.pipeline.scheduler.set_timesteps(self._steps)
+        guide = self._guide(batch, embeddings, control) if isinstance(control, LatentGuidance) else None
         with self._controlled(batch, embeddings, control):
             return self._draw(
                 batch,
+                guide,
                 prompt_embeds=embeddings,
                 negative_prompt_embeds=self.embed([""]).expand(len(batch), -1, -1),
             )
 
     def _controlled(
-        self, batch: Sequence[Request], embeddings: Tensor, control: RegionControl | None
+        self, batch: Sequence[Request], embeddings: Tensor, control: RegionControl | PhraseControl | None
     ) -> AbstractContextManager[None]:
-        """The block in which the UNet minds the regions of the requests; the prompts' `embeddings` may change."""
+        """The block in which the UNet's attention is controlled; the prompts' `embeddings` may change."""
         unet, timesteps = self.pipeline.unet, self.pipeline.scheduler.timesteps
-        if control is None:
+        if control is None or isinstance(control, LatentGuidance):
             return nullcontext()
+        if isinstance(control, Structure):
+            return structured(unet, embeddings, [self._alone(request) for request in batch], control.form)
         if isinstance(control, Regional):
             return regional(unet, [self._texts(request) for request in batch], control, timesteps, self._side)
+        modulation = control.modulation if isinstance(control, Dense) else control
         found = [self._find(request) for request in batch]
-        if control.splice_phrases:
+        if modulation.splice_phrases:
             self._splice(embeddings, found)
-        return modulated(unet, [_layout(own, embeddings.shape[1]) for own in found], control, timesteps)
+        layouts = [_layout(own, embeddings.shape[1]) for own in found]
+        if isinstance(control, Dense):
+            layouts = [layout and layout.with_background() for layout in layouts]
+        return modulated(unet, layouts, modulation, timesteps)
 
-    def _draw(self, batch: Sequence[Request], **conditioning: Tensor) -> list[Image | RecordError]:
+    def _guide(self, batch: Sequence[Request], embeddings: Tensor, control: LatentGuidance) -> Guide:
+        """What moves the latents by the phrases of the requests."""
+        losses = [
+            loss_of(
+                control,
+                [found.words for found in self._phrases(request)],
+                prompt_length(self.pipeline.tokenizer, request.prompt),
+            )
+            for request in batch
+        ]
+        return Guide(self.pipeline.unet, embeddings, losses, control, self.pipeline.scheduler.timesteps)
+
+    def _draw(
+        self, batch: Sequence[Request], guide: Guide | None = None, **conditioning: Tensor
+    ) -> list[Image | RecordError]:
         """An image of each request, or an error where latents or pixels are no finite numbers."""
         last: dict[str, Tensor] = {}
 
-        def remember(_pipeline: Any, _step: int, _time: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        def after(_pipeline: Any, step: int, _time: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+            if guide and step + 1 < self._steps:
+                tensors["latents"] = guide(tensors["latents"], step + 1)
             last.update(tensors)
             return tensors
 
+        noise = torch.stack([self.initial_noise(request.noise_seed) for request in batch])
         pixels = self.pipeline(
             **conditioning,
-            latents=torch.stack([self.initial_noise(request.noise_seed) for request in batch]),
+            latents=guide(noise, 0) if guide else noise,
             num_inference_steps=self._steps,
             guidance_scale=self._guidance,
             height=self._size,
             width=self._size,
             output_type="pt",
-            callback_on_step_end=remember,
+            callback_on_step_end=after,
         ).images
         processor = self.pipeline.image_processor
         drawn: list[Image | RecordError] = []
@@ -155,6 +188,13 @@ class StableDiffusion:
                 drawn += processor.numpy_to_pil(processor.pt_to_numpy(image[None]))
             else:
                 drawn.append(RecordError("not_finite", f"the generator gave no finite numbers; {self._remedy()}"))
+        if guide:
+            # Forward and backward as far as they go cost about one whole evaluation of the UNet, of which a step with
+            # guidance has two.
+            in_steps = 0.5 if self._guidance > 1 else 1
+            for made, updates in zip(drawn, guide.updates, strict=True):
+                if not isinstance(made, RecordError):
+                    made.info[EXTRA_STEPS] = updates * in_steps
         return drawn
 
     def _remedy(self) -> str:
@@ -267,6 +307,22 @@ class StableDiffusion:
             return None
         masks = torch.stack([torch.from_numpy(region.mask) for region in regions])
         return RegionTexts(masks, self.embed([region.phrase for region in regions]))
+
+    def _phrases(self, request: Request) -> list[PhraseTokens]:
+        """The phrases of a request that are read in full."""
+        found, cut = phrase_tokens(self.pipeline.tokenizer, request.prompt, request.phrases)
+        for text in cut:
+            log.warning(
+                "record %s: '%s' is left alone, for the generator does not read all of it", request.record, text
+            )
+        return found
+
+    def _alone(self, request: Request) -> Phrases:
+        """The phrases of a request as they are encoded alone, and their places; those whose tokens differ are left."""
+        ids = self._ids(request.prompt)
+        found = [own for own in self._phrases(request) if self._ids(own.text)[1:-1] == ids[own.place]]
+        embeddings = self.embed([own.text for own in found]) if found else []
+        return [(embedding, own.place) for embedding, own in zip(embeddings, found, strict=True)]
 
     def _places(self, prompt: str, phrase: str) -> list[slice]:
         ids, wanted = self._ids(prompt), self._ids(phrase)[1:-1]

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from realign_cli.roles import Request
-    from realign_cli.settings import RegionControl
+    from realign_cli.settings import PhraseControl, RegionControl
 
 
 class StableDiffusionXL(StableDiffusion):
-    """As `StableDiffusion`, but read by two text encoders, and neither trained nor controlled by regions.
+    """As `StableDiffusion`, but read by two text encoders, and neither trained nor controlled by regions or phrases.
 
     Modulation is not built for it: its authors and users report that it does not carry over, and each image also hangs
     on one pooled embedding of the whole prompt, which no mask reaches.
@@ -29,10 +29,13 @@ class StableDiffusionXL(StableDiffusion):
     _kind = StableDiffusionXLPipeline
     _without = {"add_watermarker": False}
 
-    def _generate(self, batch: Sequence[Request], control: RegionControl | None) -> list[Image | RecordError]:
+    def _generate(
+        self, batch: Sequence[Request], control: RegionControl | PhraseControl | None
+    ) -> list[Image | RecordError]:
         if control is not None:
             raise UsageError(
-                "Stable Diffusion XL is here for 'realign generate' alone; refine with a preset of Stable Diffusion 1.x"
+                "Stable Diffusion XL is here for plain 'realign generate' alone; refine, and generate by other methods, "
+                "with a preset of Stable Diffusion 1.x"
             )
         read = [self._read(request.prompt) for request in batch]
         prompt, negative, pooled, negative_pooled = (torch.cat(each) for each in zip(*read, strict=True))

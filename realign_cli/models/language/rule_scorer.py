@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from realign_cli.models.language import english
 from realign_cli.records import Likelihood, Object
-from realign_cli.roles import ScoredObjects
+from realign_cli.roles import ScoredObjects, Span
 
 _WORD = re.compile(r"['\u2019]s\b|\d+(?:[.:,]\d+)*|[^\W_]+(?:[-'\u2019](?!s\b)[^\W_]+)*|[^\w\s]")
 # One letter per word: D determiner, 1 number, A adjective, C connector, n noun, x anything else. Connectors join
@@ -26,7 +26,8 @@ _OUTER = english.DETERMINERS | english.NUMBERS | english.CONNECTORS | english.CL
 class Phrase:
     """A noun phrase: `text` is prompt[start:end]; `nouns` is the compound at its end, `head` the last of them.
 
-    "A green Cell Phone" has the nouns ("cell", "phone") and the head "phone", in lower case.
+    "A green Cell Phone" has the nouns ("cell", "phone") and the head "phone", in lower case. `modifiers` are the places
+    of its adjectives and of the nouns before the head, which begins at `head_start`: there of "green" and "Cell".
     """
 
     text: str
@@ -34,6 +35,8 @@ class Phrase:
     end: int
     head: str
     nouns: tuple[str, ...]
+    head_start: int
+    modifiers: tuple[Span, ...]
 
 
 class RuleScorer:
@@ -106,8 +109,10 @@ def noun_phrases(prompt: str) -> list[Phrase]:
     for match in _NOUN_PHRASE.finditer(_classes(words)):
         nouns = tuple(words[match.end() - match.group().count("n") : match.end()])
         if not english.PLACES.union(english.DEFINITE).issuperset(words[match.start() : match.end()]):
-            start, end = tokens[match.start()].start(), tokens[match.end() - 1].end()
-            phrases.append(Phrase(prompt[start:end], start, end, nouns[-1], nouns))
+            *before, head = zip(tokens[match.start() : match.end()], match.group(), strict=True)
+            modifiers = tuple(token.span() for token, letter in before if letter in "An")
+            start, end = tokens[match.start()].start(), head[0].end()
+            phrases.append(Phrase(prompt[start:end], start, end, nouns[-1], nouns, head[0].start(), modifiers))
     return phrases
 
 
