@@ -312,17 +312,16 @@ class StableDiffusion:
         """The phrases of a request that are read in full."""
         found, cut = phrase_tokens(self.pipeline.tokenizer, request.prompt, request.phrases)
         for text in cut:
-            log.warning(
-                "record %s: '%s' is left alone, for the generator does not read all of it", request.record, text
-            )
+            log.warning("record %s: '%s' is left alone, the generator does not read all of it", request.record, text)
         return found
 
     def _alone(self, request: Request) -> Phrases:
-        """The phrases of a request as they are encoded alone, and their places; those whose tokens differ are left."""
+        """The phrases of two words or more as they are encoded alone, and their places; if their tokens are the same."""
         ids = self._ids(request.prompt)
-        found = [own for own in self._phrases(request) if self._ids(own.text)[1:-1] == ids[own.place]]
-        embeddings = self.embed([own.text for own in found]) if found else []
-        return [(embedding, own.place) for embedding, own in zip(embeddings, found, strict=True)]
+        longer = [own for own in self._phrases(request) if len(own.text.split()) > 1]
+        found = [own for own in longer if self._ids(own.text)[1:-1] == ids[own.place]]
+        alone = self.embed([own.text for own in found]) if found else ()
+        return [(embedding, own.place) for embedding, own in zip(alone, found, strict=True)]
 
     def _places(self, prompt: str, phrase: str) -> list[slice]:
         ids, wanted = self._ids(prompt), self._ids(phrase)[1:-1]

@@ -34,8 +34,8 @@ class StableDiffusionXL(StableDiffusion):
     ) -> list[Image | RecordError]:
         if control is not None:
             raise UsageError(
-                "Stable Diffusion XL is here for plain 'realign generate' alone; refine, and generate by other methods, "
-                "with a preset of Stable Diffusion 1.x"
+                "Stable Diffusion XL is here for plain 'realign generate' alone; take a preset of Stable Diffusion 1.x "
+                "to refine or to generate by other methods"
             )
         read = [self._read(request.prompt) for request in batch]
         prompt, negative, pooled, negative_pooled = (torch.cat(each) for each in zip(*read, strict=True))
