@@ -106,7 +106,7 @@ class Models(roles.Models):
             return None
         if method not in self.preset.sections:
             raise UsageError(
-                f"preset '{self.preset.name}' has no [{method}], which the method needs; sd15 and tiny have every method"
+                f"preset '{self.preset.name}' has no [{method}], which the method needs; tiny and sd15 have them all"
             )
         if method == "structure":
             return self._checked(Structure, method)

@@ -316,7 +316,7 @@ class StableDiffusion:
         return found
 
     def _alone(self, request: Request) -> Phrases:
-        """The phrases of two words or more as they are encoded alone, and their places; if their tokens are the same."""
+        """The phrases of two words or more as they are encoded alone, if in the same tokens, and their places."""
         ids = self._ids(request.prompt)
         longer = [own for own in self._phrases(request) if len(own.text.split()) > 1]
         found = [own for own in longer if self._ids(own.text)[1:-1] == ids[own.place]]

@@ -34,10 +34,8 @@ def structured(unet: UNet2DConditionModel, prompts: Tensor, phrases: Sequence[Ph
     if not any(phrases):
         yield
     elif form == "default":
-        values = [
-            eq.mean_embedding(prompt, own) if own else prompt for prompt, own in zip(prompts, phrases, strict=True)
-        ]
-        with _values(unet, torch.stack(values)):
+        means = [eq.mean_embedding(prompts[i], own) if own else prompts[i] for i, own in enumerate(phrases)]
+        with _values(unet, torch.stack(means)):
             yield
     else:
         texts = {i: _conjoined(prompts[i], own) for i, own in enumerate(phrases) if own}
