@@ -18,7 +18,7 @@ from torch import Tensor
 Word = tuple[int, ...]  # the tokens of a word
 
 _SHARPNESS = 100
-_LEAST = 1e-6  # of what a logarithm is taken of
+_LEAST = 1e-6  # what logarithms are taken of and sums are divided by, so that gradients are finite
 
 
 class Binding(NamedTuple):
@@ -50,8 +50,8 @@ def syngen_loss(maps: Tensor, phrases: Sequence[Binding], tokens: Iterable[int])
     symmetric Kullback-Leibler divergence of maps that sum to 1 over the pixels, and u all `tokens` of the prompt but
     the phrase's words. Of a word with several tokens, the most distant one counts.
     """
-    shares = maps / maps.sum(1, keepdim=True)
-    logs = shares.clamp(min=_LEAST**2).log()
+    shares = maps / maps.sum(1, keepdim=True).clamp(min=_LEAST)
+    logs = _log(shares)
     distances = ((shares[:, None] - shares) * (logs[:, None] - logs)).sum(-1) / 2  # of all tokens, (T, T)
     terms = []
     for head, modifiers in phrases:
@@ -105,5 +105,5 @@ def _sharpened(maps: Tensor) -> Tensor:
     return (_SHARPNESS * maps[1:-1]).softmax(0)
 
 
-def _log(truth: Tensor) -> Tensor:
-    return truth.clamp(min=_LEAST).log()
+def _log(values: Tensor) -> Tensor:
+    return values.clamp(min=_LEAST).log()
