@@ -46,9 +46,8 @@ def test_values_of_the_mean_give_the_mean_of_the_attentions(count: int) -> None:
 
 
 def test_a_token_keeps_one_part_of_its_phrase_in_k_plus_1() -> None:
-    mean = eq.mean_embedding(
-        torch.zeros(4, 2), [(torch.full((4, 2), 3.0), slice(1, 2)), (torch.ones(4, 2), slice(2, 3))]
-    )
+    phrases = [(torch.full((4, 2), 3.0), slice(1, 2)), (torch.ones(4, 2), slice(2, 3))]
+    mean = eq.mean_embedding(torch.zeros(4, 2), phrases)
     torch.testing.assert_close(mean[:, 0], torch.tensor([0.0, 1.0, 1 / 3, 0.0]))
 
 
@@ -57,9 +56,8 @@ def test_what_is_in_no_phrase_stays_as_it_was_to_the_bit() -> None:
     outside = torch.ones(T, dtype=torch.bool)
     for place in PLACES:
         outside[place] = False
-    assert (
-        torch.equal(mean[outside], PROMPT[outside]) and not torch.isclose(mean[~outside], PROMPT[~outside]).any(0).all()
-    )
+    assert torch.equal(mean[outside], PROMPT[outside])
+    assert not torch.isclose(mean[~outside], PROMPT[~outside]).all(1).any()
 
 
 def test_a_phrase_that_is_the_whole_prompt_changes_nothing() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -22,7 +21,8 @@ if TYPE_CHECKING:
     from realign_cli.models.diffusion.stable_diffusion import StableDiffusion
 
 METHODS = ["structure", "conjunction", "attend", "syngen", "predicated"]
-STEPS = 4
+STEPS = 2
+QUICK = [f"generator.steps={STEPS}", "generator.model_batch_size=2"]
 PROMPTS = [
     "a red circle and a blue square",
     "a green ring above a yellow triangle",
@@ -51,7 +51,7 @@ REQUESTS = [request(seed, prompt) for seed, prompt in enumerate(PROMPTS)]
 
 @pytest.fixture(scope="module")
 def generator() -> StableDiffusion:
-    generator = Models(presets.load("tiny", [f"generator.steps={STEPS}"]), "cpu").generator
+    generator = Models(presets.load("tiny", QUICK), "cpu").generator
     return generator  # type: ignore[return-value]
 
 
@@ -86,7 +86,10 @@ def test_what_says_nothing_leaves_the_image_as_it_is(
 ) -> None:
     """To the bit: a prompt without phrases, without attributes for SynGen, or of one phrase for StructureDiffusion."""
     drawn = pixels(generator.generate(REQUESTS, control(method)))
-    same = {"syngen": [3, 4], "structure": [3, 4], "conjunction": [4]}.get(method, [4])
+    if method == "conjunction":  # the mean of two equal attentions
+        assert np.abs(drawn[3].astype(int) - plain[3].astype(int)).max() <= 1
+        drawn[3] = plain[3]
+    same = [3, 4] if method in ("syngen", "structure", "conjunction") else [4]
     assert [i for i, one in enumerate(equal(drawn, plain)) if one] == same
     bare = [replace(one, phrases=()) for one in REQUESTS]
     assert equal(pixels(generator.generate(bare, control(method))), plain) == [True] * 5
@@ -106,9 +109,8 @@ def test_a_step_of_no_size_and_no_steps_leave_the_images_as_they_are(
 def test_the_order_of_phrases_changes_nothing(generator: StableDiffusion, method: str) -> None:
     turned = [replace(one, phrases=one.phrases[::-1]) for one in REQUESTS]
     numbers = control(method)
-    assert (
-        equal(pixels(generator.generate(turned, numbers)), pixels(generator.generate(REQUESTS, numbers))) == [True] * 5
-    )
+    images = [pixels(generator.generate(requests, numbers)) for requests in (turned, REQUESTS)]
+    assert equal(*images) == [True] * 5
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -141,22 +143,22 @@ def test_an_exception_leaves_nothing_behind(
 
 
 def test_an_image_says_what_it_took_beside_the_steps(generator: StableDiffusion) -> None:
-    """Half a step of guided sampling for each update: 2 of 4 steps, and up to 2 refinements in the first of them."""
+    """Half a guided step for each update: one in the first of 2 steps, and up to 2 refinements."""
 
     def extra(method: str) -> list[object]:
         return [image.info.get(EXTRA_STEPS) for image in generator.generate(REQUESTS, control(method))]
 
     assert extra("structure") == [None] * 5
-    assert extra("syngen") == [1.0, 1.0, 1.0, 0.0, 0.0]
-    assert extra("predicated") == [1.0] * 4 + [0.0]
+    assert extra("syngen") == [0.5, 0.5, 0.5, 0.0, 0.0]
+    assert extra("predicated") == [0.5] * 4 + [0.0]
     refined = extra("attend")
-    assert refined[4] == 0.0 and all(one in (1.0, 1.5, 2.0) for one in refined[:4]) and max(refined[:4]) > 1.0  # type: ignore[type-var]
+    assert refined[4] == 0.0 and all(one in (0.5, 1.0, 1.5) for one in refined[:4]) and max(refined[:4]) > 0.5  # type: ignore[type-var]
 
 
 def test_without_guidance_a_step_is_one_evaluation(generator: StableDiffusion) -> None:
-    unguided = Models(presets.load("tiny", [f"generator.steps={STEPS}", "generator.guidance=1"]), "cpu").generator
+    unguided = Models(presets.load("tiny", [*QUICK, "generator.guidance=1"]), "cpu").generator
     (image,) = unguided.generate(REQUESTS[:1], control("syngen"))
-    assert image.info[EXTRA_STEPS] == 2.0  # type: ignore[union-attr]
+    assert image.info[EXTRA_STEPS] == 1.0  # type: ignore[union-attr]
 
 
 def test_a_phrase_that_is_not_read_in_full_is_left_alone_and_named(

@@ -97,7 +97,8 @@ def test_changes_the_conditional_half_of_images_with_phrases_only(unet: UNet2DCo
     plain = predict(unet, batch)
     with structured(unet, batch[1][3:], [[], ONE, TWO], form):
         changed = predict(unet, batch)
-    same = [torch.equal(a, b) if form == "default" else torch.allclose(a, b, atol=1e-5) for a, b in zip(changed, plain)]
+    rows = zip(changed, plain, strict=True)
+    same = [torch.equal(a, b) if form == "default" else torch.allclose(a, b, atol=1e-5) for a, b in rows]
     assert same == [True, True, True, True, False, False]
 
 

@@ -65,7 +65,7 @@ def test_without_spacy_it_says_what_to_install() -> None:
 
 @needs_spacy
 def test_phrases_of_a_parse() -> None:
-    """ "the big red dog is happy", parsed by hand."""
+    """Of one that is written by hand, with what is said of the dog behind it."""
     from spacy.lang.en import English
     from spacy.tokens import Doc
 
