@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from realign_cli import presets, registry
 from realign_cli.errors import RealignError, UsageError
 from realign_cli.registry import Models
-from realign_cli.settings import Modulation, Regional
+from realign_cli.settings import Attend, Dense, Modulation, Predicated, Regional, Structure, SynGen
 
 
 def models(folder: Path, section: str) -> Models:
@@ -35,12 +35,55 @@ def test_the_numbers_of_the_method() -> None:
     assert Models(presets.load("tiny", ["regional.dilation=0"])).region_control == Regional(0.5, 0.0)
 
 
+def test_the_numbers_of_the_rivals() -> None:
+    """Those of their authors on Stable Diffusion 1.5; a preset that names none, or plain, has none."""
+
+    def rival(method: str) -> object:
+        return Models(presets.load("sd15", [f"generate.method={method}"])).phrase_control
+
+    assert (
+        Models(presets.load("sd15")).phrase_control is None and Models(presets.load("inception")).phrase_control is None
+    )
+    assert rival("structure") == Structure(form="default")
+    guided = {"step_size": 20.0, "step_fraction": 0.5, "map_level": 2}
+    thresholds = ((0.0, 0.05), (0.2, 0.5), (0.4, 0.8))
+    assert rival("attend") == Attend(**guided, step_decay=0.5, thresholds=thresholds, refinements=20)
+    assert rival("syngen") == SynGen(**guided, step_decay=0.0)
+    assert rival("predicated") == Predicated(**guided, step_decay=0.5, existence_weight=0.1, foreign_weight=0.3)
+    dense = Models(presets.load("sd15", ["refine.method=dense"])).region_control
+    assert isinstance(dense, Dense)
+    assert dense.modulation == Modulation(1.0, 0.3, 5.0, 0.3, False, True, False, False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        (["generate.method=paint"], "preset 'tiny': generate.method: Input should be 'plain', 'structure', 'attend', "),
+        (["structure.form=loose"], "preset 'tiny': structure.form: Input should be 'default' or 'conjunction'"),
+        (["attend.step_size=-1"], "attend.step_size: Input should be greater than or equal to 0, not -1.0"),
+        (["attend.thresholds=[[0.2]]"], "attend.thresholds.0.1: Field required"),
+        (["attend.thresholds=[[0.2, 1.5]]"], "attend.thresholds.0.1: Input should be less than or equal to 1, not 1.5"),
+        (["attend.map_level=-1"], "attend.map_level: Input should be greater than or equal to 0, not -1"),
+    ],
+)
+def test_what_a_preset_may_get_wrong_in_a_method(changes: list[str], complaint: str) -> None:
+    method = changes[0].partition(".")[0]
+    chosen = [] if method == "generate" else [f"generate.method={method}"]
+    with pytest.raises(UsageError, match=re.escape(complaint)):
+        _ = Models(presets.load("tiny", [*chosen, *changes])).phrase_control
+
+
+def test_a_method_without_its_numbers_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"preset 'sdxl' has no \[attend\], which the method needs; tiny and "):
+        _ = Models(presets.load("sdxl", ["generate.method=attend"])).phrase_control
+
+
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
         (
             ('method = "modulation"', 'method = "paint"'),
-            "preset 'mine': refine.method: Input should be 'modulation' or",
+            "preset 'mine': refine.method: Input should be 'modulation', 'regional' or 'dense', not 'paint'",
         ),
         (("step_fraction = 0.3\n", ""), "preset 'mine': modulation.step_fraction: Field required"),
         (

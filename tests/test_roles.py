@@ -47,7 +47,7 @@ def test_every_protocol_says_what_it_is() -> None:
 def test_stages_use_sections_of_roles() -> None:
     sections = {role.section for role in ROLES.values()}
     used = {name for sections in _stages.STAGES.values() for name in sections}
-    assert used == sections - {"fid"} | {"refine"}  # the numbers of the method
+    assert used == sections - {"fid", "parser"} | {"refine"}  # the numbers of the method; plain images parse nothing
     assert _stages.models_on_gpu() == 6
     held = _stages.sections_held(presets.load("tiny"))
     assert held["eval"] == ("clip", "negclip", "blip", "oracle", "fid")

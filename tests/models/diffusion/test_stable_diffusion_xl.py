@@ -16,6 +16,7 @@ from realign_cli.models.diffusion.stable_diffusion_xl import StableDiffusionXL
 from realign_cli.models.diffusion.trainable import TrainableStableDiffusion
 from realign_cli.registry import Models
 from realign_cli.roles import Request
+from realign_cli.settings import Structure
 from realign_cli.tinyworld import scenes
 from realign_cli.tinyworld.train.tokenizers import clip_tokenizer
 
@@ -102,9 +103,10 @@ def test_it_is_the_stock_pipeline_and_minds_no_batch(generator: StableDiffusionX
 
 
 def test_it_says_that_it_only_generates(generator: StableDiffusionXL) -> None:
-    modulation = Models(presets.load("tiny")).region_control
-    with pytest.raises(UsageError, match="for 'realign generate' alone; refine with"):
-        generator.generate(REQUESTS, modulation)
+    controls = [Models(presets.load("tiny")).region_control, Structure(form="default")]
+    for control in controls:
+        with pytest.raises(UsageError, match="for plain 'realign generate' alone; take a preset of Stable Diffusion 1"):
+            generator.generate(REQUESTS, control)
     with pytest.raises(UsageError, match="a StableDiffusionXLPipeline is not trained here; train a preset"):
         TrainableStableDiffusion(generator, steps=3, guidance=1.0, rank=2, checkpointing=False, seed=0)
 
