@@ -41,9 +41,7 @@ def test_the_numbers_of_the_rivals() -> None:
     def rival(method: str) -> object:
         return Models(presets.load("sd15", [f"generate.method={method}"])).phrase_control
 
-    assert (
-        Models(presets.load("sd15")).phrase_control is None and Models(presets.load("inception")).phrase_control is None
-    )
+    assert [Models(presets.load(name)).phrase_control for name in ("sd15", "inception")] == [None, None]
     assert rival("structure") == Structure(form="default")
     guided = {"step_size": 20.0, "step_fraction": 0.5, "map_level": 2}
     thresholds = ((0.0, 0.05), (0.2, 0.5), (0.4, 0.8))

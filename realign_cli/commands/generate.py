@@ -43,7 +43,7 @@ def generate(
 
     realign generate --prompts prompts.txt --out coarse/
 
-    realign generate --prompts prompts.txt --method attend --set attend.step_size=2.0 --out attend/
+    realign generate --prompts prompts.txt --method attend --set attend.step_size=10.0 --out attend/
 
     realign generate --prompts prompts.txt --model runs/coarse --out coarse/
 

@@ -6,6 +6,7 @@ Real processes on the embedded models.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -128,6 +129,15 @@ def test_run_draws_by_the_method_of_the_preset(realign: Run, here: Path) -> None
 def test_what_makes_no_sense_is_refused(realign: Run, here: Path, more: tuple[str, ...], complaint: str) -> None:
     done = generate(realign, here, "refused", *more)
     assert done.returncode == 2 and complaint in " ".join(done.stderr.replace("│", " ").split())
+
+
+def test_the_documentation_s_example(shell: Run, tmp_path: Path) -> None:
+    page = (Path(presets.__file__).parents[2] / "docs" / "paper.md").read_text()
+    (block,) = re.findall(r"(?:^ {4}realign .*\n)+", page, flags=re.MULTILINE)
+    (tmp_path / "prompts.txt").write_text("a red circle and a blue square\n")
+    done = succeed(shell(f"set -e\n{block}", tmp_path))
+    assert "cost (in): 1.25 passes of the generator, 25.00 steps per image" in done.stdout
+    assert (tmp_path / "syngen" / "000000.png").read_bytes() != (tmp_path / "plain" / "000000.png").read_bytes()
 
 
 def test_refining_by_densediffusion(realign: Run, coarse: Path, tmp_path: Path) -> None:
