@@ -98,16 +98,6 @@ class Tries(_Part):
     stop: Literal["good", "exhausted"]
 
 
-class Method(_Part):
-    """By which method of `generate` the image was drawn where that was not the plain one, and the phrases it goes by.
-
-    Without phrases that it can go by, the image is the plain one.
-    """
-
-    name: str
-    phrases: list[str]
-
-
 class Cost(_Part):
     """What was spent on the record's image: images that the generator drew for it, and their denoising steps.
 
@@ -164,7 +154,8 @@ class Record(_Part):
     prompt_id: str | None = Field(default=None, pattern=ID)
     category: str | None = None
     pair: Pair | None = None
-    method: Method | None = None
+    method: str | None = None  # of `generate`, if not the plain one
+    phrases: list[str] | None = None  # the noun phrases of the text by which that method goes
     caption: Caption | None = None
     tags: list[Tag] | None = None
     objects: list[Object] | None = None

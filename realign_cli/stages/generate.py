@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from realign_cli.errors import RecordError
-from realign_cli.records import Cost, Method, Record, noise_seed
+from realign_cli.records import Cost, Record, noise_seed
 from realign_cli.roles import EXTRA_STEPS, Models, NounPhrase, Request
 from realign_cli.stages.base import Item, Outcome
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Generate:
     """Draws the image of each prompt from its own noise; adds 'file_name' and 'cost'.
 
-    With `control` the noun phrases of the prompt are minded by that method, and 'method' says so.
+    With `control` the noun phrases of the prompt are minded by that method; 'method' and 'phrases' say so.
     """
 
     name, needs_image = "generate", False
@@ -53,7 +53,7 @@ class Generate:
         if self._control is None:
             return {"cost": cost}
         phrases = [request.prompt[slice(*phrase.span)] for phrase in request.phrases]
-        return {"method": Method(name=self._control.section, phrases=phrases), "cost": cost}
+        return {"method": self._control.section, "phrases": phrases, "cost": cost}
 
 
 def _cost(image: Image, steps: int | None) -> Cost:

@@ -68,8 +68,8 @@ def test_plain_is_what_it_was(realign: Run, here: Path) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_records_and_settings_tell_the_method(here: Path, method: str) -> None:
     drawn = lines(here / method)
-    assert [line["method"]["name"] for line in drawn] == [method] * 4
-    assert [line["method"]["phrases"] for line in drawn] == [
+    assert [line["method"] for line in drawn] == [method] * 4
+    assert [line["phrases"] for line in drawn] == [
         ["a red circle", "a blue square"],
         ["a green ring", "a yellow triangle"],
         ["a pink cross"],
@@ -109,7 +109,7 @@ def test_run_draws_by_the_method_of_the_preset(realign: Run, here: Path) -> None
     words = ("run", "--prompts", "prompts.txt", *QUICK, "--set", "generate.method=attend")
     succeed(realign(*words, "--out", "whole", cwd=here))
     assert images(here / "whole" / "coarse") == images(here / "attend")
-    assert all(line["method"]["name"] == "attend" for line in lines(here / "whole" / "final"))
+    assert all(line["method"] == "attend" for line in lines(here / "whole" / "final"))
     done = realign(*words, "--out", "tried", "--tries", 2, cwd=here)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert "further tries are plain: give --tries 0, or --set generate.method=plain" in done.stderr

@@ -66,21 +66,21 @@ class Guide:
         self._unet, self._embeddings, self._losses, self._control = unet, embeddings, losses, control
         self._timesteps = timesteps
         self._layers = _layers(unet, control)
-        self._guided = torch.tensor([loss is not None for loss in losses], device=embeddings.device)
+        self._guided = torch.tensor([loss is not None for loss in losses])
         steps = len(timesteps)
-        self._last = round(control.step_fraction * steps) if self._guided.any() else 0
+        self._steps = round(control.step_fraction * steps) if self._guided.any() else 0
         pairs = control.thresholds if isinstance(control, Attend) else ()
         self._thresholds = {round(share * steps): wanted for share, wanted in pairs}
         self.updates = [0] * len(losses)  # of each image so far
 
     def __call__(self, latents: Tensor, step: int) -> Tensor:
         """The latents (B, C, h, w) with which to take a step, counted from 0."""
-        if step >= self._last:
+        if step >= self._steps:
             return latents
         losses, gradient = self.look(latents, step)
         if step in self._thresholds and isinstance(self._control, Attend):
             for _ in range(self._control.refinements):
-                neglected = self._guided & (losses > 1 - self._thresholds[step])
+                neglected = self._guided & (losses.cpu() > 1 - self._thresholds[step])
                 if not neglected.any():
                     break
                 latents = self._move(latents, gradient, step, neglected)
@@ -101,16 +101,15 @@ class Guide:
     def maps(self, latents: Tensor, step: int) -> Tensor:
         """The cross-attention at the level, float32 (B, T, N), a mean over layers and heads; the pass ends with it."""
         found: list[Tensor] = []
-        timestep = self._timesteps[step]
         with suppress(_ReadAll), _read(self._layers, found):
-            self._unet(latents, timestep, encoder_hidden_states=self._embeddings)
+            self._unet(latents, self._timesteps[step], encoder_hidden_states=self._embeddings)
         return torch.stack(found).mean(0).transpose(1, 2)
 
     def _move(self, latents: Tensor, gradient: Tensor, step: int, moved: Tensor) -> Tensor:
         size = eq.step_size(self._control.step_size, self._control.step_decay, step, len(self._timesteps))
         self.updates = [count + one for count, one in zip(self.updates, moved.tolist(), strict=True)]
         there = (latents.float() - size * gradient).to(latents.dtype)
-        return torch.where(moved[:, None, None, None], there, latents)
+        return torch.where(moved.to(latents.device)[:, None, None, None], there, latents)
 
 
 class _ReadAll(Exception):
@@ -119,21 +118,19 @@ class _ReadAll(Exception):
 
 def _layers(unet: UNet2DConditionModel, control: LatentGuidance) -> list[nn.Module]:
     """The layers of cross-attention at a level, in the order in which a pass comes to them."""
-    blocks: dict[int, list[Any]] = {}
-    deepest = len(unet.down_blocks) - 1
-    for level, block in enumerate(unet.down_blocks):
-        blocks.setdefault(level, []).append(block)
-    blocks[deepest].append(unet.mid_block)
-    for i, block in enumerate(unet.up_blocks):
-        blocks[deepest - i].append(block)
+    blocks: list[list[Any]] = [[block] for block in unet.down_blocks]
+    blocks[-1].append(unet.mid_block)
+    for own, block in zip(reversed(blocks), unet.up_blocks, strict=True):
+        own.append(block)
     layers = {
-        level: [module for block in own for name, module in block.named_modules() if name.endswith(".attn2")]
-        for level, own in blocks.items()
+        level: found
+        for level, own in enumerate(blocks)
+        if (found := [module for block in own for name, module in block.named_modules() if name.endswith(".attn2")])
     }
-    if not layers.get(control.map_level):
-        there = ", ".join(str(level) for level, own in layers.items() if own)
+    if control.map_level not in layers:
         raise UsageError(
-            f"{control.section}.map_level is {control.map_level}: the generator reads the prompt at levels {there}"
+            f"{control.section}.map_level is {control.map_level}: the generator reads the prompt at levels "
+            + ", ".join(map(str, layers))
         )
     return layers[control.map_level]
 

@@ -49,7 +49,7 @@ def _values(unet: UNet2DConditionModel, embeddings: Tensor) -> Iterator[None]:
 
     def swap(_to_v: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         context, *rest = args
-        return torch.cat([context[: -len(embeddings)], embeddings]), *rest
+        return torch.cat([context[: -len(embeddings)], embeddings.to(context)]), *rest
 
     with ExitStack() as stack:
         for name, module in unet.named_modules():
@@ -93,5 +93,6 @@ class _Conjunction:
 
     def _attend(self, attn: Attention, image: int, query: Tensor, _key: Tensor, _value: Tensor) -> Tensor:
         texts = self._texts[image]
-        keys, value = by_heads(attn.to_k(texts.keys), attn.heads), by_heads(attn.to_v(texts.values), attn.heads)
+        keys = by_heads(attn.to_k(texts.keys.to(query)), attn.heads)
+        value = by_heads(attn.to_v(texts.values.to(query)), attn.heads)
         return eq.conjunction_attention(query, keys, value)
