@@ -37,7 +37,8 @@ def attend_loss(maps: Tensor, phrases: Sequence[Binding]) -> Tensor:
     sharp = _sharpened(maps)
     heads = torch.stack([sharp[[token - 1 for token in phrase.head]].mean(0) for phrase in phrases])
     side = math.isqrt(maps.shape[1])
-    padded = F.pad(heads.view(-1, 1, side, side), (1, 1, 1, 1), mode="reflect")
+    mirrored = [1, *range(side), side - 2]
+    padded = heads.view(-1, 1, side, side)[..., mirrored, :][..., mirrored]
     line = torch.tensor([1.0, math.e, 1.0], device=maps.device) / (math.e + 2)  # exp(-x^2), scaled
     smooth = F.conv2d(padded, line.outer(line)[None, None])
     return 1 - smooth.flatten(1).amax(1).amin()

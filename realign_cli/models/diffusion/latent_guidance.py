@@ -90,7 +90,7 @@ class Guide:
     def look(self, latents: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """The loss of each image (B,), 0 where there is none, and its gradient to the latents (B, C, h, w), float32."""
         scale = _HALF_SCALE if latents.dtype == torch.float16 else 1
-        with torch.enable_grad():
+        with torch.enable_grad(), _repeatable():
             moving = latents.detach().requires_grad_()
             maps = self.maps(moving, step)
             none = maps.new_zeros(())
@@ -110,6 +110,17 @@ class Guide:
         self.updates = [count + one for count, one in zip(self.updates, moved.tolist(), strict=True)]
         there = (latents.float() - size * gradient).to(latents.dtype)
         return torch.where(moved.to(latents.device)[:, None, None, None], there, latents)
+
+
+@contextmanager
+def _repeatable() -> Iterator[None]:
+    """Gradients come out the same every time, where a GPU has a way to; by default it adds numbers in any order."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
 class _ReadAll(Exception):

@@ -8,7 +8,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from realign_cli.models.diffusion.attention_control import Layout, modulated
-from realign_cli.settings import Modulation
+from realign_cli.settings import Dense, Modulation
 
 WIDTH, TOKENS, SIDE = 32, 12, 16
 TIMESTEPS = torch.arange(951, 0, -50)  # 20 steps, of which the first 6 (down to 701) are modulated
@@ -135,6 +135,26 @@ def test_equals_the_equations_written_out(unet: UNet2DConditionModel, modulation
     expected = predict(unet, batch)
     unet.set_attn_processor(stock)
     torch.testing.assert_close(actual, expected, atol=2e-5, rtol=0)
+
+
+def test_densediffusion_is_the_same_with_a_segment_of_the_background(unet: UNet2DConditionModel):
+    """In which every pixel is: its logits towards all tokens are pushed down, and those towards each other up."""
+    batch = inputs(4)
+    numbers = Dense(cross_weight=1.0, self_weight=0.3, power=5.0, step_fraction=0.3, splice_phrases=True)
+    layouts = [ONE.with_background(), TWO.with_background()]
+    for one, before in zip(layouts, (ONE, TWO), strict=True):
+        assert one is not None and one.masks.any(0).all()
+        assert torch.equal(one.masks[-1], ~before.masks.any(0)) and not one.tokens[-1].any()
+    with modulated(unet, layouts, numbers.modulation, TIMESTEPS):
+        actual = predict(unet, batch)
+    stock = unet.attn_processors
+    unet.set_attn_processor(Explicit([None, None, *layouts], numbers.modulation, int(FIRST)))
+    expected = predict(unet, batch)
+    unet.set_attn_processor(stock)
+    torch.testing.assert_close(actual, expected, atol=2e-5, rtol=0)
+    with modulated(unet, [ONE, TWO], numbers.modulation, TIMESTEPS):
+        assert (predict(unet, batch) - actual).abs().amax((1, 2, 3))[2:].min() > 1e-3
+    assert EVERYWHERE.with_background() is EVERYWHERE  # where nothing is left
 
 
 def test_changes_the_conditional_half_of_images_with_a_layout_only(unet: UNet2DConditionModel):
