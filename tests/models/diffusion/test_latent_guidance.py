@@ -224,6 +224,7 @@ def test_leaves_the_unet_as_it_was(unet: UNet2DConditionModel, error: type[BaseE
     hook.remove()
     assert unet.attn_processors == before
     assert not any(module._forward_pre_hooks for module in unet.modules())
+    assert not torch.are_deterministic_algorithms_enabled()
 
 
 def test_half_precision_finds_the_gradient_of_the_single_one(unet: UNet2DConditionModel) -> None:
