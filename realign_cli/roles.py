@@ -117,8 +117,16 @@ class TrainableGenerator(Protocol):
         """
         ...
 
-    def predict_x0(self, latents: Tensor, embeddings: Tensor, step: int) -> Tensor:
-        """The clean latents x_0' as they are estimated at one sampler step, with gradient to the trained weights."""
+    def time(self, step: int) -> int:
+        """The time of diffusion at which a sampler step starts: 0 is clean, and 999 or so all noise."""
+        ...
+
+    def add_noise(self, latents: Tensor, noise: Tensor, times: Tensor) -> Tensor:
+        """Clean latents as they are at `times` (B,), with that noise."""
+        ...
+
+    def predict_x0(self, latents: Tensor, embeddings: Tensor, times: Tensor, *, guided: bool = True) -> Tensor:
+        """The clean latents x_0' as they are estimated at `times` (B,), with gradient to the trained weights."""
         ...
 
     def decode(self, latents: Tensor) -> Tensor:

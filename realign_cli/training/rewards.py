@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Literal
 from realign_cli.equations.reward import caption_reward, hinge, score_function
 from realign_cli.errors import UsageError
 from realign_cli.roles import DifferentiableMetric, Models, Reward
+from realign_cli.stages.caption_reward import captions
+from realign_cli.training.method import to_pil
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Estimator = Literal["reinforce", "likelihood"]
+Estimator = Literal["reinforce", "likelihood", "exact"]
 
 
 class CaptionReward:
@@ -27,6 +29,7 @@ class CaptionReward:
       al. 2019), which reaches the pixels through the captioner's log-likelihood.
     - "likelihood": the mean log-likelihood per token of the prompt itself, as in CoMat (Jiang et al. 2024): another
       objective with less variance.
+    - "exact": Eq. 4 itself, of the captioner's own caption, without a gradient.
     """
 
     margin = 1.0
@@ -39,10 +42,13 @@ class CaptionReward:
         if self._estimator == "likelihood":
             total, length = captioner.log_likelihood(pixels, [[prompt] for prompt in prompts])
             return (total / length)[:, 0]
-        captions = captioner.sample(pixels.detach(), self._samples, seed)
-        read = encoder.encode([caption for group in captions for caption in group])
+        if self._estimator == "exact":
+            found = captions(self._models, to_pil(pixels), prompts)
+            return pixels.new_tensor([caption.reward for caption in found])
+        drawn = captioner.sample(pixels.detach(), self._samples, seed)
+        read = encoder.encode([caption for group in drawn for caption in group])
         rewards = caption_reward(read.view(len(prompts), self._samples, -1), encoder.encode(prompts)[:, None])
-        total, _ = captioner.log_likelihood(pixels, captions)
+        total, _ = captioner.log_likelihood(pixels, drawn)
         return score_function(rewards, total)
 
 

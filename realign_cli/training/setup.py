@@ -18,6 +18,8 @@ from realign_cli.training.examples import Examples, own_latents, penalties, real
 from realign_cli.training.feedback import RewardFeedback
 from realign_cli.training.loop import LATENTS, PENALTIES, cached_tensor, fit, prepare_run
 from realign_cli.training.model_card import write_card
+from realign_cli.training.on_policy import NegativeAware
+from realign_cli.training.weighted import WeightedDenoising
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -27,11 +29,21 @@ if TYPE_CHECKING:
     from realign_cli.registry import Models
     from realign_cli.roles import Reward, TrainableGenerator
     from realign_cli.settings import Training
+    from realign_cli.training.method import GeneratorTraining
 
 log = logging.getLogger(__name__)
 
 # How long a run is and how it saves memory: a run that was interrupted may continue with other values.
 _INDIFFERENT = ("max_train_steps", "gradient_checkpointing", "checkpoint_every", "sample_every")
+
+
+_METHODS: dict[str, type[GeneratorTraining]] = {
+    "reinforce": RewardFeedback,
+    "likelihood": RewardFeedback,
+    "weighted": WeightedDenoising,
+    "nft": NegativeAware,
+}
+_CAPTION_REWARDS = {"weighted": "reinforce", "nft": "exact"}  # what stands for Eq. 4, where it is not the estimator
 
 
 def train_generator(
@@ -84,7 +96,7 @@ def train_generator(
             count = len(examples.prompts)
             found = cached_tensor(accelerator, out / PENALTIES, "rewards", judged, count, quiet=quiet)
             examples = replace(examples, penalties=found)
-        method = RewardFeedback(
+        method = _METHODS[training.estimator](
             models, generator, rewards, training, captions.prompts, examples, micro_batches=micro_batches, seed=seed
         )
         fit(
@@ -114,10 +126,10 @@ def _micro_batches(training: Training, processes: int) -> int:
 
 
 def _reward(models: Models, name: str, training: Training) -> Reward:
-    """Only the caption reward has estimators; reward-weighted denoising needs its value, which `reinforce` has."""
+    """Only the caption reward, whose value has no gradient, has a choice of what stands for it."""
     if name != "caption":
         return models.reward(name)
-    return models.reward(name, estimator="reinforce" if training.estimator == "weighted" else training.estimator)
+    return models.reward(name, estimator=_CAPTION_REWARDS.get(training.estimator, training.estimator))
 
 
 def _config(models: Models, captions: Captions, training: Training, seed: int) -> dict[str, Any]:
@@ -165,7 +177,7 @@ def _examples(
     real = captions.examples
     known = len(real or captions.prompts)
     count = min(training.pretraining_images, known) if real else training.pretraining_images
-    if not count:
+    if not count or training.estimator == "nft":
         return None, []
     chosen = np.concatenate([draw.permutation(known) for _ in range(0, count, known)])[:count].tolist()
     left_out = []

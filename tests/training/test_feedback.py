@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -16,9 +17,11 @@ from realign_cli.registry import Models
 from realign_cli.tinyworld import scenes
 from realign_cli.training.examples import Examples, own_latents, penalties, real_latents
 from realign_cli.training.feedback import RewardFeedback
+from realign_cli.training.weighted import WeightedDenoising
 
 if TYPE_CHECKING:
     from realign_cli.settings import Training
+    from realign_cli.training.method import GeneratorTraining
 
 TRAINING = replace(
     Models(presets.load("tiny")).training,
@@ -62,14 +65,15 @@ class Brightness:
         return pixels.mean((1, 2, 3))
 
 
-def method(models: Models, training: Training = TRAINING, examples: Examples | None = None) -> RewardFeedback:
+def method(models: Models, training: Training = TRAINING, examples: Examples | None = None) -> GeneratorTraining:
     generator = models.trainable_generator(steps=4, guidance=1.0, rank=4, checkpointing=False, seed=0)
     rewards = {name: models.reward(name) for name in training.rewards}
-    return RewardFeedback(models, generator, rewards, training, PROMPTS, examples, micro_batches=2, seed=7)
+    kind = WeightedDenoising if training.estimator == "weighted" else RewardFeedback
+    return kind(models, generator, rewards, training, PROMPTS, examples, micro_batches=2, seed=7)
 
 
-def values(made: RewardFeedback, step: int, index: int) -> list[tuple[float, dict[str, float]]]:
-    return [((loss := build()).value.item(), dict(loss.log)) for build in made.terms(step, index)]
+def values(made: GeneratorTraining, step: int, index: int) -> list[tuple[float, dict[str, float]]]:
+    return [((loss := build()).value.item(), dict(loss.log)) for build in made.terms(step, index, nullcontext)]
 
 
 def test_a_micro_batch_depends_on_its_place_alone(models: Models):

@@ -91,9 +91,22 @@ class TrainableStableDiffusion:
             latents = self._scheduler.step(predicted, t, latents).prev_sample
         return latents
 
-    def predict_x0(self, latents: Tensor, embeddings: Tensor, step: int) -> Tensor:
-        t = self._scheduler.timesteps[step]
-        return self._scheduler.step(self._guided(latents, embeddings, t), t, latents).pred_original_sample
+    def time(self, step: int) -> int:
+        return int(self._scheduler.timesteps[step])
+
+    def add_noise(self, latents: Tensor, noise: Tensor, times: Tensor) -> Tensor:
+        noisy: Tensor = self._scheduler.add_noise(latents, noise, times)
+        return noisy
+
+    def predict_x0(self, latents: Tensor, embeddings: Tensor, times: Tensor, *, guided: bool = True) -> Tensor:
+        predicted = (self._guided if guided else self._conditional)(latents, embeddings, times)
+        alphas = self._scheduler.alphas_cumprod.to(latents)[times][:, None, None, None]
+        kind = self._scheduler.config.prediction_type
+        if kind == "sample":
+            return predicted
+        if kind == "v_prediction":
+            return alphas.sqrt() * latents - (1 - alphas).sqrt() * predicted
+        return (latents - (1 - alphas).sqrt() * predicted) / alphas.sqrt()
 
     def decode(self, latents: Tensor) -> Tensor:
         vae = self._pipeline.vae
