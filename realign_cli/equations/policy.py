@@ -49,6 +49,37 @@ def negative_aware_loss(clean: Tensor, old: Tensor, new: Tensor, optimality: Ten
     return (optimality * good + (1 - optimality) * bad) / mix
 
 
+def transition(latents: Tensor, clean: Tensor, alphas: Tensor, alphas_after: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean (B, C, h, w) and standard deviation (B, 1, 1, 1) of the next latents of a sampler that adds noise.
+
+    DDIM with eta = 1 (Song et al. 2021, Eq. 12 and 16), which makes of sampling a policy whose every step is Gaussian
+    (DDPO, Black et al. 2024).
+
+    Args:
+        latents: x_t, (B, C, h, w).
+        clean: x_0' as it is estimated of them.
+        alphas: the products of the alphas at t, broadcastable, in (0, 1).
+        alphas_after: at the time after the step; 1 for clean latents, which the step leads to without noise.
+    """
+    variance = (1 - alphas_after) / (1 - alphas) * (1 - alphas / alphas_after)
+    noise = (latents - alphas.sqrt() * clean) / (1 - alphas).sqrt()
+    mean = alphas_after.sqrt() * clean + (1 - alphas_after - variance).clamp(min=0).sqrt() * noise
+    return mean, variance.sqrt()
+
+
+def policy_gradient_loss(after: Tensor, mean: Tensor, deviation: Tensor, advantages: Tensor) -> Tensor:
+    """-A log p(x_{t-1} | x_t) of each image, (B,), up to a constant, and per number of the latents as in DDPO.
+
+    Args:
+        after: the latents x_{t-1} that were drawn, (B, C, h, w); without gradient.
+        mean: of the step that drew them, with gradient.
+        deviation: of the step, positive.
+        advantages: of the images that came of it, (B,).
+    """
+    log_density = -0.5 * ((after - mean) / deviation).square().mean((1, 2, 3))
+    return -advantages * log_density
+
+
 def _error(predicted: Tensor, clean: Tensor) -> Tensor:
     difference = predicted - clean
     size = difference.detach().abs().mean((1, 2, 3), keepdim=True).clamp(min=1e-5)

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from realign_cli.stages.caption_reward import captions
 from realign_cli.training.examples import denoising_term
-from realign_cli.training.method import GeneratorTraining, Loss, to_pil
+from realign_cli.training.method import GeneratorTraining, Loss
 from realign_cli.training.rewards import penalise
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ class RewardFeedback(GeneratorTraining):
 
     def _reward_terms(self, prompts: Sequence[str], draw: np.random.Generator) -> Iterator[Callable[[], Loss]]:
         """Eq. 5 as in ImageReward: to a random late step without gradient, from there to x_0' in one step with it."""
-        training, weights, at = self._training, self._training.rewards, 0
+        training, at = self._training, 0
         embeddings = self._generator.embed(prompts)
         latents = self._generator.initial_noise(draw.integers(2**62, size=len(prompts)).tolist())
         steps = np.arange(training.first_step, training.last_step + 1)
@@ -44,10 +43,28 @@ class RewardFeedback(GeneratorTraining):
             def term(latents: Tensor = latents, step: int = step, seed: int = int(draw.integers(2**62))) -> Loss:
                 times = torch.full((len(latents),), self._generator.time(step), device=latents.device)
                 pixels = self._generator.decode(self._generator.predict_x0(latents, embeddings, times))
-                penalty, log = penalise(self._rewards, weights, pixels, prompts, seed)
-                value = training.reward_weight * penalty.mean()
-                exact = captions(self._models, to_pil(pixels), prompts)
-                log |= {"loss/reward": value.item(), "caption_reward": float(np.mean([c.reward for c in exact]))}
-                return Loss(value / training.terms_per_rollout, log)
+                loss = self._hinge_loss(pixels, prompts, seed)
+                return Loss(loss.value / training.terms_per_rollout, loss.log)
 
             yield term
+
+    def _hinge_loss(self, pixels: Tensor, prompts: Sequence[str], seed: int) -> Loss:
+        penalty, log = penalise(self._rewards, self._training.rewards, pixels, prompts, seed)
+        value = self._training.reward_weight * penalty.mean()
+        return Loss(value, log | {"loss/reward": value.item(), "caption_reward": self._exact(pixels, prompts)})
+
+
+class DirectReward(RewardFeedback):
+    """DRaFT-K (Clark et al. 2024): from `first_step` to its end the gradient goes through the sampler itself."""
+
+    def _reward_terms(self, prompts: Sequence[str], draw: np.random.Generator) -> Iterator[Callable[[], Loss]]:
+        generator, first = self._generator, self._training.first_step
+        embeddings = generator.embed(prompts)
+        noise = generator.initial_noise(draw.integers(2**62, size=len(prompts)).tolist())
+        latents = generator.denoise(noise, embeddings, 0, first)
+
+        def term() -> Loss:
+            clean = generator.denoise(latents, embeddings, first, generator.steps, with_gradient=True)
+            return self._hinge_loss(generator.decode(clean), prompts, int(draw.integers(2**62)))
+
+        yield term

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from realign_cli.equations.collapse import appearance, collapsed
+from realign_cli.equations.collapse import appearance, collapsed, hacked
 from realign_cli.errors import RealignError, RecordError
 from realign_cli.pictures import grid
 from realign_cli.roles import Request
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from realign_cli.training.examples import Examples
 
 _SAMPLED, _SEEDS = 8, 3  # prompts on the sheet of samples, and images of each prompt
+_JUDGES, _JUDGE = ("clip", "blip"), "judge/"  # metrics to judge by, the first that is not trained on; how it is logged
 Averaged = Callable[[], AbstractContextManager[None]]
 
 
@@ -99,12 +100,29 @@ class GeneratorTraining(ABC):
             raise RealignError(f"the samples cannot be drawn: {wrong}; start from an earlier checkpoint")
         rows = [images[i : i + _SEEDS] for i in range(0, len(images), _SEEDS)]
         arrays = np.stack([np.stack([np.asarray(image) for image in row]) for row in rows])
-        exact = captions(self._models, images, [request.prompt for request in requests])
-        reward = float(np.mean([caption.reward for caption in exact]))
-        return grid(rows, prompts), {"caption_reward": reward, **appearance(arrays)}
+        return grid(rows, prompts), self._judged(images, [request.prompt for request in requests]) | appearance(arrays)
 
     def collapsed(self, now: Mapping[str, float], before: Mapping[str, float]) -> list[str]:
-        return collapsed(now, before)
+        judges = [name for name in now if name.startswith(_JUDGE)]
+        if "caption" not in self._rewards:
+            judges.append("caption_reward")
+        return collapsed(now, before) + hacked(now, before, judges)
+
+    def _judged(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> dict[str, float]:
+        """The exact Eq. 4, what a metric says that is not trained on, and how many things are found in an image."""
+        models = self._models
+        rewards = [caption.reward for caption in captions(models, images, prompts)]
+        judge = next((name for name in _JUDGES if name not in self._rewards), _JUDGES[0])
+        columns = models.metric(judge).measure(images, prompts)
+        labels = [[tag.label for tag in tags] for tags in models.tagger.tag(images)]
+        things = [len(boxes) for boxes in models.detector.detect(images, labels)]
+        judged = {_JUDGE + name: [v for v in column if v is not None] for name, column in columns.items()}
+        numbers: dict[str, Sequence[float]] = {"caption_reward": rewards, "things": things, **judged}
+        return {name: sum(values) / len(values) for name, values in numbers.items() if values}
+
+    def _exact(self, pixels: Tensor, prompts: Sequence[str]) -> float:
+        """The mean of the exact Eq. 4 over a micro-batch, for the log."""
+        return float(np.mean([caption.reward for caption in captions(self._models, to_pil(pixels), prompts)]))
 
     def _draw(self, step: int, index: int) -> np.random.Generator:
         return np.random.default_rng([self._seed, step, index])

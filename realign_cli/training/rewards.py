@@ -67,13 +67,32 @@ class SimilarityReward:
         return self._judge.similarity(pixels, prompts)
 
 
+class ColumnReward:
+    """A column of one of the evaluation's metrics, such as BLIP's matching: a number without a gradient."""
+
+    margin = 1.0
+
+    def __init__(self, models: Models, *, judge: str, column: str) -> None:
+        self._metric, self._column = models.metric(judge), column
+
+    def __call__(self, pixels: Tensor, prompts: Sequence[str], seed: int) -> Tensor:
+        values = self._metric.measure(to_pil(pixels), prompts)[self._column]
+        return pixels.new_tensor([0.0 if value is None else value for value in values])
+
+
 def penalise(
     rewards: Mapping[str, Reward], weights: Mapping[str, float], pixels: Tensor, prompts: Sequence[str], seed: int
 ) -> tuple[Tensor, dict[str, float]]:
-    """The weighted sum of the rewards' hinges (B,), and each mean reward for the log."""
+    """The weighted sum of the rewards' hinges (B,), and each mean reward for the log.
+
+    Raises:
+        UsageError: pixels with a gradient get a reward without one.
+    """
     penalty, log = pixels.new_zeros(len(prompts)), {}
     for name, weight in weights.items():
         reward = rewards[name](pixels, prompts, seed)
+        if pixels.requires_grad and not reward.requires_grad:
+            raise UsageError(f"--reward {name} has a value and no gradient to follow; it goes with --estimator nft")
         penalty = penalty + weight * hinge(reward, rewards[name].margin)
         log[f"reward/{name}"] = reward.mean().item()
     return penalty, log

@@ -13,12 +13,13 @@ import numpy as np
 
 from realign_cli.errors import RecordError, UsageError
 from realign_cli.runs.lock import folder_lock
+from realign_cli.settings import ON_POLICY
 from realign_cli.training.checkpoint import KEPT, require_space
 from realign_cli.training.examples import Examples, own_latents, penalties, real_latents
-from realign_cli.training.feedback import RewardFeedback
+from realign_cli.training.feedback import DirectReward, RewardFeedback
 from realign_cli.training.loop import LATENTS, PENALTIES, cached_tensor, fit, prepare_run
 from realign_cli.training.model_card import write_card
-from realign_cli.training.on_policy import NegativeAware
+from realign_cli.training.on_policy import NegativeAware, PolicyGradient
 from realign_cli.training.weighted import WeightedDenoising
 
 if TYPE_CHECKING:
@@ -37,13 +38,16 @@ log = logging.getLogger(__name__)
 _INDIFFERENT = ("max_train_steps", "gradient_checkpointing", "checkpoint_every", "sample_every")
 
 
-_METHODS: dict[str, type[GeneratorTraining]] = {
+METHODS: dict[str, type[GeneratorTraining]] = {
     "reinforce": RewardFeedback,
     "likelihood": RewardFeedback,
     "weighted": WeightedDenoising,
+    "draft": DirectReward,
     "nft": NegativeAware,
+    "ddpo": PolicyGradient,
 }
-_CAPTION_REWARDS = {"weighted": "reinforce", "nft": "exact"}  # what stands for Eq. 4, where it is not the estimator
+# What stands for Eq. 4 where the estimator does not say it itself: a gradient, the mean of several captions, the value.
+_CAPTION_REWARDS = {"draft": "likelihood", "weighted": "reinforce", "nft": "exact", "ddpo": "exact"}
 
 
 def train_generator(
@@ -96,7 +100,7 @@ def train_generator(
             count = len(examples.prompts)
             found = cached_tensor(accelerator, out / PENALTIES, "rewards", judged, count, quiet=quiet)
             examples = replace(examples, penalties=found)
-        method = _METHODS[training.estimator](
+        method = METHODS[training.estimator](
             models, generator, rewards, training, captions.prompts, examples, micro_batches=micro_batches, seed=seed
         )
         fit(
@@ -177,7 +181,7 @@ def _examples(
     real = captions.examples
     known = len(real or captions.prompts)
     count = min(training.pretraining_images, known) if real else training.pretraining_images
-    if not count or training.estimator == "nft":
+    if not count or training.estimator in ON_POLICY:
         return None, []
     chosen = np.concatenate([draw.permutation(known) for _ in range(0, count, known)])[:count].tolist()
     left_out = []

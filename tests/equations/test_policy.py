@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from diffusers import DDIMScheduler
 
-from realign_cli.equations.policy import group_advantages, negative_aware_loss, optimality
+from realign_cli.equations.policy import (
+    group_advantages,
+    negative_aware_loss,
+    optimality,
+    policy_gradient_loss,
+    transition,
+)
 
 
 def test_advantages_are_within_the_group_and_scaled_over_all():
@@ -54,3 +61,35 @@ def test_its_minimum_lies_where_the_two_policies_agree_with_what_they_are_to_pre
     }
     better = 0.1 if r > 0.5 else -0.1
     assert losses[better] < losses[0.0] < losses[-better]
+
+
+def test_a_step_of_the_noisy_sampler_is_the_schedulers():
+    """Mean and deviation, against a scheduler that is given the noise."""
+    scheduler = DDIMScheduler(beta_schedule="scaled_linear", clip_sample=False, steps_offset=1)
+    scheduler.set_timesteps(10)
+    latents, predicted, noise = torch.randn(3, 2, 4, 3, 3, generator=torch.Generator().manual_seed(2))
+    for at in (0, 4, 8):
+        t, after = scheduler.timesteps[at], scheduler.timesteps[at + 1]
+        a, a_after = scheduler.alphas_cumprod[t], scheduler.alphas_cumprod[after]
+        clean = (latents - (1 - a).sqrt() * predicted) / a.sqrt()
+        mean, deviation = transition(latents, clean, a, a_after)
+        expected = scheduler.step(predicted, t, latents, eta=1.0, variance_noise=noise).prev_sample
+        torch.testing.assert_close(mean + deviation * noise, expected)
+
+
+def test_the_last_step_adds_no_noise():
+    latents, clean = torch.randn(2, 1, 4, 3, 3, generator=torch.Generator().manual_seed(3))
+    mean, deviation = transition(latents, clean, torch.tensor(0.99), torch.tensor(1.0))
+    assert deviation == 0
+    torch.testing.assert_close(mean, clean)
+
+
+def test_the_policy_gradient_is_the_advantage_times_that_of_the_log_density():
+    draw = torch.Generator().manual_seed(4)
+    after, mean = torch.randn(2, 3, 1, 2, 2, generator=draw, dtype=torch.float64)
+    deviation, advantages = torch.tensor(0.7, dtype=torch.float64), torch.tensor([1.0, -2.0, 0.0], dtype=torch.float64)
+    mean = mean.requires_grad_()
+    (found,) = torch.autograd.grad(policy_gradient_loss(after, mean, deviation, advantages).sum(), mean)
+    density = torch.distributions.Normal(mean, deviation).log_prob(after).mean((1, 2, 3))
+    (expected,) = torch.autograd.grad(-(advantages * density).sum(), mean)
+    torch.testing.assert_close(found, expected)
