@@ -80,6 +80,11 @@ def train_generator(
         RealignError: as `require_space` and `fit`.
     """
     training = models.training
+    if training.estimator == "weighted" and not captions.examples:
+        raise UsageError(
+            f"estimator 'weighted' learns from images, and {captions.note} brings none (those that the generator draws "
+            "itself make it worse); choose --estimator nft, which learns from prompts alone"
+        )
     micro_batches = _micro_batches(training, accelerator.num_processes)
     rewards = {name: _reward(models, name, training) for name in training.rewards}
     generator = models.trainable_generator(
@@ -177,8 +182,8 @@ def _examples(
     Raises:
         UsageError: none of them can be used.
     """
-    draw = np.random.default_rng(seed)
     real = captions.examples
+    draw = np.random.default_rng(seed)
     known = len(real or captions.prompts)
     count = min(training.pretraining_images, known) if real else training.pretraining_images
     if not count or training.estimator in ON_POLICY:
