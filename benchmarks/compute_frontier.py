@@ -80,6 +80,7 @@ def make(name: str, out: Path, seed: int, tries: int, model: Path | None) -> Non
                 lines = [
                     {
                         "how": one.how,
+                        "caption": one.caption.text,
                         "reward": one.caption.reward,
                         "all_correct": judged[i],
                         **composition(images[0], images[i]),
