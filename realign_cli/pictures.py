@@ -15,10 +15,11 @@ if TYPE_CHECKING:
     from realign_cli.roles import Region
 
 # Distinguishable with most colour vision deficiencies (Okabe and Ito).
-_PALETTE = ((0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (213, 94, 0), (86, 180, 233))
-_KEPT = _PALETTE[2]
+PALETTE = ((0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (213, 94, 0), (86, 180, 233))
+_KEPT = PALETTE[2]
 _TILE = 192
 _LINE = 18
+_READABLE = 256  # pixels of the longer side, from which on a number in a picture can be read
 _SEEN = 400  # characters; Pillow measures all of a text before it draws any
 
 
@@ -31,8 +32,39 @@ def overlay(image: Image.Image, masks: Sequence[NDArray[np.bool_]]) -> Image.Ima
     """The image in grey with each bool (H, W) mask in a colour of its own."""
     canvas = np.asarray(image.convert("L").convert("RGB"), dtype=np.float32) * 0.6 + 64
     for i, mask in enumerate(masks):
-        canvas[mask] = 0.35 * canvas[mask] + 0.65 * np.array(_PALETTE[i % len(_PALETTE)])
+        canvas[mask] = 0.35 * canvas[mask] + 0.65 * np.array(PALETTE[i % len(PALETTE)])
     return Image.fromarray(canvas.astype(np.uint8))
+
+
+def found(
+    image: Image.Image, masks: Sequence[NDArray[np.bool_] | None], boxes: Sequence[Sequence[Sequence[int]]]
+) -> Image.Image:
+    """The image in grey with what was found in it: of each thing the bool (H, W) mask, and the boxes with its number.
+
+    `boxes` are x0, y0, x1, y1 in pixels. A small image is enlarged, so that the numbers can be read.
+    """
+    scale = max(1, round(_READABLE / max(image.size)))
+    blank = np.zeros((image.height, image.width), bool)
+    canvas = overlay(image, [blank if mask is None else mask for mask in masks])
+    canvas = canvas.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
+    draw, size = ImageDraw.Draw(canvas), max(15, max(canvas.size) // 13)
+    font, line = ImageFont.load_default(size=size), max(2, max(canvas.size) // 128)
+    for i, places in enumerate(boxes):
+        colour = PALETTE[i % len(PALETTE)]
+        for x0, y0, x1, y1 in places:
+            left, top = scale * x0, scale * y0
+            draw.rectangle((left, top, max(left, scale * x1 - 1), max(top, scale * y1 - 1)), outline=colour, width=line)
+            label = (left, top, left + size * (0.4 + 0.6 * len(f"{i + 1}")), top + 1.2 * size)
+            draw.rectangle(label, fill=colour)
+            middle = ((label[0] + label[2]) / 2, (label[1] + label[3]) / 2)
+            draw.text(middle, f"{i + 1}", fill=ink(colour), font=font, anchor="mm")
+    return canvas
+
+
+def ink(colour: tuple[int, int, int]) -> str:
+    """Black or white, whichever is read better on an RGB colour."""
+    red, green, blue = colour
+    return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else "white"
 
 
 def grid(rows: Sequence[Sequence[Image.Image]], titles: Sequence[str]) -> Image.Image:
@@ -59,7 +91,7 @@ def strip(prompt: str, coarse: Image.Image, regions: Sequence[Region], final: Im
     draw.text((2, _TILE + 2), f"{_line(prompt)}   (kept: {kept})", fill="black", font=font)
     for i, region in enumerate(regions):
         y = _TILE + 2 + (i + 1) * _LINE
-        draw.rectangle((4, y + 3, 14, y + 13), fill=_PALETTE[i % len(_PALETTE)])
+        draw.rectangle((4, y + 3, 14, y + 13), fill=PALETTE[i % len(PALETTE)])
         draw.text(
             (20, y),
             f"{_line(region.phrase) or 'nothing here'}   likelihood {region.likelihood:g}",
@@ -93,6 +125,11 @@ def row(prompt: str, shown: Sequence[Tile], places: int) -> Image.Image:
         text = f"{i + 1}  {_line(tile.title)}"
         draw.text((2, _TILE + 2 + (i + 1) * _LINE), text, fill=_KEPT if tile.kept else (90, 90, 90), font=font)
     return canvas
+
+
+def row_tiles(picture: Image.Image, count: int) -> list[Image.Image]:
+    """The first `count` images of a picture that `row` or `strip` drew, as large as they are on it."""
+    return [picture.crop((x, 0, x + _TILE, _TILE)) for x in range(0, count * (_TILE + 4), _TILE + 4)]
 
 
 def before_and_after(title: str, prompt: str, before: Image.Image, after: Image.Image) -> Image.Image:

@@ -122,6 +122,6 @@ def test_demo(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     demo = tmp_path / "realign-demo"
-    assert {path.name for path in demo.iterdir()} == {"prompts.txt", "coarse", "final", "eval"}
+    assert {path.name for path in demo.iterdir()} == {"prompts.txt", "coarse", "final", "eval", "report.html"}
     assert (demo / "final" / "pictures" / "contact_sheet.png").exists()
     assert len((demo / "final" / "metadata.jsonl").read_text().splitlines()) == 16
