@@ -228,15 +228,16 @@ def _around(entry: Entry, record: Record, coarse: Entry | None) -> tuple[list[Pi
         mended = next((i for i, one in enumerate(record.tries.made) if one.objects), None)
         if mended is None:
             return maps, []
-        draw, objects = _try(entry, record, mended - 1, coarse), record.tries.made[mended].objects or []
+        draw = partial(_as_large_as, entry, _try(entry, record, mended - 1, coarse))
+        objects = record.tries.made[mended].objects or []
         title = "found" if mended == 1 else f"found in try {mended}"
         return [_found(title, draw, objects), *maps], []
     if not record.refine:
         return [], [*([_found("found", partial(_open, entry), record.objects)] if record.objects else []), *maps]
-    first = partial(_open, coarse) if coarse else partial(_tile, entry, 0)
+    first = partial(_open, coarse) if coarse else partial(_as_large_as, entry, partial(_tile, entry, 0))
     before = [_found("found", first, record.objects)] if record.objects else []
     if record.refine.kept == "coarse" and record.refine.final:
-        before.append(Picture("refined, not kept", partial(_tile, entry, 2), caption=record.refine.final))
+        before.append(Picture("refined", partial(_tile, entry, 2), caption=record.refine.final))
     return [*before, *maps], []
 
 
@@ -261,12 +262,19 @@ def _try(entry: Entry, record: Record, index: int, coarse: Entry | None) -> Draw
 
 
 def _tile(entry: Entry, index: int) -> Image.Image:
-    """An image of which there is no file, from the strip of its record, as large as the record's own image."""
+    """An image of which there is no file, from the strip of its record, in the shape of the record's own image."""
     assert entry.base
-    size = _open(entry).size
     tile = row_tiles(open_image(picture_path(entry.base, entry.record.id, "strip")), index + 1)[index]
-    smaller = size[0] < tile.width
-    return tile.resize(size, Image.Resampling.NEAREST if smaller else Image.Resampling.LANCZOS)
+    width, height = _open(entry).size
+    if max(width, height) < tile.width:  # its pixels were only repeated
+        return tile.resize((width, height), Image.Resampling.NEAREST)
+    scale = tile.width / max(width, height)
+    return tile.resize((round(width * scale), round(height * scale)), Image.Resampling.LANCZOS)
+
+
+def _as_large_as(entry: Entry, draw: Draw) -> Image.Image:
+    """An image in the size of a record's own, which its masks and boxes are of."""
+    return draw().resize(_open(entry).size, Image.Resampling.LANCZOS)  # as it is where it has that size
 
 
 def _found(title: str, draw: Draw, objects: Sequence[Object]) -> Picture:

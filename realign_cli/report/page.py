@@ -20,7 +20,7 @@ from realign_cli.evaluation.report import COLUMNS, cells, cost_line, distance_li
 from realign_cli.files import atomic
 from realign_cli.pictures import PALETTE, ink
 from realign_cli.report.figures import frontier, measured_systems, whiskers
-from realign_cli.report.thumbnails import PIXEL_ART, Thumbnails, figure
+from realign_cli.report.thumbnails import PIXEL_ART, Thumbnails, plot
 from realign_cli.runs.lock import folder_lock
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def _render(sources: Sources, gallery: Gallery, cards: Sequence[Shown]) -> Itera
         categories=sorted({category for one in cards for category in one.card.categories}),
         kept=sorted({one.card.kept for one in cards if one.card.kept}),
         tables=[_table(one) for one in sources.evals],
-        figures=[(shows, one.label, figure(path)) for one in sources.evals for path, shows in one.figures.items()],
+        figures=[(shows, one.label, plot(path)) for one in sources.evals for path, shows in one.figures.items()],
         columns=COLUMNS,
         systems=systems if len(sources.evals) > 1 else [],
         metrics=list(dict.fromkeys(metric for system in systems for metric in system.means)),
