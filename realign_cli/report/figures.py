@@ -28,7 +28,7 @@ class Whisker:
     @property
     def verdict(self) -> str:
         """Whether the interval lies above zero, below it, or holds it."""
-        return "up" if self.low > self.zero else "down" if self.high < self.zero else "open"
+        return "up" if self.low > self.zero else "down" if self.high < self.zero else "unsure"
 
 
 @dataclass
