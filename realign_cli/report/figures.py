@@ -88,7 +88,7 @@ def measured_systems(evals: Sequence[EvalFolder]) -> list[System]:
     """Every folder that evals measured, with its means over all prompts; the first eval of a folder counts."""
     systems: dict[str, System] = {}
     for one in evals:
-        for side, is_run in ((one.run, True), (one.baseline, False)):
+        for side, is_run in ((one.baseline, False), (one.run, True)):
             if side is None:
                 continue
             system = systems.setdefault(side.source, System(PurePath(side.source).name))

@@ -67,13 +67,11 @@ class Card:
 
 @dataclass(frozen=True)
 class Gallery:
-    """All prompts. `systems` are the folders whose images are compared; `columns` are the numbers there are, each with
-    the first and the last system that has it.
-    """
+    """All prompts. `systems` are the folders whose images are compared, `columns` the numbers there are."""
 
     systems: list[str]
     cards: list[Card]
-    columns: dict[str, tuple[int, int]]
+    columns: list[str]
     notices: list[str]
 
 
@@ -109,24 +107,23 @@ def gather(sources: Sources) -> Gallery:
     notices = _give_measurements(systems, sources.evals)
     texts: dict[str, str] = {}
     for system in systems:
-        for key, entries in system.prompts.items():
-            text = entries[0].record.text
-            if texts.setdefault(key, text) != text:
-                notices.append(f"{system.folder.label}: {key} has another prompt than in the folders before it")
+        own = {key: entries[0].record.text for key, entries in system.prompts.items()}
+        others = [key for key, text in own.items() if texts.setdefault(key, text) != text]
+        if others:
+            told = f"{len(others)} prompts are others than in the folders before it, such as {others[0]}"
+            notices.append(f"{system.folder.label}: {told}")
     cards = [_card(key, text, systems) for key, text in texts.items()]
     cards += [Card(line.partition(": ")[0], "", failures=[line]) for one in sources.records for line in one.broken]
     return Gallery([system.folder.label for system in systems], cards, _columns(cards), notices)
 
 
-def _columns(cards: Sequence[Card]) -> dict[str, tuple[int, int]]:
-    """Each column with the first and the last system that has it; those that change come first, the cost last."""
-    columns: dict[str, tuple[int, int]] = {}
+def _columns(cards: Sequence[Card]) -> list[str]:
+    """Each column once; those that several systems have come first, the cost last."""
+    known: dict[str, set[int]] = {}
     for card in cards:
         for name, values in card.values.items():
-            known = [i for i, value in enumerate(values) if value is not None]
-            first, last = columns.get(name, (known[0], known[-1]))
-            columns[name] = min(first, known[0]), max(last, known[-1])
-    return dict(sorted(columns.items(), key=lambda item: (item[0] == PASSES, item[1][0] == item[1][1])))
+            known.setdefault(name, set()).update(i for i, value in enumerate(values) if value is not None)
+    return sorted(known, key=lambda name: (name == PASSES, len(known[name]) == 1))
 
 
 def _systems(folders: Sequence[RecordFolder]) -> list[_System]:

@@ -13,7 +13,7 @@
     if (event.target === dialog) dialog.close(); // the backdrop is the dialog itself
   });
 
-  const { columns, cards } = JSON.parse(source.textContent);
+  const { columns, systems, cards } = JSON.parse(source.textContent);
   const PAGE = 48;
   const grid = element("cards");
   let matching = []; // indices of cards, in the order shown
@@ -43,20 +43,13 @@
 
   // What a card says under the chosen column: the number, and how it changed.
   const column = () => columns[element("column").selectedIndex];
-  const ends = (card, { name, first, last }) => {
-    const values = card.values[name] || [];
-    return { before: first === last ? null : values[first], after: values[last] };
-  };
+  const before = () => element("before")?.selectedIndex ?? 0;
+  const after = () => element("after")?.selectedIndex ?? systems.length - 1;
   const known = (value) => value !== null && value !== undefined;
-  function value(card) {
-    const chosen = column();
-    return chosen ? ends(card, chosen).after : undefined;
-  }
+  const value = (card) => card.values[column()]?.[after()];
   function change(card) {
-    const chosen = column();
-    if (!chosen) return undefined;
-    const { before, after } = ends(card, chosen);
-    return known(before) && known(after) ? after - before : undefined;
+    const [one, other] = [card.values[column()]?.[before()], value(card)];
+    return before() !== after() && known(one) && known(other) ? other - one : undefined;
   }
 
   const KEYS = { high: [value, -1], low: [value, 1], rose: [change, -1], fell: [change, 1] };
@@ -121,7 +114,7 @@
     const number = value(card);
     if (!known(number)) return [];
     const by = change(card);
-    const parts = [`${column().name} ${number.toFixed(3)}`];
+    const parts = [`${column()} ${number.toFixed(3)}`];
     if (by !== undefined) {
       const mark = document.createElement("span");
       mark.className = by > 0 ? "up" : by < 0 ? "down" : "";

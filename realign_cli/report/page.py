@@ -91,10 +91,13 @@ def write_page(sources: Sources, gallery: Gallery, page: Path, *, assets: bool, 
     images = images_folder(page) if assets else None
     thumbnail = Thumbnails(sum(len(card.pictures) + len(card.tries) for card in gallery.cards))
     cards = []
-    with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
+    pool = ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1))
+    try:
         for one in pool.map(lambda card: _show(card, thumbnail, images), gallery.cards):
             cards.append(one)
             advance(1)
+    finally:
+        pool.shutdown(cancel_futures=True)  # after an interrupt no more cards are drawn
     with folder_lock(page.parent), atomic.report_os_errors(page), atomic.writing(page) as file:
         for piece in _render(sources, gallery, cards):
             file.write(piece.encode())
@@ -181,7 +184,8 @@ def _table(one: EvalFolder) -> dict[str, Any]:
 def _data(gallery: Gallery, cards: Sequence[Shown]) -> dict[str, Any]:
     """What the script sorts, filters and searches by."""
     return {
-        "columns": [{"name": name, "first": ends[0], "last": ends[1]} for name, ends in gallery.columns.items()],
+        "columns": gallery.columns,
+        "systems": gallery.systems,
         "cards": [
             {
                 "id": one.card.id,

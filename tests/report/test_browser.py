@@ -215,19 +215,29 @@ def test_everything_has_a_name(visit: Open, world: Path) -> None:
     assert nameless == []
 
 
-def test_a_systems_chart(visit: Open, tmp_path: Path) -> None:
-    plain = write_records(tmp_path / "plain", [record("a", "one")])
-    for name, value in (("x", 0.5), ("y", 0.75)):
-        folder = write_records(tmp_path / name, [record("a", "one")])
-        write_eval(tmp_path / f"eval-{name}", folder, {"a": {"m": value}}, plain, {"a": {"m": 0.25}})
+def test_three_systems(visit: Open, tmp_path: Path) -> None:
+    """They stand side by side, are drawn against their cost, and any two of them are compared."""
+    texts = {"a": "one", "b": "two"}
+    plain = write_records(tmp_path / "plain", [record(*one) for one in texts.items()])
+    for name, values in (("x", (0.5, 0.5)), ("y", (0.75, 0.125))):
+        folder = write_records(tmp_path / name, [record(*one) for one in texts.items()])
+        scores = {record_id: {"m": value} for record_id, value in zip(texts, values, strict=True)}
+        write_eval(tmp_path / f"eval-{name}", folder, scores, plain, {one: {"m": 0.25} for one in texts})
     page = visit(write(tmp_path / "r.html", tmp_path))
     chart = page.get_by_role("img", name="m against passes of the generator")
-    assert chart.locator("circle").count() == 3
-    heights = [float(one.get_attribute("cy") or "nan") for one in chart.locator("circle").all()]
-    assert heights[0] == pytest.approx((heights[1] + heights[2]) / 2)  # x between plain and y
+    first, second, third = (float(one.get_attribute("cy") or "nan") for one in chart.locator("circle").all())
+    assert first > third > second  # plain, x and y: 0.25, 0.5 and 0.4375, and higher is further up
     table = page.get_by_role("table", name="All systems side by side")
-    assert [one.split()[:2] for one in table.locator("tbody th").all_inner_texts()] == [
-        ["1", "x"],
-        ["2", "plain"],
+    assert [one.split() for one in table.locator("tbody th").all_inner_texts()] == [
+        ["1", "plain"],
+        ["2", "x"],
         ["3", "y"],
     ]
+    assert page.locator(".chosen").all_inner_texts() == ["m 0.750 +0.500", "m 0.125 \u22120.125"]
+    page.get_by_label("From", exact=True).select_option("x")
+    assert page.locator(".chosen").all_inner_texts() == ["m 0.750 +0.250", "m 0.125 \u22120.375"]
+    page.get_by_label("To", exact=True).select_option("plain")
+    page.get_by_label("Change").select_option("worse")
+    assert page.locator(".chosen").all_inner_texts() == ["m 0.250 \u22120.250", "m 0.250 \u22120.250"]
+    page.get_by_label("To", exact=True).select_option("x")
+    assert ids(page) == [] and page.locator("#count").inner_text() == "0 of 2 prompts"

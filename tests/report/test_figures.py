@@ -42,11 +42,11 @@ def test_a_frontier_needs_three_systems(tmp_path: Path) -> None:
     assert frontier(measured_systems(sources(tmp_path / "two", ("x",)).evals)) == []
     systems = measured_systems(sources(tmp_path / "three", ("x", "y")).evals)
     assert [(one.name, one.passes, one.means["m"].mean) for one in systems] == [
-        ("x", 2.0, 0.1),
         ("plain", 1.0, 0.05),
+        ("x", 2.0, 0.1),
         ("y", 2.0, 0.2),
     ]
     (chart,) = frontier(systems)
-    assert [(one.number, one.x) for one in chart.points] == [(1, 1.0), (2, 0.5), (3, 1.0)]
-    assert [one.y for one in chart.points] == pytest.approx([1 / 3, 0, 1])
+    assert [(one.number, one.x) for one in chart.points] == [(1, 0.5), (2, 1.0), (3, 1.0)]
+    assert [one.y for one in chart.points] == pytest.approx([0, 1 / 3, 1])
     assert (chart.passes, chart.values) == ((0, 2.0), (0.05, 0.2))

@@ -146,7 +146,7 @@ def test_what_it_tells(tmp_path: Path) -> None:
     cards = {card["id"]: card for card in page.data["cards"]}
     assert [cards[i]["failed"] for i in "0123"] == [False, False, True, False]
     assert cards["0"]["kept"] == "mend" and cards["0"]["values"]["clip"] == [0.5, 0.875]  # type: ignore[index]
-    assert page.data["columns"][0] == {"name": "caption reward", "first": 0, "last": 1}
+    assert page.data["columns"] == ["caption reward", "clip", "passes"]
 
 
 def test_an_image_that_is_in_a_card_twice_is_in_the_page_once(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def thousand(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for number in range(1000)
     ]
     page = tmp_path_factory.mktemp("thousand") / "r.html"
-    gallery = Gallery(["a", "b"], cards, {"clip": (0, 1)}, [])
+    gallery = Gallery(["a", "b"], cards, ["clip"], [])
     write_page(Sources([], []), gallery, page, assets=False, advance=lambda count: None)
     return page
 
