@@ -52,8 +52,9 @@ def found(
     for i, places in enumerate(boxes):
         colour = PALETTE[i % len(PALETTE)]
         for x0, y0, x1, y1 in places:
-            left, top = scale * x0, scale * y0
-            draw.rectangle((left, top, max(left, scale * x1 - 1), max(top, scale * y1 - 1)), outline=colour, width=line)
+            left, right = sorted(min(max(0, scale * x), canvas.width) for x in (x0, x1))
+            top, bottom = sorted(min(max(0, scale * y), canvas.height) for y in (y0, y1))
+            draw.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=colour, width=line)
             label = (left, top, left + size * (0.4 + 0.6 * len(f"{i + 1}")), top + 1.2 * size)
             draw.rectangle(label, fill=colour)
             middle = ((label[0] + label[2]) / 2, (label[1] + label[3]) / 2)

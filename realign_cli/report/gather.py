@@ -181,6 +181,7 @@ def _card(key: str, text: str, systems: Sequence[_System]) -> Card:
     chosen = {record.id for record in every if record.select}
     first_captions = {record.id: caption for record in every if (caption := _first_caption(record))}
     coarse: dict[str, Entry] = {}  # record id -> the first image that there is of it
+    told: set[str] = set()  # the ids of records of which is shown how their image was made
     for number, (system, own) in enumerate(zip(systems, records, strict=True)):
         captions = []
         for place, (entry, record) in enumerate(zip(system.prompts.get(key, []), own, strict=True), 1):
@@ -189,10 +190,13 @@ def _card(key: str, text: str, systems: Sequence[_System]) -> Card:
             title = f"{system.folder.label} {place}" if len(own) > 1 else system.folder.label
             kept = len(own) > 1 and record.id in chosen
             itself = Picture(title, partial(_open, entry), _path_or_none(entry), caption, kept)
-            before, after = _around(entry, record, coarse.get(record.id))
+            before, after = _around(entry, record, coarse.get(record.id)) if record.id not in told else ([], [])
             shown = [one.objects for one in card.pictures]
             card.pictures += [*(one for one in before if not one.objects or one.objects not in shown), itself, *after]
-            card.tries += _tries(entry, record, coarse.get(record.id))
+            if record.id not in told:
+                card.tries += _tries(entry, record, coarse.get(record.id))
+            if record.refine or record.tries:
+                told.add(record.id)
             coarse.setdefault(record.id, entry)
         _put(card, REWARD, number, len(systems), [one.reward for one in captions if one])
         _put(card, PASSES, number, len(systems), [record.cost.passes for record in own if record.cost])
@@ -225,7 +229,7 @@ def _around(entry: Entry, record: Record, coarse: Entry | None) -> tuple[list[Pi
         mended = next((i for i, one in enumerate(record.tries.made) if one.objects), None)
         if mended is None:
             return maps, []
-        draw = partial(_as_large_as, entry, _try(entry, record, mended - 1, coarse))
+        draw = partial(_as_large_as, entry, _try(entry, record, max(0, mended - 1), coarse))
         objects = record.tries.made[mended].objects or []
         title = "found" if mended == 1 else f"found in try {mended}"
         return [_found(title, draw, objects), *maps], []

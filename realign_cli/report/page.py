@@ -100,7 +100,7 @@ def write_page(sources: Sources, gallery: Gallery, page: Path, *, assets: bool, 
         pool.shutdown(cancel_futures=True)  # after an interrupt no more cards are drawn
     with folder_lock(page.parent), atomic.report_os_errors(page), atomic.writing(page) as file:
         for piece in _render(sources, gallery, cards):
-            file.write(piece.encode())
+            file.write(piece.encode(errors="replace"))  # of a folder, whose name may be no text
     return Written(page, page.stat().st_size, images, len(cards), sum(bool(one.reasons) for one in cards))
 
 

@@ -63,7 +63,10 @@ class Side:
 
 @dataclass(frozen=True)
 class EvalFolder:
-    """What `realign eval --out` wrote; `figures` are the pictures of it that are there, with what they show."""
+    """What `realign eval --out` wrote.
+
+    `settings` are those of the metrics, by dotted names; `figures` the pictures that are there, with what they show.
+    """
 
     path: Path
     label: str
@@ -71,6 +74,7 @@ class EvalFolder:
     run: Side
     baseline: Side | None
     notes: list[str]
+    settings: dict[str, str]
     figures: dict[Path, str]
 
     @property
@@ -183,6 +187,7 @@ def _eval_folder(path: Path, label: str) -> EvalFolder:
             _side(data, "in", path / SCORES),
             _side(data, "baseline", path / BASELINE_SCORES) if "baseline" in data else None,
             [str(note) for note in data["notes"]],
+            _leaves({"preset": data.get("preset")} | data.get("settings", {})),
             {path / name: shows for name, shows in _FIGURES.items() if (path / name).exists()},
         )
     except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:

@@ -53,7 +53,7 @@ def test_sort(visit: Open, world: Path) -> None:
     }.items():
         page.get_by_label("Order").select_option(order)
         assert ids(page) == wanted, order
-    assert page.locator(".chosen").all_inner_texts() == [
+    assert page.locator(".chosen").all_text_contents() == [
         "clip 0.875 +0.375",
         "clip 0.750 unchanged",
         "",
@@ -72,7 +72,7 @@ def test_filter(visit: Open, world: Path) -> None:
         assert ids(page) == wanted, change
     page.get_by_label("failed only").check()
     assert ids(page) == ["2"] and count(page) == "1 of 4 prompts"
-    assert page.locator("#cards .reason").inner_text() == "generate: no image came of it"
+    assert page.locator("#cards .reason").text_content() == "generate: no image came of it"
     page.get_by_role("button", name="Reset").click()
     page.get_by_label("Kept").select_option("mend")
     assert ids(page) == ["0"]
@@ -233,11 +233,11 @@ def test_three_systems(visit: Open, tmp_path: Path) -> None:
         ["2", "x"],
         ["3", "y"],
     ]
-    assert page.locator(".chosen").all_inner_texts() == ["m 0.750 +0.500", "m 0.125 \u22120.125"]
+    assert page.locator(".chosen").all_text_contents() == ["m 0.750 +0.500", "m 0.125 \u22120.125"]
     page.get_by_label("From", exact=True).select_option("x")
-    assert page.locator(".chosen").all_inner_texts() == ["m 0.750 +0.250", "m 0.125 \u22120.375"]
+    assert page.locator(".chosen").all_text_contents() == ["m 0.750 +0.250", "m 0.125 \u22120.375"]
     page.get_by_label("To", exact=True).select_option("plain")
     page.get_by_label("Change").select_option("worse")
-    assert page.locator(".chosen").all_inner_texts() == ["m 0.250 \u22120.250", "m 0.250 \u22120.250"]
+    assert page.locator(".chosen").all_text_contents() == ["m 0.250 \u22120.250", "m 0.250 \u22120.250"]
     page.get_by_label("To", exact=True).select_option("x")
     assert ids(page) == [] and page.locator("#count").inner_text() == "0 of 2 prompts"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -132,6 +133,19 @@ def test_several_images_of_a_prompt(tmp_path: Path) -> None:
     assert card.values[REWARD] == pytest.approx([0.4, 0.6])
 
 
+def test_how_an_image_was_made_is_told_once(tmp_path: Path) -> None:
+    """`best` passes refined images on, and has no strips."""
+    chosen = {"kept": "final", "coarse": caption("x", 0.1), "final": caption("y", 0.8)}
+    refined = record("a", "a red square", objects=objects(), refine=chosen)
+    coarse = write_records(tmp_path / "coarse", [record("a", "a red square")], "generate")
+    final = write_records(tmp_path / "final", [refined], "refine", shade=10)
+    best = write_records(tmp_path / "best", [refined], "select", shade=10)
+    (card,) = gallery(coarse, final, best).cards
+    assert titles(card) == ["coarse", "found", "final", "best"]
+    assert np.asarray(card.pictures[1].draw()).shape == (256, 256, 3)
+    assert card.values[REWARD] == [0.1, 0.8, 0.8]
+
+
 def test_columns_of_evals(tmp_path: Path) -> None:
     made = gallery(write_world(tmp_path / "out"))
     values = {card.id: card.values.get("clip") for card in made.cards}
@@ -161,15 +175,26 @@ def test_what_fails_is_a_card_with_its_reason(tmp_path: Path) -> None:
     failure = {"stage": "tag", "kind": "k", "message": "no tags"}
     mended = {"stage": "score", "kind": "k", "message": "by rules", "recovered": True}
     lines = [record("a", "one", failures=[failure]), record("b", "two", failures=[mended]), record("c", "three")]
-    folder = write_records(tmp_path / "f", [*lines, "{", record("a", "again")])
+    nowhere = json.dumps(record("e", "four", tries=tries(2, {"how": "draw"})))
+    folder = write_records(tmp_path / "f", [*lines, "{", record("a", "again"), nowhere])
     (folder / "c.png").write_bytes(b"no image")
-    one, two, three, torn, again = gallery(folder).cards
+    one, two, three, torn, again, lost = gallery(folder).cards
     assert (one.failures, one.remarks) == (["tag: no tags"], [])
     assert (two.failures, two.remarks) == ([], ["score: by rules"])
     with pytest.raises(RecordError, match="not a readable image"):
         three.pictures[0].draw()
     assert "not a JSON record" in torn.failures[0] and torn.id == f"{folder / 'metadata.jsonl'}:4"
     assert "id 'a' was used before" in again.failures[0]
+    assert "kept must be the place of one of those made" in lost.failures[0]
+
+
+def test_boxes_outside_an_image_and_masks_of_another_one(tmp_path: Path) -> None:
+    far = [{**objects()[0], "boxes": [[10**12, -5, -(10**12), 10**12]]}]
+    lines = [record("a", "one", objects=far), record("b", "two", objects=objects(32))]
+    inside, other = (card.pictures[1] for card in gallery(write_records(tmp_path / "f", lines)).cards)
+    assert inside.draw().size == (256, 256)
+    with pytest.raises(RecordError, match="the mask is 32x32, the image 64x64"):
+        other.draw()
 
 
 def test_maps_are_shown_where_a_stage_left_them(tmp_path: Path) -> None:

@@ -179,6 +179,12 @@ def test_full_images_are_the_files_themselves(tmp_path: Path) -> None:
         assert found.size == (256, 256)
 
 
+def test_a_folder_whose_name_is_no_text(tmp_path: Path) -> None:
+    folder = write_records(tmp_path / "a\udcff", [record("a", "one")])
+    write(tmp_path / "r.html", folder)
+    assert "<h1>a?</h1>" in (tmp_path / "r.html").read_text(encoding="utf-8")
+
+
 def test_an_eval_alone(tmp_path: Path) -> None:
     root = write_world(tmp_path / "out")
     assert write(tmp_path / "r.html", root / "eval").prompts == 0
