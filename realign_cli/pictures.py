@@ -19,6 +19,7 @@ PALETTE = ((0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (213, 9
 _KEPT = PALETTE[2]
 _TILE = 192
 _LINE = 18
+_FRAME = 3  # pixels around what was kept
 _READABLE = 256  # pixels of the longer side, from which on a number in a picture can be read
 _SEEN = 400  # characters; Pillow measures all of a text before it draws any
 
@@ -88,7 +89,7 @@ def strip(prompt: str, coarse: Image.Image, regions: Sequence[Region], final: Im
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=13)
     _paste(canvas, tiles)
     chosen = 0 if kept == "coarse" else 2 * (_TILE + 4)
-    draw.rectangle((chosen, 0, chosen + _TILE - 1, _TILE - 1), outline=_KEPT, width=3)
+    draw.rectangle((chosen, 0, chosen + _TILE - 1, _TILE - 1), outline=_KEPT, width=_FRAME)
     draw.text((2, _TILE + 2), f"{_line(prompt)}   (kept: {kept})", fill="black", font=font)
     for i, region in enumerate(regions):
         y = _TILE + 2 + (i + 1) * _LINE
@@ -122,7 +123,7 @@ def row(prompt: str, shown: Sequence[Tile], places: int) -> Image.Image:
     for i, tile in enumerate(shown):
         if tile.kept:
             left = i * (_TILE + 4)
-            draw.rectangle((left, 0, left + _TILE - 1, _TILE - 1), outline=_KEPT, width=3)
+            draw.rectangle((left, 0, left + _TILE - 1, _TILE - 1), outline=_KEPT, width=_FRAME)
         text = f"{i + 1}  {_line(tile.title)}"
         draw.text((2, _TILE + 2 + (i + 1) * _LINE), text, fill=_KEPT if tile.kept else (90, 90, 90), font=font)
     return canvas
@@ -131,6 +132,13 @@ def row(prompt: str, shown: Sequence[Tile], places: int) -> Image.Image:
 def row_tiles(picture: Image.Image, count: int) -> list[Image.Image]:
     """The first `count` images of a picture that `row` or `strip` drew, as large as they are on it."""
     return [picture.crop((x, 0, x + _TILE, _TILE)) for x in range(0, count * (_TILE + 4), _TILE + 4)]
+
+
+def is_tile_of(tile: Image.Image, image: Image.Image) -> bool:
+    """Whether a tile of a row shows this image, be it in a frame."""
+    inner = (slice(_FRAME, -_FRAME),) * 2
+    shown, expected = (np.asarray(one, np.float32)[inner] for one in (tile, _as_tile(image)))
+    return bool(np.abs(shown - expected).mean() < 1)  # another version of Pillow may round another way
 
 
 def before_and_after(title: str, prompt: str, before: Image.Image, after: Image.Image) -> Image.Image:
@@ -151,5 +159,9 @@ def _line(text: str) -> str:
 def _paste(canvas: Image.Image, tiles: Sequence[Image.Image], top: int = 0) -> None:
     """Tiles of one size, side by side from the left."""
     for i, tile in enumerate(tiles):
-        filtering = Image.Resampling.NEAREST if tile.width < _TILE else Image.Resampling.LANCZOS
-        canvas.paste(tile.resize((_TILE, _TILE), filtering), (i * (_TILE + 4), top))
+        canvas.paste(_as_tile(tile), (i * (_TILE + 4), top))
+
+
+def _as_tile(image: Image.Image) -> Image.Image:
+    filtering = Image.Resampling.NEAREST if image.width < _TILE else Image.Resampling.LANCZOS
+    return image.resize((_TILE, _TILE), filtering)

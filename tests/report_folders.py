@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from realign_cli.evaluation.compare import compare
-from realign_cli.pictures import Tile, row
+from realign_cli.pictures import Tile, row, strip
 from realign_cli.stages.run_lengths import encode
 
 Line = dict[str, Any]
@@ -61,19 +61,26 @@ def tries(kept: int, *made: Line) -> Line:
 
 
 def write_records(folder: Path, lines: Iterable[Line | str], stage: str | None = None, shade: int = 0) -> Path:
-    """A folder of records with an image for each that names one, and a strip for each that was tried."""
+    """A folder of records with an image for each that names one, and a strip for each that was tried or refined."""
     (folder / "pictures").mkdir(parents=True)
     written = list(lines)
     for number, line in enumerate(written):
         if isinstance(line, str) or not line["file_name"]:
             continue
-        image(shade + number).save(folder / line["file_name"])
+        as_it_was = line.get("tries", {}).get("kept") == 0
+        own = image(number if as_it_was else shade + number)  # a folder of shade 0 has what others were made from
+        own.save(folder / line["file_name"])
         if "tries" in line:
-            made = line["tries"]["made"]
+            made, kept = line["tries"]["made"], line["tries"]["kept"]
+            drawn = {0: image(number), kept: own}
             shown = [
-                Tile(image(100 + i), "", i == line["tries"]["kept"]) for i, one in enumerate(made) if "caption" in one
+                Tile(drawn.get(i, image(100 + i)), "", i == kept) for i, one in enumerate(made) if "caption" in one
             ]
             row(line["text"], shown, 4).save(folder / "pictures" / f"{line['id']}-strip.png")
+        if "refine" in line:
+            kept = line["refine"]["kept"]
+            refined = image(shade + number if kept == "final" else 7)
+            strip(line["text"], image(number), [], refined, kept).save(folder / "pictures" / f"{line['id']}-strip.png")
     text = "".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in written)
     (folder / "metadata.jsonl").write_text(text)
     if stage:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import filecmp
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -15,7 +17,7 @@ from PIL import Image
 from realign_cli.data.images import image_path, open_image
 from realign_cli.errors import RecordError
 from realign_cli.evaluation.compare import categories
-from realign_cli.pictures import found, row_tiles
+from realign_cli.pictures import found, is_tile_of, row_tiles
 from realign_cli.runs.folder import picture_path
 from realign_cli.stages.run_lengths import decode
 
@@ -27,7 +29,9 @@ if TYPE_CHECKING:
 REWARD, PASSES = "caption reward", "passes"
 # Pictures that stages leave of a record and the gallery shows as they are: the kind in their file name, and a title.
 LEFT_BY_STAGES = {"maps": "attention maps"}
+_COMPARED = 5  # records by which a folder is told to be what another one was made from
 _IN_PLACE = frozenset({"caption-reward", "tag", "score", "segment"})  # stages whose records keep their images
+_STRIP = "strip"
 Draw = Callable[[], Image.Image]
 
 
@@ -77,18 +81,25 @@ class Gallery:
 
 @dataclass
 class _System:
-    """A folder of images. `later` has, by id, its records after stages that kept the images; `prompts` its records by
-    prompt; `measured` what evals say of it.
+    """A folder of images. `origin` is the one that its images were made from; `later` has, by id, its records after
+    stages that kept the images; `prompts` its records by prompt, `ids` by id; `measured` what evals say of it.
     """
 
     folder: RecordFolder
+    origin: _System | None = None
     later: dict[str, Record] = field(default_factory=dict)
     measured: list[Side] = field(default_factory=list)
     prompts: dict[str, list[Entry]] = field(default_factory=dict)
+    ids: dict[str, Entry] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for entry in self.folder.entries:
+            self.ids[entry.record.id] = entry
             self.prompts.setdefault(entry.record.prompt_key, []).append(entry)
+
+    @property
+    def stage(self) -> str | None:
+        return self.folder.account.stage if self.folder.account else None
 
     def record(self, entry: Entry) -> Record:
         return self.later.get(entry.record.id, entry.record)
@@ -136,8 +147,19 @@ def _systems(folders: Sequence[RecordFolder]) -> list[_System]:
         if about:
             about.later |= {entry.record.id: entry.record for entry in folder.entries}
         else:
-            systems.append(_System(folder))
+            systems.append(_System(folder, _origin(folder, systems)))
     return systems
+
+
+def _origin(folder: RecordFolder, earlier: Sequence[_System]) -> _System | None:
+    """The folder whose images the strips of this one begin with; other systems may have the same ids."""
+    seen: list[list[bool]] = [[] for _ in earlier]
+    made = (entry for entry in folder.entries if entry.record.refine or entry.record.tries)
+    for entry in islice(made, _COMPARED):
+        for system, shown in zip(earlier, seen, strict=True):
+            with suppress(RecordError, KeyError):  # what is not there tells nothing
+                shown.append(is_tile_of(_on_strip(entry, 0), _open(system.ids[entry.record.id])))
+    return next((system for system, shown in zip(earlier, seen, strict=True) if shown and all(shown)), None)
 
 
 def _same_images(one: RecordFolder, other: RecordFolder) -> bool:
@@ -179,25 +201,29 @@ def _card(key: str, text: str, systems: Sequence[_System]) -> Card:
     every = [record for own in records for record in own]
     card.categories, card.kept = categories(every[0]), _kept(every[-1])
     chosen = {record.id for record in every if record.select}
-    first_captions = {record.id: caption for record in every if (caption := _first_caption(record))}
-    coarse: dict[str, Entry] = {}  # record id -> the first image that there is of it
+    captions_of_origins = {
+        (id(system.origin), record.id): _first_caption(record)
+        for system, own in zip(systems, records, strict=True)
+        for record in own
+    }
+    several = sum(any(record.tries for record in own) for own in records) > 1
     told: set[str] = set()  # the ids of records of which is shown how their image was made
     for number, (system, own) in enumerate(zip(systems, records, strict=True)):
         captions = []
         for place, (entry, record) in enumerate(zip(system.prompts.get(key, []), own, strict=True), 1):
-            caption = _caption(record) or (None if record.id in coarse else first_captions.get(record.id))
-            captions.append(caption)
+            captions.append(_caption(record) or captions_of_origins.get((id(system), record.id)))
             title = f"{system.folder.label} {place}" if len(own) > 1 else system.folder.label
             kept = len(own) > 1 and record.id in chosen
-            itself = Picture(title, partial(_open, entry), _path_or_none(entry), caption, kept)
-            before, after = _around(entry, record, coarse.get(record.id)) if record.id not in told else ([], [])
-            shown = [one.objects for one in card.pictures]
-            card.pictures += [*(one for one in before if not one.objects or one.objects not in shown), itself, *after]
-            if record.id not in told:
-                card.tries += _tries(entry, record, coarse.get(record.id))
+            itself = Picture(title, partial(_open, entry), _path_or_none(entry), captions[-1], kept)
+            coarse = system.origin.ids.get(record.id) if system.origin else None
+            passed_on = system.stage == "select" and record.id in told
+            before, after = ([], []) if passed_on else _around(entry, record, coarse)
+            tries = () if passed_on else _tries(entry, record, coarse)
+            card.tries += (replace(one, title=f"{title} {one.title}") for one in tries) if several else tries
             if record.refine or record.tries:
                 told.add(record.id)
-            coarse.setdefault(record.id, entry)
+            shown = [one.objects for one in card.pictures]
+            card.pictures += [*(one for one in before if not one.objects or one.objects not in shown), itself, *after]
         _put(card, REWARD, number, len(systems), [one.reward for one in captions if one])
         _put(card, PASSES, number, len(systems), [record.cost.passes for record in own if record.cost])
         measured = [system.numbers(record.id) for record in own]
@@ -235,6 +261,8 @@ def _around(entry: Entry, record: Record, coarse: Entry | None) -> tuple[list[Pi
         return [_found(title, draw, objects), *maps], []
     if not record.refine:
         return [], [*([_found("found", partial(_open, entry), record.objects)] if record.objects else []), *maps]
+    if not (entry.base and picture_path(entry.base, record.id, _STRIP).exists()):  # passed on by select, say
+        return maps, []
     first = partial(_open, coarse) if coarse else partial(_as_large_as, entry, partial(_tile, entry, 0))
     before = [_found("found", first, record.objects)] if record.objects else []
     if record.refine.kept == "coarse" and record.refine.final:
@@ -264,13 +292,17 @@ def _try(entry: Entry, record: Record, index: int, coarse: Entry | None) -> Draw
 
 def _tile(entry: Entry, index: int) -> Image.Image:
     """An image of which there is no file, from the strip of its record, in the shape of the record's own image."""
-    assert entry.base
-    tile = row_tiles(open_image(picture_path(entry.base, entry.record.id, "strip")), index + 1)[index]
+    tile = _on_strip(entry, index)
     width, height = _open(entry).size
     if max(width, height) < tile.width:  # its pixels were only repeated
         return tile.resize((width, height), Image.Resampling.NEAREST)
     scale = tile.width / max(width, height)
     return tile.resize((round(width * scale), round(height * scale)), Image.Resampling.LANCZOS)
+
+
+def _on_strip(entry: Entry, index: int) -> Image.Image:
+    assert entry.base
+    return row_tiles(open_image(picture_path(entry.base, entry.record.id, _STRIP)), index + 1)[index]
 
 
 def _as_large_as(entry: Entry, draw: Draw) -> Image.Image:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from PIL import Image
 from report_folders import caption, image, objects, record, tries, write_eval, write_records, write_world
 
 from realign_cli.errors import RecordError, UsageError
 from realign_cli.report.gather import PASSES, REWARD, Card, Gallery, gather
 from realign_cli.report.sources import read_sources
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 def gallery(*folders: Path) -> Gallery:
@@ -98,10 +101,7 @@ def test_tag_score_and_segment_belong_to_the_images_they_are_about(tmp_path: Pat
     write_records(tmp_path / "segmented", [lines[0] | {"tags": tags, "objects": objects()}, lines[1]], "segment")
     chosen = {"kept": "coarse", "coarse": caption("x", 0.7), "final": caption("y", 0.3)}
     refined = [lines[0] | {"objects": objects(), "refine": chosen}, lines[1] | {"refine": {"kept": "coarse"}}]
-    final = write_records(tmp_path / "final", refined, "refine")
-    tiles = Image.new("RGB", (3 * 192 + 8, 240), "white")
-    tiles.paste(image(7).resize((192, 192), Image.Resampling.NEAREST), (2 * 196, 0))
-    tiles.save(final / "pictures" / "a-strip.png")
+    write_records(tmp_path / "final", refined, "refine")
     made = gallery(tmp_path)  # in the order of the method, which is not that of the names
     assert made.systems == ["coarse", "final"]
     first, second = made.cards
@@ -140,10 +140,35 @@ def test_how_an_image_was_made_is_told_once(tmp_path: Path) -> None:
     coarse = write_records(tmp_path / "coarse", [record("a", "a red square")], "generate")
     final = write_records(tmp_path / "final", [refined], "refine", shade=10)
     best = write_records(tmp_path / "best", [refined], "select", shade=10)
+    (best / "pictures" / "a-strip.png").unlink()
     (card,) = gallery(coarse, final, best).cards
     assert titles(card) == ["coarse", "found", "final", "best"]
     assert np.asarray(card.pictures[1].draw()).shape == (256, 256, 3)
     assert card.values[REWARD] == [0.1, 0.8, 0.8]
+    assert titles(gallery(best).cards[0]) == ["best"]
+
+
+def test_what_an_image_was_made_from_is_told_by_its_strip(tmp_path: Path) -> None:
+    """Another system of the same ids is no origin, and gets no captions."""
+    made = [{"how": "draw", "caption": caption("x", 0.1)}, {"how": "mend", "caption": caption("y", 0.9)}]
+    other = write_records(tmp_path / "other", [record("a", "one"), record("b", "two")], shade=30)
+    coarse = write_records(tmp_path / "coarse", [record("a", "one"), record("b", "two")])
+    lines = [record(one, text, tries=tries(1, *made)) for one, text in (("a", "one"), ("b", "two"))]
+    final = write_records(tmp_path / "final", lines, shade=10)
+    for folders, rewards in (((other, coarse, final), [None, 0.1, None]), ((other, final), [None, None])):
+        for number, card in enumerate(gallery(*folders).cards):
+            assert card.values.get(REWARD, [None, None]) == rewards
+            assert same(card.tries[0].draw(), image(number)) and same(card.tries[1].draw(), image(10 + number))
+
+
+def test_two_systems_from_the_same_images_are_both_told(tmp_path: Path) -> None:
+    coarse = write_records(tmp_path / "coarse", [record("a", "one")])
+    made = [{"how": "draw", "caption": caption("x", 0.1)}, {"how": "mend", "caption": caption("y", 0.9)}]
+    lines = [record("a", "one", tries=tries(1, *made))]
+    folders = [write_records(tmp_path / f"t{shade}", lines, "tries", shade=shade) for shade in (10, 20)]
+    (card,) = gallery(coarse, *folders).cards
+    assert [one.title for one in card.tries] == ["t10 1 draw", "t10 2 mend", "t20 1 draw", "t20 2 mend"]
+    assert all(same(card.tries[i].draw(), image(number)) for i, number in enumerate((0, 10, 0, 20)))
 
 
 def test_columns_of_evals(tmp_path: Path) -> None:
