@@ -2,6 +2,7 @@
 
     python benchmarks/compute_frontier.py try draws --seed 42 --tries 8      (and: regional, modulation; --model DIR)
     python benchmarks/compute_frontier.py table runs/frontier
+    python benchmarks/compute_frontier.py plot docs/frontier.png runs/frontier
 
 `try` makes the tries of 520 held-out prompts of the embedded world, judges each by the oracle, which chooses none, and
 appends a line per prompt to runs/frontier/NAME.jsonl; killed, it goes on. `draws` always makes all of its images, the
@@ -21,11 +22,15 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 COUNT, GOOD, BATCH = 520, 0.95, 32
+SAME, SHAPE = 16, 40  # of 255: what a pixel that stays may differ by, and what a shape differs from the ground by
 FOLDER = Path("runs/frontier")
 Line = dict[str, Any]
 
@@ -71,9 +76,15 @@ def make(name: str, out: Path, seed: int, tries: int, model: Path | None) -> Non
         with out.open("a") as file:
             for record, outcome in zip(batch, outcomes, strict=True):
                 images, made = seen[record.id], outcome.changes["tries"].made  # type: ignore[union-attr]
-                read = Oracle().measure(images, [record.text] * len(images))
+                judged = Oracle().measure(images, [record.text] * len(images))["all_correct"]
                 lines = [
-                    {"how": one.how, "reward": one.caption.reward, **{key: read[key][i] for key in read}}
+                    {
+                        "how": one.how,
+                        "caption": one.caption.text,
+                        "reward": one.caption.reward,
+                        "all_correct": judged[i],
+                        **composition(images[0], images[i]),
+                    }
                     for i, one in enumerate(made)
                 ]
                 file.write(json.dumps({"id": record.id, "tries": lines}) + "\n")
@@ -115,34 +126,111 @@ def interval(differences: np.ndarray) -> str:
     return f"{100 * differences.mean():+.1f} ({low:+.1f} to {high:+.1f})"
 
 
-def table(folder: Path) -> str:
-    """One table for each suffix of the files (a seed, a model), in Markdown."""
-    suffixes = sorted({path.stem.partition("-")[2] for path in folder.glob("draws*.jsonl")})
-    return "\n".join(_table(folder, suffix) for suffix in suffixes)
-
-
-def _table(folder: Path, suffix: str) -> str:
+def read(folder: Path, suffixes: Sequence[str]) -> dict[str, list[dict[str, list[Line]]]]:
+    """Of each file, the tries of the prompts that all files have, seed by seed."""
     runs = {}
     for name in ("draws", "modulation", "regional"):
-        path = folder / f"{name}-{suffix}.jsonl"
-        if path.exists():
-            lines = map(json.loads, path.read_text().splitlines())
-            runs[name] = {line["id"]: line["tries"] for line in lines}
-    ids = sorted(set.intersection(*(set(run) for run in runs.values())))
-    most = min(len(tries) for tries in runs["draws"].values())
-    spent: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    rows = [f"**{suffix}**, n = {len(ids)}", "", "| | mean passes | all correct | to plain | to draw and verify |"]
-    rows.append("|---|---|---|---|---|")
-    for way in ways(most):
-        if way.file not in runs:
+        paths = [folder / f"{name}-{suffix}.jsonl" for suffix in suffixes]
+        if all(path.exists() for path in paths):
+            lines = [map(json.loads, path.read_text().splitlines()) for path in paths]
+            runs[name] = [{line["id"]: line["tries"] for line in part} for part in lines]
+    ids = sorted(set.intersection(*(set(seed) for run in runs.values() for seed in run)))
+    return {name: [{i: seed[i] for i in ids} for seed in run] for name, run in runs.items()}
+
+
+def suffixes(folder: Path) -> dict[str, list[str]]:
+    """Of each model ("" is the base model) the suffixes of its files, one of each seed."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(folder.glob("draws-seed-*.jsonl")):
+        suffix = path.stem.partition("-")[2]
+        found.setdefault("-".join(suffix.split("-")[2:]), []).append(suffix)
+    return found
+
+
+def spent(way: Way, seeds: Sequence[dict[str, list[Line]]]) -> tuple[np.ndarray, np.ndarray]:
+    """Passes, and whether what is kept is all correct, (seeds, prompts)."""
+    pairs = np.array([[way.spend(tries) for tries in seed.values()] for seed in seeds])
+    return pairs[..., 0], pairs[..., 1]
+
+
+def table(folder: Path) -> str:
+    """What each way gets and what a mend keeps, for each model, in Markdown; intervals are over prompts."""
+    parts = []
+    for model, names in suffixes(folder).items():
+        runs = read(folder, names)
+        seeds, count = len(names), len(runs["draws"][0])
+        title = f"**{model or 'base model'}**, n = {count}, {', '.join(names)}"
+        parts += [title, "", "| | mean passes | all correct | to plain | to draw and verify |", "|---|---|---|---|---|"]
+        most = min(len(tries) for seed in runs["draws"] for tries in seed.values())
+        right: dict[str, np.ndarray] = {}
+        for way in ways(most):
+            if way.file not in runs:
+                continue
+            passes, right[way.name] = spent(way, runs[way.file])
+            each = f" ({', '.join(f'{100 * r:.1f}' for r in right[way.name].mean(1))})" if seeds > 1 else ""
+            rival = right.get(f"draw and verify, {way.tries} tries") if way.file != "draws" else None
+            differences = [
+                "" if other is None else interval((right[way.name] - other).mean(0))
+                for other in (right["plain"] if way.tries > 1 else None, rival)
+            ]
+            cells = [way.name, f"{passes.mean():.2f}", f"{100 * right[way.name].mean():.1f} %{each}", *differences]
+            parts.append(f"| {' | '.join(cells)} |")
+        parts += ["", *kept(runs), ""]
+    return "\n".join(parts)
+
+
+def kept(runs: dict[str, list[dict[str, list[Line]]]]) -> list[str]:
+    """How much of the first image a second one of the same prompt keeps."""
+    rows = ["| second image | n | unchanged pixels | overlap of the shapes |", "|---|---|---|---|"]
+    for name, how in (("draws", "draw"), ("modulation", "mend"), ("regional", "mend")):
+        seconds = [tries[1] for seed in runs.get(name, []) for tries in seed.values() if len(tries) > 1]
+        chosen = [one for one in seconds if one["how"] == how]
+        if chosen:
+            unchanged, overlap = (100 * np.mean([one[key] for one in chosen]) for key in ("unchanged", "overlap"))
+            title = "a fresh draw" if name == "draws" else f"mended by {name}"
+            rows.append(f"| {title} | {len(chosen)} | {unchanged:.0f} % | {overlap:.0f} % |")
+    return rows
+
+
+def plot(folder: Path, out: Path) -> None:
+    """The figure of the base model: all correct over passes, a line for each way to spend them."""
+    from matplotlib.figure import Figure
+
+    runs = read(folder, suffixes(folder)[""])
+    most = min(len(tries) for seed in runs["draws"] for tries in seed.values())
+    lines = {
+        "best of N draws": ("draws", False, "#999999"),
+        "draw and verify": ("draws", True, "#0072b2"),
+        "loop, modulation (the paper's)": ("modulation", True, "#e69f00"),
+        "loop, regional": ("regional", True, "#009e73"),
+    }
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for label, (file, verified, colour) in lines.items():
+        if file not in runs:
             continue
-        passes, right = (np.array(x) for x in zip(*(way.spend(runs[way.file][i]) for i in ids), strict=True))
-        spent[way.name] = passes, right
-        plain = "" if way.tries == 1 else interval(right - spent["plain"][1])
-        rival = spent.get(f"draw and verify, {way.tries} tries")
-        versus = interval(right - rival[1]) if rival and way.file != "draws" else ""
-        rows.append(f"| {way.name} | {passes.mean():.2f} | {100 * right.mean():.1f} % | {plain} | {versus} |")
-    return "\n".join([*rows, ""])
+        points = [spent(Way(label, file, tries, verified), runs[file]) for tries in range(1, most + 1)]
+        x, y = np.array([[passes.mean(), 100 * right.mean()] for passes, right in points]).T
+        draw = np.random.default_rng(0).integers(len(points[0][1][0]), size=(2000, len(points[0][1][0])))
+        low, high = 100 * np.quantile([right.mean(0)[draw].mean(1) for _, right in points], [0.025, 0.975], axis=1)
+        axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+        axes.plot(x, y, "o-", color=colour, label=label, markersize=4)
+    axes.set_xlabel("passes of the generator per image, on average")
+    axes.set_ylabel("all correct, %")
+    axes.legend(frameon=False)
+    axes.grid(alpha=0.3)
+    figure.savefig(out, dpi=110)
+
+
+def composition(first: Image.Image, second: Image.Image) -> dict[str, float]:
+    """The share of pixels that stay as they were, and the overlap (IoU) of what is not ground."""
+    one, two = (np.asarray(image.convert("RGB"), np.int16) for image in (first, second))
+    shapes = [np.abs(a - np.median(a[0], axis=0)).max(-1) > SHAPE for a in (one, two)]
+    union = (shapes[0] | shapes[1]).sum()
+    return {
+        "unchanged": float((np.abs(one - two).max(-1) <= SAME).mean()),
+        "overlap": float((shapes[0] & shapes[1]).sum() / union) if union else 1.0,
+    }
 
 
 def main() -> None:
@@ -154,11 +242,17 @@ def main() -> None:
     trying.add_argument("--tries", type=int, default=8)
     trying.add_argument("--model", type=Path, help="what realign train made")
     trying.add_argument("--folder", type=Path, default=FOLDER)
-    showing = sub.add_parser("table", help="the table of what was made")
+    showing = sub.add_parser("table", help="the tables of what was made")
     showing.add_argument("folder", type=Path, nargs="?", default=FOLDER)
+    drawing = sub.add_parser("plot", help="the figure of what was made")
+    drawing.add_argument("out", type=Path)
+    drawing.add_argument("folder", type=Path, nargs="?", default=FOLDER)
     given = parser.parse_args()
     if given.command == "table":
         sys.stdout.write(table(given.folder))
+        return
+    if given.command == "plot":
+        plot(given.folder, given.out)
         return
     suffix = f"seed-{given.seed}" + (f"-{given.model.name}" if given.model else "")
     make(given.name, given.folder / f"{given.name}-{suffix}.jsonl", given.seed, given.tries, given.model)

@@ -9,7 +9,7 @@ import hashlib
 import importlib
 import inspect
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -101,14 +101,15 @@ class Models(roles.Models):
 
     @cached_property
     def training(self) -> settings.Training:
-        """Section `train` of the preset.
+        """Section `train` of the preset, with what section `train-ESTIMATOR` changes of it.
 
         Raises:
             UsageError: a key is missing, unknown, of another type or out of range.
         """
         from realign_cli.settings import Training
 
-        return self._checked(Training, "train")
+        estimator = self.preset.section("train").get("estimator", "")
+        return self._checked(Training, "train", self.preset.variant("train", estimator))
 
     def trainable_generator(self, **options: Any) -> roles.TrainableGenerator:
         """A generator made trainable, apart from `generator`; options as of `TrainableGenerator`.
@@ -162,11 +163,11 @@ class Models(roles.Models):
             described[name] = section
         return {"preset": self.preset.name, "settings": described}
 
-    def _checked(self, kind: type[T], section: str) -> T:
+    def _checked(self, kind: type[T], section: str, settings: Mapping[str, Any] | None = None) -> T:
         from pydantic import ValidationError
 
         try:
-            return kind(**self.preset.section(section))
+            return kind(**(self.preset.section(section) if settings is None else settings))
         except ValidationError as error:
             raise UsageError(
                 f"preset '{self.preset.name}': {presets.describe_errors(error, section)}; presets/tiny.toml shows "

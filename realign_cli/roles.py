@@ -110,15 +110,39 @@ class TrainableGenerator(Protocol):
         """Latents (B, C, h, w) to start from, one noise per seed."""
         ...
 
-    def denoise(self, latents: Tensor, embeddings: Tensor, start: int, stop: int, *, guided: bool = True) -> Tensor:
-        """Latents after the sampler steps from `start` up to but without `stop`; no gradient.
+    def denoise(
+        self,
+        latents: Tensor,
+        embeddings: Tensor,
+        start: int,
+        stop: int,
+        *,
+        guided: bool = True,
+        with_gradient: bool = False,
+    ) -> Tensor:
+        """Latents after the sampler steps from `start` up to but without `stop`.
 
         `guided` is with classifier-free guidance.
         """
         ...
 
-    def predict_x0(self, latents: Tensor, embeddings: Tensor, step: int) -> Tensor:
-        """The clean latents x_0' as they are estimated at one sampler step, with gradient to the trained weights."""
+    def time(self, step: int) -> int:
+        """The time of diffusion at which a sampler step starts: 0 is nearly clean, and 999 or so all noise.
+
+        After the last step it is negative.
+        """
+        ...
+
+    def alphas(self, times: Tensor) -> Tensor:
+        """How much of the variance at `times` (B,) is the clean latents, as (B, 1, 1, 1); 1 at negative times."""
+        ...
+
+    def add_noise(self, latents: Tensor, noise: Tensor, times: Tensor) -> Tensor:
+        """Clean latents as they are at `times` (B,), with that noise."""
+        ...
+
+    def predict_x0(self, latents: Tensor, embeddings: Tensor, times: Tensor, *, guided: bool = True) -> Tensor:
+        """The clean latents x_0' as they are estimated at `times` (B,), with gradient to the trained weights."""
         ...
 
     def decode(self, latents: Tensor) -> Tensor:

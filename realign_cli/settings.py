@@ -64,7 +64,8 @@ class Loop:
     mend: bool  # use what is found in a drawn image; else every try is a new draw
 
 
-Estimator = Literal["reinforce", "likelihood", "weighted"]
+Estimator = Literal["reinforce", "likelihood", "draft", "weighted", "nft", "ddpo"]
+ON_POLICY = ("nft", "ddpo")  # what learns from images that the generator draws while it is trained
 Combine = Literal["sum", "alternate"]
 Precision = Literal["no", "fp16", "bf16"]
 
@@ -96,7 +97,7 @@ class Training:
     """
 
     reward: Annotated[str, AfterValidator(_check_weights)]  # NAME=WEIGHT,...
-    estimator: Estimator  # "weighted" is reward-weighted denoising; else the rewards' gradients go through the image
+    estimator: Estimator  # how the generator learns from the rewards; see training.setup.METHODS
     reward_weight: float  # lambda, the weight of the reward terms
     temperature: Annotated[float, Field(gt=0)]  # of reward-weighted denoising, in standard deviations of the penalty
     sampler_steps: SamplerSteps  # T, the sampler steps of a whole rollout
@@ -104,6 +105,9 @@ class Training:
     last_step: Annotated[int, Field(ge=0)]  # the last one
     terms_per_rollout: Annotated[int, Field(ge=1)]  # reward terms taken from one rollout
     guidance: Guidance  # scale of classifier-free guidance during training
+    images_per_prompt: Annotated[int, Field(ge=1)]  # of nft and ddpo: images of a prompt that are compared
+    limit: Annotated[float, Field(gt=0)]  # of nft and ddpo: larger advantages count as this, in standard deviations
+    mix: Annotated[float, Field(gt=0)]  # of nft: beta, how far from the old policy its good and bad ones lie
     combine: Combine  # the reward terms and L_pre: both in every optimiser step, or by turns
     pretraining_images: Annotated[int, Field(ge=0)]  # for L_pre, or for reward-weighted denoising; 0 means none
     micro_batch_size: Annotated[int, Field(ge=1)]  # samples in a micro-batch
@@ -135,6 +139,14 @@ class Training:
             raise PydanticCustomError(
                 "terms", f"{terms} terms per rollout, but only {last - first + 1} steps to take them at"
             )
+        if self.estimator in ON_POLICY and self.micro_batch_size % self.images_per_prompt:
+            raise PydanticCustomError(
+                "images_per_prompt",
+                f"{self.images_per_prompt} images of each prompt do not make a micro_batch_size of "
+                f"{self.micro_batch_size}",
+            )
+        if self.estimator in ON_POLICY and self.images_per_prompt < 2:
+            raise PydanticCustomError("images_per_prompt", "1 image of a prompt has no other to be compared with")
         if self.estimator == "weighted" and not self.pretraining_images:
             raise PydanticCustomError(
                 "examples", "pretraining_images is 0, and reward-weighted denoising learns from such images"

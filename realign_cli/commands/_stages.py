@@ -29,9 +29,9 @@ STAGES = {
 
 
 def sections_held(preset: Preset) -> dict[str, tuple[str, ...]]:
-    """The sections whose models a command holds; for training they are those of the caption reward."""
+    """The sections whose models a command holds; for training they are those of the caption reward and its watch."""
     return {
-        "train": (*Generate.sections, *CaptionReward.sections),
+        "train": (*Generate.sections, *CaptionReward.sections, "tagger", "detector", "clip"),
         **STAGES,
         "eval": (*metric_sections(preset), ROLES["features"].section),
     }

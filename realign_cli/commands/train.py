@@ -41,7 +41,7 @@ def train(
         str | None,
         typer.Option(
             metavar="NAME=WEIGHT,...",
-            help="Rewards to train for: caption, clip, blip, or module:Class.",
+            help="Rewards to train for: caption, clip, blip, itm, or module:Class.",
             rich_help_panel=_METHOD,
         ),
     ] = None,
@@ -91,9 +91,10 @@ def train(
     """Fine-tune the generator with reward feedback learning on the caption reward (Eq. 4 and 5).
 
     Images are captioned; the closer the caption is to the prompt, the better. 'reinforce' and 'likelihood' send the
-    reward's gradient through the captioner into images on their way from noise. 'weighted' teaches images in proportion
-    to their reward: those that the data has, else the model's own. What is not given here is in section 'train' of the
-    preset.
+    reward's gradient through the captioner into images on their way from noise, 'draft' through the sampler as well.
+    'weighted' teaches the images of the data in proportion to their reward. 'nft' and 'ddpo' need prompts alone: the
+    generator draws several images of each, and learns from the better and the worse. What is not given here is in
+    sections 'train' and 'train-ESTIMATOR' of the preset.
 
     The folder that comes out is what --model of generate and refine takes: a whole pipeline, or with --rank a LoRA that
     diffusers' load_lora_weights reads. The same command continues an interrupted run. Several processes: accelerate

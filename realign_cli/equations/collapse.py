@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+_FEWER, _MORE = 0.9, 1.25  # of what it was: a judge that falls below, a number of things that rises above
 _DARK = 0.1  # luminance below which a pixel is dark
 _LEVELS = 4  # per channel, in the histogram of colours
 _EDGE = 0.1  # difference of luminance between neighbours that makes an edge
@@ -45,6 +46,22 @@ def collapsed(now: Mapping[str, float], before: Mapping[str, float]) -> list[str
     ]
     if now["dark"] > before["dark"] + 0.25:
         signs.append(f"dark pixels rose from {before['dark']:.0%} to {now['dark']:.0%}")
+    return signs
+
+
+def hacked(now: Mapping[str, float], before: Mapping[str, float], judges: Collection[str]) -> list[str]:
+    """What says since `before`, in words, that a reward is earned by something else than better images.
+
+    `judges` names the numbers that nothing is trained on, higher being better; `things` is how many things an image
+    shows, which rewards that look for what is missing like to raise.
+    """
+    signs = [
+        f"{name}, which is not trained on, fell from {before[name]:.3f} to {now[name]:.3f}"
+        for name in judges
+        if now[name] < _FEWER * before[name]
+    ]
+    if now["things"] > _MORE * before["things"]:
+        signs.append(f"things per image rose from {before['things']:.1f} to {now['things']:.1f}")
     return signs
 
 

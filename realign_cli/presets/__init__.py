@@ -1,7 +1,8 @@
 """Presets: which model plays each role, and the numbers of the method. Data only; nothing is loaded here.
 
 A preset is a TOML file with one section per role or method part. The keys that a section has are the keys that can be
-set; a value keeps the type it has in the file. What has to be fetched for it is listed under `[[checkpoints]]`.
+set; a value keeps the type it has in the file. A section NAME-CHOICE, such as train-nft, says what is other in section
+NAME where that is chosen. What has to be fetched for it is listed under `[[checkpoints]]`.
 """
 
 from __future__ import annotations
@@ -62,9 +63,15 @@ class Preset:
     def checkpoint(self, name: str) -> Checkpoint | None:
         return next((one for one in self.checkpoints if one.name == name), None)
 
+    def variant(self, name: str, choice: str) -> Mapping[str, Any]:
+        """Section `name`, with what section `name-choice` changes of it."""
+        return {**self.section(name), **self.sections.get(f"{name}-{choice}", {})}
+
     def with_section(self, name: str, settings: Mapping[str, Any]) -> Preset:
-        """The preset with settings of one section changed or added."""
-        return replace(self, sections={**self.sections, name: {**self.section(name), **settings}})
+        """The preset with settings of one section changed or added, which hold for its variants too."""
+        sections = {key: dict(section) for key, section in self.sections.items()}
+        _forget_in_variants(sections, name, settings)
+        return replace(self, sections=sections | {name: {**self.section(name), **settings}})
 
     def with_adapters(self, adapters: Iterable[str]) -> Preset:
         """The preset with a section for each adapter "module:Class", which is named after it and has no settings."""
@@ -198,6 +205,15 @@ def _apply(data: dict[str, Any], override: str, name: str) -> None:
     if type(new) is not type(old):
         raise UsageError(f"--set {override}: {path} takes a {type(old).__name__}, such as {old!r}")
     data[section][key] = new
+    _forget_in_variants(data, section, [key])
+
+
+def _forget_in_variants(sections: Mapping[str, Any], name: str, keys: Iterable[str]) -> None:
+    """What is set of a section holds whatever its variants (`Preset.variant`) say."""
+    for other, section in sections.items():
+        if other.startswith(f"{name}-"):
+            for key in keys:
+                section.pop(key, None)
 
 
 def _hint(word: str, known: Iterable[str]) -> str:

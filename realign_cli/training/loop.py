@@ -14,7 +14,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -62,8 +62,13 @@ class TrainingMethod(Protocol):
         """The weights that training changes, by name."""
         ...
 
-    def terms(self, step: int, index: int) -> Iterator[Callable[[], Loss]]:
-        """Functions that build the losses of one micro-batch, to be called in order and added up."""
+    def terms(
+        self, step: int, index: int, averaged: Callable[[], AbstractContextManager[None]]
+    ) -> Iterator[Callable[[], Loss]]:
+        """Functions that build the losses of one micro-batch, to be called in order and added up.
+
+        While a block of `averaged()` lasts, the weights are their average, if one is kept.
+        """
         ...
 
     def sample(self) -> tuple[Image, dict[str, float]]:
@@ -242,9 +247,13 @@ class _TrainingLoop:
         mine = range(accelerator.process_index, micro_batches, accelerator.num_processes)
         logs: list[Mapping[str, float]] = []
         for index in mine:
-            for build in self._method.terms(step, index):
-                with accelerator.autocast():
-                    loss = build()
+            terms = self._method.terms(step, index, self._averaged)
+            while True:
+                with accelerator.autocast():  # of what leads to a term as well, such as the images that it is about
+                    build = next(terms, None)
+                    loss = build() if build else None
+                if loss is None:
+                    break
                 accelerator.backward(loss.value / micro_batches)
                 logs.append(loss.log)
         parameters = list(self._weights.values())

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Literal
 from realign_cli.equations.reward import caption_reward, hinge, score_function
 from realign_cli.errors import UsageError
 from realign_cli.roles import DifferentiableMetric, Models, Reward
+from realign_cli.stages.caption_reward import captions
+from realign_cli.training.method import to_pil
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Estimator = Literal["reinforce", "likelihood"]
+Estimator = Literal["reinforce", "likelihood", "exact"]
 
 
 class CaptionReward:
@@ -27,6 +29,7 @@ class CaptionReward:
       al. 2019), which reaches the pixels through the captioner's log-likelihood.
     - "likelihood": the mean log-likelihood per token of the prompt itself, as in CoMat (Jiang et al. 2024): another
       objective with less variance.
+    - "exact": Eq. 4 itself, of the captioner's own caption, without a gradient.
     """
 
     margin = 1.0
@@ -39,10 +42,13 @@ class CaptionReward:
         if self._estimator == "likelihood":
             total, length = captioner.log_likelihood(pixels, [[prompt] for prompt in prompts])
             return (total / length)[:, 0]
-        captions = captioner.sample(pixels.detach(), self._samples, seed)
-        read = encoder.encode([caption for group in captions for caption in group])
+        if self._estimator == "exact":
+            found = captions(self._models, to_pil(pixels), prompts)
+            return pixels.new_tensor([caption.reward for caption in found])
+        drawn = captioner.sample(pixels.detach(), self._samples, seed)
+        read = encoder.encode([caption for group in drawn for caption in group])
         rewards = caption_reward(read.view(len(prompts), self._samples, -1), encoder.encode(prompts)[:, None])
-        total, _ = captioner.log_likelihood(pixels, captions)
+        total, _ = captioner.log_likelihood(pixels, drawn)
         return score_function(rewards, total)
 
 
@@ -61,13 +67,32 @@ class SimilarityReward:
         return self._judge.similarity(pixels, prompts)
 
 
+class ColumnReward:
+    """A column of one of the evaluation's metrics, such as BLIP's matching: a number without a gradient."""
+
+    margin = 1.0
+
+    def __init__(self, models: Models, *, judge: str, column: str) -> None:
+        self._metric, self._column = models.metric(judge), column
+
+    def __call__(self, pixels: Tensor, prompts: Sequence[str], seed: int) -> Tensor:
+        values = self._metric.measure(to_pil(pixels), prompts)[self._column]
+        return pixels.new_tensor([0.0 if value is None else value for value in values])
+
+
 def penalise(
     rewards: Mapping[str, Reward], weights: Mapping[str, float], pixels: Tensor, prompts: Sequence[str], seed: int
 ) -> tuple[Tensor, dict[str, float]]:
-    """The weighted sum of the rewards' hinges (B,), and each mean reward for the log."""
+    """The weighted sum of the rewards' hinges (B,), and each mean reward for the log.
+
+    Raises:
+        UsageError: pixels with a gradient get a reward without one.
+    """
     penalty, log = pixels.new_zeros(len(prompts)), {}
     for name, weight in weights.items():
         reward = rewards[name](pixels, prompts, seed)
+        if pixels.requires_grad and not reward.requires_grad:
+            raise UsageError(f"--reward {name} has a value and no gradient to follow; it goes with --estimator nft")
         penalty = penalty + weight * hinge(reward, rewards[name].margin)
         log[f"reward/{name}"] = reward.mean().item()
     return penalty, log

@@ -13,11 +13,14 @@ import numpy as np
 
 from realign_cli.errors import RecordError, UsageError
 from realign_cli.runs.lock import folder_lock
+from realign_cli.settings import ON_POLICY
 from realign_cli.training.checkpoint import KEPT, require_space
 from realign_cli.training.examples import Examples, own_latents, penalties, real_latents
-from realign_cli.training.feedback import RewardFeedback
+from realign_cli.training.feedback import DirectReward, RewardFeedback
 from realign_cli.training.loop import LATENTS, PENALTIES, cached_tensor, fit, prepare_run
 from realign_cli.training.model_card import write_card
+from realign_cli.training.on_policy import NegativeAware, PolicyGradient
+from realign_cli.training.weighted import WeightedDenoising
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -27,11 +30,24 @@ if TYPE_CHECKING:
     from realign_cli.registry import Models
     from realign_cli.roles import Reward, TrainableGenerator
     from realign_cli.settings import Training
+    from realign_cli.training.method import GeneratorTraining
 
 log = logging.getLogger(__name__)
 
 # How long a run is and how it saves memory: a run that was interrupted may continue with other values.
 _INDIFFERENT = ("max_train_steps", "gradient_checkpointing", "checkpoint_every", "sample_every")
+
+
+METHODS: dict[str, type[GeneratorTraining]] = {
+    "reinforce": RewardFeedback,
+    "likelihood": RewardFeedback,
+    "weighted": WeightedDenoising,
+    "draft": DirectReward,
+    "nft": NegativeAware,
+    "ddpo": PolicyGradient,
+}
+# What stands for Eq. 4 where the estimator does not say it itself: a gradient, the mean of several captions, the value.
+_CAPTION_REWARDS = {"draft": "likelihood", "weighted": "reinforce", "nft": "exact", "ddpo": "exact"}
 
 
 def train_generator(
@@ -64,6 +80,11 @@ def train_generator(
         RealignError: as `require_space` and `fit`.
     """
     training = models.training
+    if training.estimator == "weighted" and not captions.examples:
+        raise UsageError(
+            f"estimator 'weighted' learns from images, and {captions.note} brings none (those that the generator draws "
+            "itself make it worse); choose --estimator nft, which learns from prompts alone"
+        )
     micro_batches = _micro_batches(training, accelerator.num_processes)
     rewards = {name: _reward(models, name, training) for name in training.rewards}
     generator = models.trainable_generator(
@@ -84,7 +105,7 @@ def train_generator(
             count = len(examples.prompts)
             found = cached_tensor(accelerator, out / PENALTIES, "rewards", judged, count, quiet=quiet)
             examples = replace(examples, penalties=found)
-        method = RewardFeedback(
+        method = METHODS[training.estimator](
             models, generator, rewards, training, captions.prompts, examples, micro_batches=micro_batches, seed=seed
         )
         fit(
@@ -114,10 +135,10 @@ def _micro_batches(training: Training, processes: int) -> int:
 
 
 def _reward(models: Models, name: str, training: Training) -> Reward:
-    """Only the caption reward has estimators; reward-weighted denoising needs its value, which `reinforce` has."""
+    """Only the caption reward, whose value has no gradient, has a choice of what stands for it."""
     if name != "caption":
         return models.reward(name)
-    return models.reward(name, estimator="reinforce" if training.estimator == "weighted" else training.estimator)
+    return models.reward(name, estimator=_CAPTION_REWARDS.get(training.estimator, training.estimator))
 
 
 def _config(models: Models, captions: Captions, training: Training, seed: int) -> dict[str, Any]:
@@ -161,11 +182,11 @@ def _examples(
     Raises:
         UsageError: none of them can be used.
     """
-    draw = np.random.default_rng(seed)
     real = captions.examples
+    draw = np.random.default_rng(seed)
     known = len(real or captions.prompts)
     count = min(training.pretraining_images, known) if real else training.pretraining_images
-    if not count:
+    if not count or training.estimator in ON_POLICY:
         return None, []
     chosen = np.concatenate([draw.permutation(known) for _ in range(0, count, known)])[:count].tolist()
     left_out = []

@@ -43,6 +43,7 @@ ARGUMENTS = [
 ]
 
 
+ON_POLICY = ("--estimator", "nft", "--set", "train.images_per_prompt=2")  # stands over what ARGUMENTS say
 PYTHON = (sys.executable, "-m", "realign_cli")
 
 
@@ -71,6 +72,24 @@ def whole(program: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.fixture(scope="module")
+def on_policy(program: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same of a run that learns from images of its own."""
+    out = tmp_path_factory.mktemp("train") / "whole"
+    done = subprocess.run(command(out, *ON_POLICY, program=program), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def test_an_image_of_its_own_is_captioned_and_judged(on_policy: Path):
+    lines = losses(on_policy)
+    steps = [line for line in lines if "grad_norm" in line]
+    assert all({"caption_reward", "reward/caption", "loss/reward", "learnt", "moved"} <= set(line) for line in steps)
+    assert any(line["moved"] > 0 for line in steps), "the average and the weights draw the same"
+    sheets = [line for line in lines if "samples/things" in line]
+    assert [line["step"] for line in sheets] == [0, 4, STEPS] and all(line["samples/judge/clip"] for line in sheets)
+
+
 def test_what_is_left(whole: Path):
     names = {path.name for path in whole.iterdir()}
     assert {"pytorch_lora_weights.safetensors", "README.md", "curves.png", "log.jsonl", "run.json", "samples"} <= names
@@ -91,8 +110,8 @@ def test_a_tracker_gets_what_the_log_has(whole: Path):
         assert [(one.step, one.value) for one in events.Scalars(key)] == [(s, pytest.approx(v)) for s, v in logged]
 
 
-def kill_at(out: Path, moment: Callable[[], bool]) -> None:
-    process = subprocess.Popen(command(out), stderr=subprocess.PIPE, text=True)
+def kill_at(out: Path, moment: Callable[[], bool], *more: str) -> None:
+    process = subprocess.Popen(command(out, *more), stderr=subprocess.PIPE, text=True)
     while not moment():
         assert process.poll() is None, f"ended before the moment came: {process.communicate()[1]}"
         time.sleep(0.001)
@@ -100,15 +119,18 @@ def kill_at(out: Path, moment: Callable[[], bool]) -> None:
     process.communicate()
 
 
-def test_killed_at_any_step_and_in_a_save_it_ends_the_same(program: list[str], whole: Path, tmp_path: Path):
+@pytest.mark.parametrize(("undisturbed", "more"), [("whole", ()), ("on_policy", ON_POLICY)])
+def test_killed_at_any_step_and_in_a_save_it_ends_the_same(
+    program: list[str], request: pytest.FixtureRequest, tmp_path: Path, undisturbed: str, more: tuple[str, ...]
+):
     """SIGKILL in a random step, then during a save; the run that goes on leaves the same bytes."""
-    out = tmp_path / "killed"
+    whole, out = request.getfixturevalue(undisturbed), tmp_path / "killed"
     log, staging = out / "log.jsonl", out / "checkpoints" / ".realign-000004.tmp"
     at = random.Random().randint(1, 3)
-    kill_at(out, lambda: log.exists() and f'"step": {at}, "caption' in log.read_text())
-    kill_at(out, staging.exists)
+    kill_at(out, lambda: log.exists() and f'"step": {at}, "caption' in log.read_text(), *more)
+    kill_at(out, staging.exists, *more)
     assert staging.exists() and not (out / "checkpoints" / "000004").exists()
-    done = subprocess.run(command(out, program=program), capture_output=True, text=True)
+    done = subprocess.run(command(out, *more, program=program), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert losses(out) == losses(whole), f"killed at step {at}"
     for name in ("pytorch_lora_weights.safetensors", "checkpoints/000006/state.safetensors", "samples/000006.png"):
@@ -116,14 +138,17 @@ def test_killed_at_any_step_and_in_a_save_it_ends_the_same(program: list[str], w
     assert not staging.exists()
 
 
-def test_two_processes_take_the_same_steps(whole: Path, tmp_path: Path):
+@pytest.mark.parametrize(("alone", "more"), [("whole", ()), ("on_policy", ON_POLICY)])
+def test_two_processes_take_the_same_steps(
+    request: pytest.FixtureRequest, tmp_path: Path, alone: str, more: tuple[str, ...]
+):
     """The same effective batch on 2 processes over gloo; sums in another order differ in the last bits."""
     launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
     launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "-m", "realign_cli"]
-    line = [sys.executable, *launch, *map(str, ARGUMENTS), "--out", str(tmp_path / "two")]
+    line = [sys.executable, *launch, *map(str, ARGUMENTS), "--out", str(tmp_path / "two"), *more]
     done = subprocess.run(line, capture_output=True, text=True, env=os.environ | {"ACCELERATE_USE_CPU": "true"})
     assert done.returncode == 0, done.stderr
-    for one, two in zip(losses(whole), losses(tmp_path / "two"), strict=True):
+    for one, two in zip(losses(request.getfixturevalue(alone)), losses(tmp_path / "two"), strict=True):
         assert two == pytest.approx(one, rel=1e-3, abs=1e-5)
 
 

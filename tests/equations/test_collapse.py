@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from realign_cli.equations.collapse import appearance, collapsed
+from realign_cli.equations.collapse import appearance, collapsed, hacked
 
 
 def plain(value: int) -> np.ndarray:
@@ -31,3 +31,13 @@ def test_signs():
     assert collapsed({**rich, "entropy": 1.1, "dark": 0.3}, rich) == []
     assert collapsed({**rich, "diversity": 0.1}, rich) == ["diversity fell from 0.300 to 0.100"]
     assert collapsed({**rich, "dark": 0.6}, rich) == ["dark pixels rose from 10% to 60%"]
+
+
+def test_a_reward_that_is_hacked_shows_elsewhere():
+    before = {"things": 2.0, "clip": 0.8, "itm": 0.5, "reward": 0.5}
+    assert hacked(before, before, ["clip", "itm"]) == []
+    assert hacked({**before, "clip": 0.73, "things": 2.4, "reward": 0.1}, before, ["clip", "itm"]) == []
+    assert hacked({**before, "clip": 0.7, "itm": 0.6}, before, ["clip", "itm"]) == [
+        "clip, which is not trained on, fell from 0.800 to 0.700"
+    ]
+    assert hacked({**before, "things": 2.6}, before, []) == ["things per image rose from 2.0 to 2.6"]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -15,10 +17,11 @@ from realign_cli.errors import UsageError
 from realign_cli.registry import Models
 from realign_cli.tinyworld import scenes
 from realign_cli.training.examples import Examples, own_latents, penalties, real_latents
-from realign_cli.training.feedback import RewardFeedback
+from realign_cli.training.setup import METHODS
 
 if TYPE_CHECKING:
     from realign_cli.settings import Training
+    from realign_cli.training.method import GeneratorTraining
 
 TRAINING = replace(
     Models(presets.load("tiny")).training,
@@ -62,14 +65,14 @@ class Brightness:
         return pixels.mean((1, 2, 3))
 
 
-def method(models: Models, training: Training = TRAINING, examples: Examples | None = None) -> RewardFeedback:
+def method(models: Models, training: Training = TRAINING, examples: Examples | None = None) -> GeneratorTraining:
     generator = models.trainable_generator(steps=4, guidance=1.0, rank=4, checkpointing=False, seed=0)
     rewards = {name: models.reward(name) for name in training.rewards}
-    return RewardFeedback(models, generator, rewards, training, PROMPTS, examples, micro_batches=2, seed=7)
+    return METHODS[training.estimator](models, generator, rewards, training, PROMPTS, examples, micro_batches=2, seed=7)
 
 
-def values(made: RewardFeedback, step: int, index: int) -> list[tuple[float, dict[str, float]]]:
-    return [((loss := build()).value.item(), dict(loss.log)) for build in made.terms(step, index)]
+def values(made: GeneratorTraining, step: int, index: int) -> list[tuple[float, dict[str, float]]]:
+    return [((loss := build()).value.item(), dict(loss.log)) for build in made.terms(step, index, nullcontext)]
 
 
 def test_a_micro_batch_depends_on_its_place_alone(models: Models):
@@ -170,7 +173,7 @@ def test_penalties_tell_a_true_caption_from_a_wrong_one(models: Models):
 
 
 def test_an_unknown_reward_names_the_known(models: Models):
-    with pytest.raises(UsageError, match="preset 'tiny' has no reward 'imagereward'; there are caption, clip, blip"):
+    with pytest.raises(UsageError, match="'imagereward'; there are caption, clip, blip, itm"):
         models.reward("imagereward")
 
 
@@ -187,7 +190,52 @@ def test_real_images_become_latents(models: Models):
 
 
 def test_samples_for_people_and_for_the_monitor(models: Models):
-    sheet, looks = method(models).sample()
+    made = method(models)
+    sheet, looks = made.sample()
     assert sheet.width > 3 * 192 and sheet.height > 3 * 192  # three prompts, three seeds
-    assert set(looks) == {"caption_reward", "dark", "entropy", "edges", "diversity"}
+    assert set(looks) == {"caption_reward", "things", "judge/clip", "dark", "entropy", "edges", "diversity"}
+    assert 1 < looks["things"] < 3 and 0.5 < looks["judge/clip"] < 1
     assert looks["entropy"] > 0 and looks["diversity"] > 0
+    assert made.collapsed(looks, looks) == []
+    fallen = {**looks, "judge/clip": 0.7 * looks["judge/clip"], "caption_reward": 0.1}
+    assert [sign[:39] for sign in made.collapsed(fallen, looks)] == ["judge/clip, which is not trained on, fel"[:39]]
+
+
+def test_what_is_trained_on_is_not_the_judge(models: Models):
+    """Trained for CLIP, the judges are BLIP and Eq. 4."""
+    made = method(models, replace(TRAINING, reward="clip=1.0"))
+    _, looks = made.sample()
+    assert {"judge/blip_itc", "judge/blip_itm"} < set(looks) and "judge/clip" not in looks
+    (sign,) = made.collapsed({**looks, "caption_reward": 0.1}, looks)
+    assert sign.startswith("caption_reward, which is not trained on, fell from ")
+
+
+def test_draft_goes_back_through_the_sampler(models: Models):
+    """The gradient of K = 2 steps is that of the sampler written out."""
+    training = replace(TRAINING, estimator="draft", reward="clip=1.0", first_step=2)
+    made = method(models, training)
+    (build,) = made.terms(0, 0, nullcontext)
+    build().value.backward()
+    weights = made.trainable_parameters()
+    found = {name: weight.grad.clone() for name, weight in weights.items()}
+
+    prompts, draw = made._next_prompts(0, 0, 2), np.random.default_rng([7, 0, 0])
+    generator = made._generator
+    embeddings = generator.embed(prompts)
+    latents = generator.denoise(generator.initial_noise(draw.integers(2**62, size=2).tolist()), embeddings, 0, 2)
+    for at in (2, 3):
+        times = torch.full((2,), generator.time(at))
+        a, after = (generator.alphas(torch.tensor([generator.time(i)])) for i in (at, at + 1))
+        if at == 3:
+            after = generator.alphas(torch.tensor([0]))  # where Stable Diffusion's sampler ends
+        clean = generator.predict_x0(latents, embeddings, times)
+        latents = after.sqrt() * clean + (1 - after).sqrt() * (latents - a.sqrt() * clean) / (1 - a).sqrt()
+    loss = 0.01 * (1 - models.reward("clip")(generator.decode(latents), prompts, 0)).mean()
+    expected = torch.autograd.grad(loss, list(weights.values()))
+    for (name, gradient), other in zip(found.items(), expected, strict=True):
+        torch.testing.assert_close(gradient, other, atol=1e-7, rtol=1e-3, msg=name)
+
+
+def test_a_reward_without_a_gradient_is_refused_where_one_is_followed(models: Models):
+    with pytest.raises(UsageError, match="--reward itm has a value and no gradient to follow; it goes with"):
+        values(method(models, replace(TRAINING, reward="itm=1.0")), 0, 0)

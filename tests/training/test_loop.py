@@ -54,7 +54,7 @@ class Toy:
     def trainable_parameters(self) -> dict[str, Parameter]:
         return {"weight": self.weight}
 
-    def terms(self, step: int, index: int) -> Iterator[Callable[[], Loss]]:
+    def terms(self, step: int, index: int, averaged: object) -> Iterator[Callable[[], Loss]]:
         if step == self._dies_at:
             raise KeyboardInterrupt
         noise = torch.randn(2, generator=torch.Generator().manual_seed(100 * step + index))

@@ -83,17 +83,43 @@ class TrainableStableDiffusion:
     def initial_noise(self, seeds: Sequence[int]) -> Tensor:
         return torch.stack([self._generator.initial_noise(seed) for seed in seeds])
 
-    @torch.no_grad()
-    def denoise(self, latents: Tensor, embeddings: Tensor, start: int, stop: int, *, guided: bool = True) -> Tensor:
+    def denoise(
+        self,
+        latents: Tensor,
+        embeddings: Tensor,
+        start: int,
+        stop: int,
+        *,
+        guided: bool = True,
+        with_gradient: bool = False,
+    ) -> Tensor:
         predict = self._guided if guided else self._conditional
-        for t in self._scheduler.timesteps[start:stop]:
-            predicted = predict(latents, embeddings, t)
-            latents = self._scheduler.step(predicted, t, latents).prev_sample
+        with torch.set_grad_enabled(with_gradient):
+            for t in self._scheduler.timesteps[start:stop]:
+                predicted = predict(latents, embeddings, t)
+                latents = self._scheduler.step(predicted, t, latents).prev_sample
         return latents
 
-    def predict_x0(self, latents: Tensor, embeddings: Tensor, step: int) -> Tensor:
-        t = self._scheduler.timesteps[step]
-        return self._scheduler.step(self._guided(latents, embeddings, t), t, latents).pred_original_sample
+    def time(self, step: int) -> int:
+        return int(self._scheduler.timesteps[step]) if step < self.steps else -1
+
+    def alphas(self, times: Tensor) -> Tensor:
+        known: Tensor = self._scheduler.alphas_cumprod.to(times.device)[times.clamp(min=0)]
+        return torch.where(times < 0, 1.0, known)[:, None, None, None]
+
+    def add_noise(self, latents: Tensor, noise: Tensor, times: Tensor) -> Tensor:
+        noisy: Tensor = self._scheduler.add_noise(latents, noise, times)
+        return noisy
+
+    def predict_x0(self, latents: Tensor, embeddings: Tensor, times: Tensor, *, guided: bool = True) -> Tensor:
+        predicted = (self._guided if guided else self._conditional)(latents, embeddings, times)
+        alphas = self.alphas(times).to(latents)
+        kind = self._scheduler.config.prediction_type
+        if kind == "sample":
+            return predicted
+        if kind == "v_prediction":
+            return alphas.sqrt() * latents - (1 - alphas).sqrt() * predicted
+        return (latents - (1 - alphas).sqrt() * predicted) / alphas.sqrt()
 
     def decode(self, latents: Tensor) -> Tensor:
         vae = self._pipeline.vae

@@ -48,11 +48,15 @@ def predicting(folder: Path, kind: str) -> TrainableStableDiffusion:
     return TrainableStableDiffusion(generator, steps=4, guidance=1.0, rank=0, checkpointing=False, seed=0)
 
 
+def at(trainable: TrainableStableDiffusion, step: int) -> torch.Tensor:
+    return torch.full((2,), trainable.time(step))
+
+
 def step(trainable: TrainableStableDiffusion) -> None:
     """One step of training towards brighter images."""
     embeddings = trainable.embed(PROMPTS)
     latents = trainable.denoise(trainable.initial_noise([1, 2]), embeddings, 0, 2)
-    trainable.decode(trainable.predict_x0(latents, embeddings, 2)).mean().neg().backward()
+    trainable.decode(trainable.predict_x0(latents, embeddings, at(trainable, 2))).mean().neg().backward()
     with torch.no_grad():
         for weight in trainable.trainable_parameters().values():
             assert weight.grad is not None
@@ -82,8 +86,8 @@ def test_the_last_clean_image_is_the_image():
     embeddings = trainable.embed(PROMPTS)
     before = trainable.denoise(trainable.initial_noise([0, 1]), embeddings, 0, 3)
     after = trainable.denoise(before, embeddings, 3, 4)
-    assert (trainable.predict_x0(before, embeddings, 3) - after).abs().max() < 0.05 * after.abs().max()
-    early = trainable.predict_x0(trainable.initial_noise([0, 1]), embeddings, 0)
+    assert (trainable.predict_x0(before, embeddings, at(trainable, 3)) - after).abs().max() < 0.05 * after.abs().max()
+    early = trainable.predict_x0(trainable.initial_noise([0, 1]), embeddings, at(trainable, 0))
     assert (early - after).abs().max() > 0.2 * after.abs().max()
 
 
@@ -94,7 +98,7 @@ def test_gradients_reach_what_is_trained_and_nothing_else(rank: int, checkpointi
     embeddings = trainable.embed(PROMPTS)
     latents = trainable.denoise(trainable.initial_noise([0, 1]), embeddings, 0, 2)
     assert not latents.requires_grad and not embeddings.requires_grad
-    trainable.decode(trainable.predict_x0(latents, embeddings, 2)).mean().backward()
+    trainable.decode(trainable.predict_x0(latents, embeddings, at(trainable, 2))).mean().backward()
     with_gradient = {name for name, w in trainable.unet.named_parameters() if w.grad is not None and w.grad.any()}
     trained = set(trainable.trainable_parameters())
     if rank:  # B starts at zero, so only it has a gradient at first
@@ -109,7 +113,9 @@ def test_checkpointing_changes_no_gradient():
     for checkpointing in (False, True):
         trainable = opened(0, checkpointing=checkpointing)
         embeddings = trainable.embed(PROMPTS)
-        trainable.decode(trainable.predict_x0(trainable.initial_noise([0, 1]), embeddings, 1)).mean().backward()
+        trainable.decode(
+            trainable.predict_x0(trainable.initial_noise([0, 1]), embeddings, at(trainable, 1))
+        ).mean().backward()
         gradients.append(torch.cat([weight.grad.flatten() for weight in trainable.trainable_parameters().values()]))
     torch.testing.assert_close(*gradients)
 
@@ -158,7 +164,7 @@ def test_the_clean_image_follows_from_what_is_predicted(kind: str, tmp_path: Pat
             "v_prediction": a.sqrt() * y - (1 - a).sqrt() * p,
             "sample": p,
         }
-        torch.testing.assert_close(trainable.predict_x0(y, embeddings, 0), expected[kind])
+        torch.testing.assert_close(trainable.predict_x0(y, embeddings, at(trainable, 0)), expected[kind])
 
 
 def alphas(trainable: TrainableStableDiffusion) -> torch.Tensor:
