@@ -93,7 +93,7 @@
   }
 
   function more() {
-    const next = matching.slice(rendered, rendered + PAGE).map(build);
+    const next = matching.slice(rendered, rendered + PAGE).map(copy);
     grid.append(...next);
     rendered += next.length;
     element("more").hidden = rendered >= matching.length;
@@ -124,19 +124,10 @@
     return parts;
   }
 
-  function build(index) {
-    const card = copy(index);
-    card.dataset.index = index;
-    return card;
-  }
-
   function openCard(place) {
     opened = place;
     const card = copy(matching[place]);
-    for (const image of card.querySelectorAll("img[data-full]")) {
-      image.removeAttribute("class");
-      image.src = image.dataset.full;
-    }
+    for (const image of card.querySelectorAll("img[data-full]")) image.src = image.dataset.full;
     const title = card.querySelector(".open").textContent;
     show(title, [card.querySelector(".facts"), card.querySelector(".body")]);
   }
@@ -159,8 +150,8 @@
 
   const buttons = () => [...grid.querySelectorAll(".open")];
   grid.addEventListener("click", (event) => {
-    const button = event.target.closest(".open");
-    if (button) openCard(buttons().indexOf(button));
+    const card = event.target.closest(".card");
+    if (card) openCard([...grid.children].indexOf(card));
   });
 
   function move(key) {

@@ -134,6 +134,7 @@ def test_keyboard(visit: Open, world: Path) -> None:
 
 def test_a_click_opens_the_images_in_full(visit: Open, world: Path) -> None:
     page = visit(world)
+    page.locator("#runs summary").first.click()  # far below
     page.locator("#cards .card").first.click()
     dialog = page.get_by_role("dialog", name="a red square and a blue ring")
     shown = dialog.locator("img")
