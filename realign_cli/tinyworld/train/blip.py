@@ -34,7 +34,7 @@ from realign_cli.tinyworld.train.pictures import FAULTY, Pictures, draw_faulty, 
 from realign_cli.tinyworld.train.publish import WEIGHTS, model_card, percentage, publish
 from realign_cli.tinyworld.train.tokenizers import IMAGE, word_tokenizer
 
-_STEPS = 2000
+_STEPS = 4000
 _BATCH = 64
 _TEMPERATURE = 0.1  # high, so that different texts end up far apart: the reward is the cosine between them
 _FOIL_SHARE = 0.7  # share of foils among the texts that do not match; the rest describe other scenes of the batch
