@@ -14,18 +14,19 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
 
 from realign_cli.equations.collapse import appearance, collapsed, hacked
 from realign_cli.errors import RealignError, RecordError
 from realign_cli.pictures import grid
 from realign_cli.roles import Request
 from realign_cli.stages.caption_reward import captions
+from realign_cli.training.rewards import to_pil
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+    from PIL import Image
     from torch import Tensor
     from torch.nn import Parameter
 
@@ -135,12 +136,6 @@ class GeneratorTraining(ABC):
             epoch, place = divmod(position, known)
             chosen.append(self._prompts[_order(known, self._seed, epoch)[place]])
         return chosen
-
-
-def to_pil(pixels: Tensor) -> list[Image.Image]:
-    """PIL images of float pixels (B, 3, H, W) in [0, 1]."""
-    arrays = (pixels.detach().float() * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-    return [Image.fromarray(array) for array in arrays]
 
 
 @cache

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
+from PIL import Image
+
 from realign_cli.equations.reward import caption_reward, hinge, score_function
 from realign_cli.errors import UsageError
 from realign_cli.roles import DifferentiableMetric, Models, Reward
 from realign_cli.stages.caption_reward import captions
-from realign_cli.training.method import to_pil
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -96,3 +97,9 @@ def penalise(
         penalty = penalty + weight * hinge(reward, rewards[name].margin)
         log[f"reward/{name}"] = reward.mean().item()
     return penalty, log
+
+
+def to_pil(pixels: Tensor) -> list[Image.Image]:
+    """PIL images of float pixels (B, 3, H, W) in [0, 1]."""
+    arrays = (pixels.detach().float() * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    return [Image.fromarray(array) for array in arrays]
