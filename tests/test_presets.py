@@ -121,7 +121,7 @@ def test_a_backend_takes_the_place_of_sections() -> None:
 
 NUMBERS = {
     *("generate", "structure", "attend", "syngen", "predicated"),
-    *("refine", "regional", "modulation", "dense", "loop", "train"),
+    *("refine", "regional", "modulation", "dense", "loop", "train", "train-nft"),
 }
 
 
