@@ -15,10 +15,12 @@ if TYPE_CHECKING:
     from realign_cli.roles import Region
 
 # Distinguishable with most colour vision deficiencies (Okabe and Ito).
-_PALETTE = ((0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (213, 94, 0), (86, 180, 233))
-_KEPT = _PALETTE[2]
+PALETTE = ((0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (213, 94, 0), (86, 180, 233))
+_KEPT = PALETTE[2]
 _TILE = 192
 _LINE = 18
+_FRAME = 3  # pixels around what was kept
+_READABLE = 256  # pixels of the longer side, from which on a number in a picture can be read
 _SEEN = 400  # characters; Pillow measures all of a text before it draws any
 
 
@@ -31,8 +33,40 @@ def overlay(image: Image.Image, masks: Sequence[NDArray[np.bool_]]) -> Image.Ima
     """The image in grey with each bool (H, W) mask in a colour of its own."""
     canvas = np.asarray(image.convert("L").convert("RGB"), dtype=np.float32) * 0.6 + 64
     for i, mask in enumerate(masks):
-        canvas[mask] = 0.35 * canvas[mask] + 0.65 * np.array(_PALETTE[i % len(_PALETTE)])
+        canvas[mask] = 0.35 * canvas[mask] + 0.65 * np.array(PALETTE[i % len(PALETTE)])
     return Image.fromarray(canvas.astype(np.uint8))
+
+
+def found(
+    image: Image.Image, masks: Sequence[NDArray[np.bool_] | None], boxes: Sequence[Sequence[Sequence[int]]]
+) -> Image.Image:
+    """The image in grey with what was found in it: of each thing the bool (H, W) mask, and the boxes with its number.
+
+    `boxes` are x0, y0, x1, y1 in pixels. A small image is enlarged, so that the numbers can be read.
+    """
+    scale = max(1, round(_READABLE / max(image.size)))
+    blank = np.zeros((image.height, image.width), bool)
+    canvas = overlay(image, [blank if mask is None else mask for mask in masks])
+    canvas = canvas.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
+    draw, size = ImageDraw.Draw(canvas), max(15, max(canvas.size) // 13)
+    font, line = ImageFont.load_default(size=size), max(2, max(canvas.size) // 128)
+    for i, places in enumerate(boxes):
+        colour = PALETTE[i % len(PALETTE)]
+        for x0, y0, x1, y1 in places:
+            left, right = sorted(min(max(0, scale * x), canvas.width) for x in (x0, x1))
+            top, bottom = sorted(min(max(0, scale * y), canvas.height) for y in (y0, y1))
+            draw.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=colour, width=line)
+            label = (left, top, left + size * (0.4 + 0.6 * len(f"{i + 1}")), top + 1.2 * size)
+            draw.rectangle(label, fill=colour)
+            middle = ((label[0] + label[2]) / 2, (label[1] + label[3]) / 2)
+            draw.text(middle, f"{i + 1}", fill=ink(colour), font=font, anchor="mm")
+    return canvas
+
+
+def ink(colour: tuple[int, int, int]) -> str:
+    """Black or white, whichever is read better on an RGB colour."""
+    red, green, blue = colour
+    return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else "white"
 
 
 def grid(rows: Sequence[Sequence[Image.Image]], titles: Sequence[str]) -> Image.Image:
@@ -55,11 +89,11 @@ def strip(prompt: str, coarse: Image.Image, regions: Sequence[Region], final: Im
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=13)
     _paste(canvas, tiles)
     chosen = 0 if kept == "coarse" else 2 * (_TILE + 4)
-    draw.rectangle((chosen, 0, chosen + _TILE - 1, _TILE - 1), outline=_KEPT, width=3)
+    draw.rectangle((chosen, 0, chosen + _TILE - 1, _TILE - 1), outline=_KEPT, width=_FRAME)
     draw.text((2, _TILE + 2), f"{_line(prompt)}   (kept: {kept})", fill="black", font=font)
     for i, region in enumerate(regions):
         y = _TILE + 2 + (i + 1) * _LINE
-        draw.rectangle((4, y + 3, 14, y + 13), fill=_PALETTE[i % len(_PALETTE)])
+        draw.rectangle((4, y + 3, 14, y + 13), fill=PALETTE[i % len(PALETTE)])
         draw.text(
             (20, y),
             f"{_line(region.phrase) or 'nothing here'}   likelihood {region.likelihood:g}",
@@ -89,10 +123,22 @@ def row(prompt: str, shown: Sequence[Tile], places: int) -> Image.Image:
     for i, tile in enumerate(shown):
         if tile.kept:
             left = i * (_TILE + 4)
-            draw.rectangle((left, 0, left + _TILE - 1, _TILE - 1), outline=_KEPT, width=3)
+            draw.rectangle((left, 0, left + _TILE - 1, _TILE - 1), outline=_KEPT, width=_FRAME)
         text = f"{i + 1}  {_line(tile.title)}"
         draw.text((2, _TILE + 2 + (i + 1) * _LINE), text, fill=_KEPT if tile.kept else (90, 90, 90), font=font)
     return canvas
+
+
+def row_tiles(picture: Image.Image, count: int) -> list[Image.Image]:
+    """The first `count` images of a picture that `row` or `strip` drew, as large as they are on it."""
+    return [picture.crop((x, 0, x + _TILE, _TILE)) for x in range(0, count * (_TILE + 4), _TILE + 4)]
+
+
+def is_tile_of(tile: Image.Image, image: Image.Image) -> bool:
+    """Whether a tile of a row shows this image, be it in a frame."""
+    inner = (slice(_FRAME, -_FRAME),) * 2
+    shown, expected = (np.asarray(one, np.float32)[inner] for one in (tile, _as_tile(image)))
+    return bool(np.abs(shown - expected).mean() < 1)  # another version of Pillow may round another way
 
 
 def before_and_after(title: str, prompt: str, before: Image.Image, after: Image.Image) -> Image.Image:
@@ -113,5 +159,9 @@ def _line(text: str) -> str:
 def _paste(canvas: Image.Image, tiles: Sequence[Image.Image], top: int = 0) -> None:
     """Tiles of one size, side by side from the left."""
     for i, tile in enumerate(tiles):
-        filtering = Image.Resampling.NEAREST if tile.width < _TILE else Image.Resampling.LANCZOS
-        canvas.paste(tile.resize((_TILE, _TILE), filtering), (i * (_TILE + 4), top))
+        canvas.paste(_as_tile(tile), (i * (_TILE + 4), top))
+
+
+def _as_tile(image: Image.Image) -> Image.Image:
+    filtering = Image.Resampling.NEAREST if image.width < _TILE else Image.Resampling.LANCZOS
+    return image.resize((_TILE, _TILE), filtering)

@@ -11,7 +11,7 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from realign_cli.errors import UsageError
 
@@ -96,6 +96,12 @@ class Tries(_Part):
     made: list[Try]
     kept: int
     stop: Literal["good", "exhausted"]
+
+    @model_validator(mode="after")
+    def _one_is_kept(self) -> Tries:
+        if not 0 <= self.kept < len(self.made):
+            raise ValueError("kept must be the place of one of those made")
+        return self
 
 
 class Cost(_Part):

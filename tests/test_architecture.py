@@ -21,6 +21,7 @@ FLOORS = (
     "__main__",
     "app",
     "commands tinyworld.train",
+    "report",
     "training evaluation fleet tinyworld",
     "runs",
     "stages models.diffusion models.vision models.vision_language models.language",
@@ -36,7 +37,7 @@ APART = {
         ("evaluation.evaluate", "evaluation.compare", "evaluation.distance"), "data files console registry"
     ),
     **dict.fromkeys(("training.feedback", "training.examples", "training.rewards"), "data files console registry runs"),
-    **dict.fromkeys(("commands", "training", "evaluation", "fleet", "runs"), "models"),
+    **dict.fromkeys(("commands", "report", "training", "evaluation", "fleet", "runs"), "models"),
 }
 LEVELS = {room: len(FLOORS) - number for number, rooms in enumerate(FLOORS) for room in rooms.split()}
 MODULES = {
@@ -163,6 +164,7 @@ HEAVY = {
     "open_clip",
     "scipy",
     "PIL",
+    "jinja2",
     "matplotlib",
     "ray",
 }  # Typer itself loads pydantic

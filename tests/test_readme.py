@@ -57,6 +57,7 @@ def test_the_loop(tmp_path: Path) -> None:
     assert "cost (in): " in done.stdout and "cost (baseline): 1.00 passes" in done.stdout
     lines = (tmp_path / "out" / "final" / "metadata.jsonl").read_text().splitlines()
     assert len(lines) == 2 and all('"tries": ' in line for line in lines)
+    assert "open out/report.html" in done.stderr and (tmp_path / "out" / "report.html").exists()
 
 
 def test_coarse_to_fine(tmp_path: Path) -> None:
@@ -122,6 +123,7 @@ def test_demo(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     demo = tmp_path / "realign-demo"
-    assert {path.name for path in demo.iterdir()} == {"prompts.txt", "coarse", "final", "eval"}
+    assert {path.name for path in demo.iterdir()} == {"prompts.txt", "coarse", "final", "eval", "report.html"}
+    assert done.stderr.endswith("open realign-demo/report.html\n")
     assert (demo / "final" / "pictures" / "contact_sheet.png").exists()
     assert len((demo / "final" / "metadata.jsonl").read_text().splitlines()) == 16

@@ -1,4 +1,4 @@
-"""Prompts -> coarse images -> final images: what `realign run` and `realign demo` share."""
+"""Prompts -> coarse images -> final images -> what they are worth: what `realign run` and `realign demo` share."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from realign_cli.commands import _map
+import typer
+
+from realign_cli.commands import _map, report
+from realign_cli.commands.eval import eval_
 from realign_cli.commands.options import COARSE, FINAL
 
 if TYPE_CHECKING:
-    from realign_cli.commands.options import RunOptions
+    from realign_cli.commands.options import ModelOptions, RunOptions
     from realign_cli.data.records import Entry
     from realign_cli.registry import Models
     from realign_cli.stages.base import Stage
@@ -65,3 +68,19 @@ def coarse_to_final(
         options = replace(options, batch_size=_WINDOW * (options.batch_size or models.preset.batch_size))
     settings = {} if loop.tries else {"keep": keep}
     return _map.process(replace(options, out=final), models, stages, Input.of(entries), settings)
+
+
+def judge(options: ModelOptions, out: Path) -> int:
+    """Compare final images with coarse ones, and make a page of it all; returns the exit code of the comparison."""
+    from realign_cli.console import console, plain
+
+    coarse, final, measured, page = (out / name for name in (COARSE, FINAL, "eval", report.NAME))
+    code = 0
+    try:
+        eval_(options, source=str(final), baseline=coarse, out=measured)
+    except typer.Exit as end:  # some images could not be measured, which the page shows
+        code = end.exit_code
+    report.write_report([coarse, final, measured], page, quiet=options.quiet or options.as_json)
+    if not options.quiet and not options.as_json:
+        console.print(plain(f"open {page}"), soft_wrap=True)
+    return code

@@ -7,10 +7,9 @@ from typing import Annotated
 import typer
 
 from realign_cli.commands import _map
-from realign_cli.commands._pipeline import coarse_to_final
-from realign_cli.commands.eval import eval_
+from realign_cli.commands._pipeline import coarse_to_final, judge
 from realign_cli.commands.generate import SEED_HELP
-from realign_cli.commands.options import COARSE, FINAL, RunOptions, TinyOptions
+from realign_cli.commands.options import RunOptions, TinyOptions
 
 _PROMPTS, _TRIES = 16, 4
 
@@ -30,7 +29,7 @@ def demo(
 
     An image is drawn of each prompt and captioned. Where the caption does not say what the prompt says, objects are
     found, and the image is mended or drawn again, four images at most; the best is kept. The first images are compared
-    with the final ones. Open final/pictures/contact_sheet.png in the folder that comes out: a row for each prompt.
+    with the final ones. Open report.html in the folder that comes out: it shows every prompt.
 
     Examples:
 
@@ -38,10 +37,8 @@ def demo(
 
     realign demo --prompts my_prompts.txt --out my-demo/
     """
-    from realign_cli.console import console, plain
     from realign_cli.data.prompts import read_prompts
     from realign_cli.files import atomic
-    from realign_cli.runs.folder import contact_sheet_path
     from realign_cli.runs.lock import folder_lock
     from realign_cli.tinyworld.scenes import held_out_prompts
 
@@ -56,8 +53,5 @@ def demo(
         run = replace(run, quiet=True, as_json=False)
     entries = list(read_prompts(prompts, seed))
     failed = coarse_to_final(run, out, models, entries, seed=seed, keep="best")
-    eval_(options, source=str(out / FINAL), baseline=out / COARSE, out=out / "eval")
-    if not options.quiet and not options.as_json:
-        console.print(plain(f"open {contact_sheet_path(out / FINAL)}"), soft_wrap=True)
-    if failed:
+    if judge(options, out) or failed:
         raise typer.Exit(3)

@@ -54,7 +54,7 @@ def eval_(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Folder for metrics.json, scores.jsonl, worst.jsonl and pictures."),
+        typer.Option(metavar="DIR", help="Folder for metrics.json, scores of each image, worst.jsonl and pictures."),
     ] = None,
     cache: Cache = None,
     batch_size: BatchSize = None,

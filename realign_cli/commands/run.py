@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from realign_cli.commands import _map
-from realign_cli.commands._pipeline import coarse_to_final
-from realign_cli.commands.eval import eval_
+from realign_cli.commands._pipeline import coarse_to_final, judge
 from realign_cli.commands.generate import SEED_HELP
 from realign_cli.commands.options import COARSE, FINAL, ModelOption, RunOptions, arguments
 from realign_cli.commands.refine import KEEP_HELP, Keep
@@ -41,7 +40,9 @@ def run(
             metavar="REWARD", help="Caption reward at which a prompt gets no more tries. By default the preset's."
         ),
     ] = None,
-    evaluate: Annotated[bool, typer.Option("--eval", help="Compare coarse and final images at the end.")] = False,
+    evaluate: Annotated[
+        bool, typer.Option("--eval", help="Compare coarse and final images at the end, in report.html.")
+    ] = False,
     workers: Annotated[
         int, typer.Option(min=1, help="Number of shards worked on at once.", rich_help_panel=_WORKERS)
     ] = 1,
@@ -127,6 +128,6 @@ def run(
         show(status(out), console, as_json=True)
     code = max(codes, key=lambda code: (code not in (0, 3), code))
     if evaluate and code in (0, 3):
-        eval_(options, source=str(out / FINAL), baseline=out / COARSE, out=out / "eval")
+        code = judge(options, out) or code
     if code:
         raise typer.Exit(code)

@@ -53,6 +53,31 @@ def _of_file(path: Path) -> Iterator[Entry]:
         yield from _entries(file, str(path), path.parent)
 
 
+def read_tolerantly(folder: Path) -> Iterator[Entry | UsageError]:
+    """The records of a folder as `read_records` reads them, but in the place of a line that is none, what is wrong.
+
+    Raises:
+        UsageError: there are no records to read.
+    """
+    path = metadata_path(folder)
+    parse = _Identified(str(path))
+    seen: set[str] = set()
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, 1):
+            place = f"{path}:{number}"
+            try:
+                if not (line := _text(raw, number, place)):
+                    continue
+                entry = Entry(parse(line, place), place, path.parent)
+                if entry.record.id in seen:
+                    raise UsageError(f"{place}: id {entry.record.id!r} was used before; ids must be unique")
+            except UsageError as error:
+                yield error
+                continue
+            seen.add(entry.record.id)
+            yield entry
+
+
 def metadata_path(path: Path) -> Path:
     """The JSONL file of a folder or of itself; a clear error where there is none."""
     file = path / METADATA if path.is_dir() else path
@@ -193,12 +218,20 @@ def parse_lines(
     """
     for number, raw in enumerate(file, 1):
         place = f"{name}:{number}"
-        try:
-            line = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
-        except UnicodeDecodeError:
-            raise UsageError(f"{place}: not UTF-8 text; remove or repair the line") from None
-        if line:
+        if line := _text(raw, number, place):
             yield place, parse(line, place)
+
+
+def _text(raw: bytes, number: int, place: str) -> str:
+    """The text of a line, of which a byte order mark, CRLF and space around it are no part.
+
+    Raises:
+        UsageError: not UTF-8.
+    """
+    try:
+        return raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+    except UnicodeDecodeError:
+        raise UsageError(f"{place}: not UTF-8 text; remove or repair the line") from None
 
 
 def by_prompt(entries: Iterable[Entry]) -> Iterator[list[Entry]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,9 +27,11 @@ if TYPE_CHECKING:
     from realign_cli.equations.bootstrap import Mean
     from realign_cli.evaluation.session import KnownReference, SetMeasurement
 
+METRICS, SCORES, BASELINE_SCORES = "metrics.json", "scores.jsonl", "baseline_scores.jsonl"
+INTERVALS, VALUES, WORST = "intervals.png", "values.png", "worst.png"
 _PIPE_WIDTH = 160  # columns of the table where there is no terminal to ask
 _DRAWN = 12  # images on worst.png
-_COLUMNS = ("metric", "n", "mean", "95 %", "baseline", "difference", "95 %", "win rate", "95 %", "won/lost")
+COLUMNS = ("metric", "n", "mean", "95 %", "baseline", "difference", "95 %", "win rate", "95 %", "won/lost")
 
 
 class Report:
@@ -72,35 +74,36 @@ class Report:
             return
         screen = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
         if self._rows:
-            screen.print(console.table(_COLUMNS, [_cells(row) for row in self._rows]), soft_wrap=True)
-        lines = [_distance_line(name, one) for name, one in self._distances.items()]
-        lines += [_cost_line(name, one) for name, one in self._costs.items()]
+            screen.print(console.table(COLUMNS, [cells(row) for row in self._rows]), soft_wrap=True)
+        lines = [distance_line(name, one) for name, one in self._distances.items()]
+        lines += [cost_line(name, one) for name, one in self._costs.items()]
         if not quiet:
             lines += [*self._notes(), *self._biggest_drops()]
         for line in lines:
             screen.print(console.plain(line), soft_wrap=True)
 
     def write(self, out: Path) -> None:
-        """metrics.json, scores.jsonl, worst.jsonl, and pictures of the means, the values and the worst regressions."""
+        """metrics.json, the scores of both sides, worst.jsonl, and pictures of means, values and worst regressions."""
         with folder_lock(out):
             self._write(out)
 
     def _write(self, out: Path) -> None:
         from realign_cli.evaluation import plots  # loads a plotting library, which only this needs
 
-        atomic.write_json(out / "metrics.json", self._as_dict())
+        atomic.write_json(out / METRICS, self._as_dict())
         scores = self._run.measured.scores
-        _write_lines(out / "scores.jsonl", ({**self._ids(i), **values} for i, values in scores.items()))
+        _write_lines(out / SCORES, _score_lines(self._run))
         if self._rows:
-            atomic.write_png(out / "intervals.png", plots.intervals(self._rows))
+            atomic.write_png(out / INTERVALS, plots.intervals(self._rows))
             baseline = self._before.measured.scores if self._before else {}
-            atomic.write_png(out / "values.png", plots.values(scores, baseline))
+            atomic.write_png(out / VALUES, plots.values(scores, baseline))
         if self._before:
+            _write_lines(out / BASELINE_SCORES, _score_lines(self._before))
             _write_lines(out / "worst.jsonl", map(self._drop_line, self._worst))
             drawn = {drop.id: drop for drop in sorted(self._worst, key=lambda drop: -drop.rank)}  # its worst fall
             strips = [self._draw(drop) for drop in sorted(drawn.values(), key=lambda drop: drop.rank)[:_DRAWN]]
             if strips:
-                atomic.write_png(out / "worst.png", contact_sheet.sheet_of(strips))
+                atomic.write_png(out / WORST, contact_sheet.sheet_of(strips))
 
     def _as_dict(self) -> dict[str, Any]:
         report: dict[str, Any] = {"in": self._run.source}
@@ -128,11 +131,6 @@ class Report:
             if ids != others:
                 notes.append(f"differences: {len(ids & others)} ids are in both; {len(ids)} here, {len(others)} there")
         return notes
-
-    def _ids(self, record_id: str) -> dict[str, str]:
-        """The id of a record as a line of scores.jsonl begins with it, and that of its prompt where it names one."""
-        prompt_id = self._run.entries[record_id].record.prompt_id
-        return {"id": record_id, **({"prompt_id": prompt_id} if prompt_id else {})}
 
     def _biggest_drops(self) -> list[str]:
         """The worst regression of each column, for the screen."""
@@ -171,9 +169,17 @@ def _cost(side: SetMeasurement) -> dict[str, float] | None:
     return means | ({"steps": sum(steps) / len(steps)} if len(steps) == len(costs) else {})
 
 
-def _cost_line(name: str, cost: Mapping[str, float]) -> str:
+def cost_line(name: str, cost: Mapping[str, float]) -> str:
+    """What was spent per image on one side, in words."""
     steps = f", {cost['steps']:.2f} steps" if "steps" in cost else ""
     return f"cost ({name}): {cost['passes']:.2f} passes of the generator{steps} per image  n {cost['n']}"
+
+
+def _score_lines(side: SetMeasurement) -> Iterator[dict[str, Any]]:
+    """The values of each image, behind the id of its record, and that of its prompt where it names one."""
+    for record_id, values in side.measured.scores.items():
+        prompt_id = side.entries[record_id].record.prompt_id
+        yield {"id": record_id, **({"prompt_id": prompt_id} if prompt_id else {}), **values}
 
 
 def _scores(side: SetMeasurement) -> Scores:
@@ -201,12 +207,13 @@ def _write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
     atomic.write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 
 
-def _cells(row: Row) -> list[str]:
+def cells(row: Row) -> list[str]:
+    """A row of the table, as text under COLUMNS."""
     line = [f"  {row.category}" if row.category else row.metric, str(row.value.n), *_mean(row.value)]
     if row.baseline and row.difference and row.win_rate:
         line += [f"{row.baseline.mean:.3f}", *_mean(row.difference, "+"), *_mean(row.win_rate)]
         line += [f"{row.won}/{row.lost}"]
-    return line + [""] * (len(_COLUMNS) - len(line))
+    return line + [""] * (len(COLUMNS) - len(line))
 
 
 def _mean(mean: Mean, sign: str = "") -> list[str]:
@@ -215,7 +222,8 @@ def _mean(mean: Mean, sign: str = "") -> list[str]:
     return [f"{mean.mean:{sign}.3f}", interval]
 
 
-def _distance_line(name: str, found: Distance) -> str:
+def distance_line(name: str, found: Distance) -> str:
+    """FID and KID of one side, in words."""
     against = "an unknown number" if found.n_reference is None else str(found.n_reference)
     line = f"fid ({name}): {found.fid:.3f}"
     if found.kid:

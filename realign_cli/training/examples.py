@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,12 +11,9 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from realign_cli.training.method import Loss
 from realign_cli.training.rewards import penalise
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from realign_cli.roles import Reward, TrainableGenerator
 
 
@@ -63,26 +60,3 @@ def penalties(
     for i in range(0, len(examples.prompts), batch_size):
         pixels = generator.decode(examples.latents[i : i + batch_size])
         yield penalise(rewards, weights, pixels, examples.prompts[i : i + batch_size], seed + i)[0]
-
-
-def denoising_term(
-    name: str,
-    generator: TrainableGenerator,
-    examples: Examples,
-    count: int,
-    draw: np.random.Generator,
-    shares: NDArray[np.float64] | None = None,
-) -> Callable[[], Loss]:
-    """The loss of diffusion training of `count` examples: L_pre; or with `shares`, which say how often each is drawn.
-
-    The log calls it `name`.
-    """
-
-    def term() -> Loss:
-        chosen = draw.choice(len(examples.prompts), size=count, p=shares)
-        embeddings = generator.embed([examples.prompts[i] for i in chosen])
-        latents = examples.latents[torch.from_numpy(chosen)].to(embeddings)
-        value = generator.denoising_loss(latents, embeddings, int(draw.integers(2**62))).mean()
-        return Loss(value, {f"loss/{name}": value.item()})
-
-    return term

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from realign_cli.training.examples import denoising_term
+from realign_cli.training.denoising import denoising_term
 from realign_cli.training.method import GeneratorTraining, Loss
 from realign_cli.training.rewards import penalise
 

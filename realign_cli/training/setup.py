@@ -15,12 +15,12 @@ from realign_cli.errors import RecordError, UsageError
 from realign_cli.runs.lock import folder_lock
 from realign_cli.settings import ON_POLICY
 from realign_cli.training.checkpoint import KEPT, require_space
+from realign_cli.training.denoising import WeightedDenoising
 from realign_cli.training.examples import Examples, own_latents, penalties, real_latents
 from realign_cli.training.feedback import DirectReward, RewardFeedback
 from realign_cli.training.loop import LATENTS, PENALTIES, cached_tensor, fit, prepare_run
 from realign_cli.training.model_card import write_card
 from realign_cli.training.on_policy import NegativeAware, PolicyGradient
-from realign_cli.training.weighted import WeightedDenoising
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

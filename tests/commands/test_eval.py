@@ -288,6 +288,8 @@ def test_comparison_pairs_categories_and_a_second_run(inside: Run, tmp_path: Pat
     assert rows["clip_prefers_own", None]["value"]["mean"] > 0.5
     assert "prompts cut" in done.stdout and "not clamped, not scaled" in done.stdout
     assert {path.name for path in out.iterdir()} >= {"metrics.json", "scores.jsonl", "intervals.png", "values.png"}
+    coarse_scores = [json.loads(line) for line in (out / "baseline_scores.jsonl").read_text().splitlines()]
+    assert sum(one["clip"] for one in coarse_scores) / 6 == pytest.approx(rows["clip", None]["baseline"]["mean"])
     drops = [json.loads(line) for line in (out / "worst.jsonl").read_text().splitlines()]
     assert all(drop["difference"] < 0 and Path(drop["image"]).exists() for drop in drops)
     assert bool(drops) == (out / "worst.png").exists()

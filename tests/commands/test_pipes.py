@@ -202,6 +202,7 @@ def test_demo_shows_the_whole_method(realign: Run, tmp_path: Path) -> None:
     assert {"caption", "tries", "cost"} <= record.keys()
     assert record["cost"] == {"passes": len(record["tries"]["made"]), "steps": 20 * len(record["tries"]["made"])}
     assert Image.open(tmp_path / "demo" / "final" / "pictures" / "contact_sheet.png").width > 500
+    assert "a red circle and a blue square" in (tmp_path / "demo" / "report.html").read_text()
     report = json.loads((tmp_path / "demo" / "eval" / "metrics.json").read_text())
     rows = {row["metric"]: row for row in report["metrics"]}
     assert {"clip", "negclip", "blip_itc", "blip_itm", "all_correct"} <= rows.keys()

@@ -1,12 +1,13 @@
-"""Reward-weighted denoising (Lee et al. 2023): the loss of diffusion training, on images drawn by their reward."""
+"""The loss of diffusion training on given images: L_pre, and reward-weighted denoising (Lee et al. 2023)."""
 
 from __future__ import annotations
 
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import torch
+
 from realign_cli.equations.reward import sampling_weights
-from realign_cli.training.examples import denoising_term
 from realign_cli.training.method import GeneratorTraining, Loss
 
 if TYPE_CHECKING:
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from realign_cli.roles import TrainableGenerator
+    from realign_cli.training.examples import Examples
     from realign_cli.training.method import Averaged
 
 
@@ -30,3 +33,26 @@ class WeightedDenoising(GeneratorTraining):
     def _shares(self) -> NDArray[np.float64]:
         assert self._examples is not None and self._examples.penalties is not None
         return sampling_weights(self._examples.penalties, self._training.temperature).numpy()
+
+
+def denoising_term(
+    name: str,
+    generator: TrainableGenerator,
+    examples: Examples,
+    count: int,
+    draw: np.random.Generator,
+    shares: NDArray[np.float64] | None = None,
+) -> Callable[[], Loss]:
+    """The loss of diffusion training of `count` examples: L_pre; or with `shares`, which say how often each is drawn.
+
+    The log calls it `name`.
+    """
+
+    def term() -> Loss:
+        chosen = draw.choice(len(examples.prompts), size=count, p=shares)
+        embeddings = generator.embed([examples.prompts[i] for i in chosen])
+        latents = examples.latents[torch.from_numpy(chosen)].to(embeddings)
+        value = generator.denoising_loss(latents, embeddings, int(draw.integers(2**62))).mean()
+        return Loss(value, {f"loss/{name}": value.item()})
+
+    return term
