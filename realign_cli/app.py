@@ -21,6 +21,7 @@ from typer.core import TyperGroup
 from realign_cli import __version__
 from realign_cli.commands import (
     caption_reward,
+    compare,
     convert,
     demo,
     doctor,
@@ -189,7 +190,7 @@ _PANELS: dict[str, dict[str, Callable[..., None]]] = {
         "segment": segment.segment,
         "refine": refine.refine,
     },
-    "Judging it": {"eval": eval.eval_, "report": report.report},
+    "Judging it": {"eval": eval.eval_, "compare": compare.compare, "report": report.report},
     "Whole runs": {"demo": demo.demo, "run": run.run, "status": status.status},
     "Data in and out": {"prompts": prompts.prompts, "import": import_.import_, "export": export.export},
     "This computer": {"doctor": doctor.doctor, "download": download.download, "convert": convert.convert},

@@ -36,7 +36,10 @@ APART = {
     **dict.fromkeys(
         ("evaluation.evaluate", "evaluation.compare", "evaluation.distance"), "data files console registry"
     ),
-    **dict.fromkeys(("training.feedback", "training.examples", "training.rewards"), "data files console registry runs"),
+    **dict.fromkeys(
+        tuple(f"training.{name}" for name in ["method", "feedback", "denoising", "on_policy", "examples", "rewards"]),
+        "data files console registry runs",
+    ),
     **dict.fromkeys(("commands", "report", "training", "evaluation", "fleet", "runs"), "models"),
 }
 LEVELS = {room: len(FLOORS) - number for number, rooms in enumerate(FLOORS) for room in rooms.split()}

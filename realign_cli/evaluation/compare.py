@@ -66,14 +66,15 @@ def categories(record: Record) -> list[str]:
     return [*filter(None, [record.category]), *found, size]
 
 
-def by_prompt(scores: Scores, records: Iterable[Record]) -> Scores:
+def by_prompt(scores: Scores, prompts: Mapping[str, str]) -> Scores:
     """The mean of each column over the images of a prompt, by the prompt's id; one image has its own values.
 
-    Images of one prompt are no independent measurements of a model, so means and intervals are over prompts.
+    `prompts` has the id of each record's prompt. Images of one prompt are no independent measurements of a model, so
+    means and intervals are over prompts.
     """
     groups: dict[str, list[Mapping[str, float | None]]] = {}
-    for record in records:
-        groups.setdefault(record.prompt_key, []).append(scores[record.id])
+    for record_id, prompt_id in prompts.items():
+        groups.setdefault(prompt_id, []).append(scores[record_id])
     return {prompt_id: {c: _mean_of(c, images) for c in images[0]} for prompt_id, images in groups.items()}
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 if TYPE_CHECKING:
     from realign_cli.evaluation.compare import Row
     from realign_cli.evaluation.evaluate import Scores
+    from realign_cli.evaluation.ranking import Ranking
 
 _DPI = 120
 _BLUE, _ORANGE = "#0072b2", "#e69f00"  # Okabe and Ito
@@ -33,6 +34,21 @@ def intervals(rows: Sequence[Row]) -> Image.Image:
     if paired:
         axes.axvline(0, color="black", linewidth=0.8)
     axes.set_xlabel("difference from the baseline, 95 % interval" if paired else "mean, 95 % interval")
+    return _drawn(figure)
+
+
+def standings(rankings: Sequence[Ranking]) -> Image.Image:
+    """Of each ranking the mean of each system with its 95 % interval, the best on top; a panel for each."""
+    height = 0.8 + 0.3 * len(rankings[0].standings)
+    figure = Figure(figsize=(8, height * len(rankings)), layout="constrained")
+    for axes, ranking in zip(figure.subplots(len(rankings), squeeze=False)[:, 0], rankings, strict=True):
+        for y, one in enumerate(ranking.standings):
+            colour = _ORANGE if one.difference is None else _BLUE
+            axes.plot([one.value.low, one.value.high], [y, y], color=colour, linewidth=2)
+            axes.plot([one.value.mean], [y], "o", color=colour, markersize=5)
+        axes.set_yticks(range(len(ranking.standings)), [one.system for one in ranking.standings], fontsize=8)
+        axes.invert_yaxis()
+        axes.set_title(f"{ranking.column}, n = {ranking.n}, 95 % interval", fontsize=9)
     return _drawn(figure)
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 METRICS, SCORES, BASELINE_SCORES = "metrics.json", "scores.jsonl", "baseline_scores.jsonl"
 INTERVALS, VALUES, WORST = "intervals.png", "values.png", "worst.png"
-_PIPE_WIDTH = 160  # columns of the table where there is no terminal to ask
+PIPE_WIDTH = 160  # columns of the table where there is no terminal to ask
 _DRAWN = 12  # images on worst.png
 COLUMNS = ("metric", "n", "mean", "95 %", "baseline", "difference", "95 %", "win rate", "95 %", "won/lost")
 
@@ -48,7 +48,7 @@ class Report:
         self._settings = settings
         self._run, self._before, self._known = run, before, known
         self._prompts, self._prompts_before = _first_of_each(run), _first_of_each(before) if before else {}
-        scores, baseline = _scores(run), _scores(before) if before else None
+        scores, baseline = scores_by_prompt(run), scores_by_prompt(before) if before else None
         self._rows = compare(scores, baseline, _members(self._prompts))
         self._worst = worst(scores, baseline) if baseline else []
         self._metrics = {
@@ -60,7 +60,7 @@ class Report:
         self._distances = {
             name: distance(side.features, known.reference) for name, side in sides.items() if side and known
         }
-        self._costs = {name: cost for name, side in sides.items() if side and (cost := _cost(side))}
+        self._costs = {name: cost for name, side in sides.items() if side and (cost := cost_of(side))}
         measured = [side for side in (run, before, known and known.measurement) if side]
         self._warnings = [line for side in measured for line in side.warnings()]
         self.failed = sum(len(side.failures) for side in measured)
@@ -72,7 +72,7 @@ class Report:
         if as_json:
             console.write_json(self._as_dict())
             return
-        screen = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+        screen = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
         if self._rows:
             screen.print(console.table(COLUMNS, [cells(row) for row in self._rows]), soft_wrap=True)
         lines = [distance_line(name, one) for name, one in self._distances.items()]
@@ -159,7 +159,7 @@ class Report:
         return pictures.before_and_after(title, sides[1].record.text, *images)
 
 
-def _cost(side: SetMeasurement) -> dict[str, float] | None:
+def cost_of(side: SetMeasurement) -> dict[str, float] | None:
     """What was spent per image, on the `n` of which it is known: passes of the generator, and steps if all say them."""
     costs = [cost for entry in side.entries.values() if (cost := entry.record.cost)]
     if not costs:
@@ -182,8 +182,9 @@ def _score_lines(side: SetMeasurement) -> Iterator[dict[str, Any]]:
         yield {"id": record_id, **({"prompt_id": prompt_id} if prompt_id else {}), **values}
 
 
-def _scores(side: SetMeasurement) -> Scores:
-    return by_prompt(side.measured.scores, (entry.record for entry in side.entries.values()))
+def scores_by_prompt(side: SetMeasurement) -> Scores:
+    """The mean of each column over the images of each prompt."""
+    return by_prompt(side.measured.scores, {i: entry.record.prompt_key for i, entry in side.entries.items()})
 
 
 def _first_of_each(side: SetMeasurement) -> dict[str, Entry]:
@@ -209,14 +210,14 @@ def _write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
 
 def cells(row: Row) -> list[str]:
     """A row of the table, as text under COLUMNS."""
-    line = [f"  {row.category}" if row.category else row.metric, str(row.value.n), *_mean(row.value)]
+    line = [f"  {row.category}" if row.category else row.metric, str(row.value.n), *mean_cells(row.value)]
     if row.baseline and row.difference and row.win_rate:
-        line += [f"{row.baseline.mean:.3f}", *_mean(row.difference, "+"), *_mean(row.win_rate)]
+        line += [f"{row.baseline.mean:.3f}", *mean_cells(row.difference, "+"), *mean_cells(row.win_rate)]
         line += [f"{row.won}/{row.lost}"]
     return line + [""] * (len(COLUMNS) - len(line))
 
 
-def _mean(mean: Mean, sign: str = "") -> list[str]:
+def mean_cells(mean: Mean, sign: str = "") -> list[str]:
     """Mean and interval; one value has no interval."""
     interval = f"{mean.low:{sign}.3f} to {mean.high:{sign}.3f}" if mean.n > 1 else "-"
     return [f"{mean.mean:{sign}.3f}", interval]

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
-from realign_cli.data.records import METADATA, Entry, parse_lines, parts, read_tolerantly
+from realign_cli.data.records import METADATA, Entry, parts, read_tolerantly
 from realign_cli.equations.bootstrap import Mean
 from realign_cli.equations.kid import Kid
 from realign_cli.errors import UsageError
 from realign_cli.evaluation.compare import Row
 from realign_cli.evaluation.distance import Distance
 from realign_cli.evaluation.report import BASELINE_SCORES, INTERVALS, METRICS, SCORES, VALUES, WORST
-from realign_cli.records import parse_json, require_schema
+from realign_cli.evaluation.saved import read_scores
+from realign_cli.records import require_schema
 from realign_cli.runs.folder import RUN
 
 if TYPE_CHECKING:
@@ -202,16 +203,7 @@ def _row(row: dict[str, Any]) -> Row:
 def _side(data: dict[str, Any], name: str, scores: Path) -> Side:
     found = data.get("fid", {}).get(name)
     distance = Distance(**found | {"kid": Kid(**found["kid"]) if found["kid"] else None}) if found else None
-    return Side(str(data[name]), data.get("cost", {}).get(name), distance, _scores(scores))
-
-
-def _scores(path: Path) -> Scores:
-    """The values of each image by record id; none where an earlier version of eval wrote no such file."""
-    if not path.exists():
-        return {}
-    with path.open("rb") as file:
-        lines: Iterable[tuple[str, Any]] = parse_lines(file, str(path), parse_json)
-        return {
-            line["id"]: {key: value for key, value in line.items() if isinstance(value, int | float)}
-            for _, line in lines
-        }
+    # An earlier version of eval wrote no file of its baseline's scores.
+    return Side(
+        str(data[name]), data.get("cost", {}).get(name), distance, read_scores(scores).scores if scores.exists() else {}
+    )

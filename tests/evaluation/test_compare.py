@@ -32,8 +32,8 @@ def test_images_of_a_prompt_count_as_their_mean() -> None:
     draws = [*records, Record(id="7-1", text="a", prompt_id="7"), Record(id="7-2", text="a", prompt_id="7")]
     scores: Scores = {"7": {"clip": 0.1, "relation": None}, "8": {"clip": 0.7, "relation": None}}
     more: Scores = {"7-1": {"clip": 0.2, "relation": 1.0}, "7-2": {"clip": 0.6, "relation": 0.0}}
-    assert by_prompt(scores, records) == scores
-    together = by_prompt(scores | more, draws)
+    assert by_prompt(scores, {record.id: record.prompt_key for record in records}) == scores
+    together = by_prompt(scores | more, {record.id: record.prompt_key for record in draws})
     assert together == {"7": {"clip": pytest.approx(0.3), "relation": 0.5}, "8": scores["8"]}
     clip, relation = compare(together, scores)
     assert clip.difference is not None and clip.difference.mean == pytest.approx(0.1)
