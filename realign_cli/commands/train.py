@@ -41,7 +41,7 @@ def train(
         str | None,
         typer.Option(
             metavar="NAME=WEIGHT,...",
-            help="Rewards to train for: caption, clip, blip, itm, or module:Class.",
+            help="Rewards to train for: caption, clip, blip, itm, count, or module:Class.",
             rich_help_panel=_METHOD,
         ),
     ] = None,

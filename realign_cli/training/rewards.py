@@ -19,6 +19,10 @@ from realign_cli.stages.caption_reward import captions
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from realign_cli.roles import Detection, NounPhrase
+
+_WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+_NUMBERS = {"a": 1, "an": 1} | {word: number for number, word in enumerate(_WORDS, 1)}
 Estimator = Literal["reinforce", "likelihood", "exact"]
 
 
@@ -79,6 +83,50 @@ class ColumnReward:
     def __call__(self, pixels: Tensor, prompts: Sequence[str], seed: int) -> Tensor:
         values = self._metric.measure(to_pil(pixels), prompts)[self._column]
         return pixels.new_tensor([0.0 if value is None else value for value in values])
+
+
+class CountReward:
+    """Minus how far an image is from the numbers of things that its prompt asks for, as a detector counts them.
+
+    The mean over the kinds of things that a prompt names of |found - asked|: "a red circle and a blue circle" asks for
+    two circles. Where a phrase has no number ("the circles"), one or more are as good. A number without a gradient.
+    """
+
+    margin = 0.0
+
+    def __init__(self, models: Models) -> None:
+        self._models = models
+
+    def __call__(self, pixels: Tensor, prompts: Sequence[str], seed: int) -> Tensor:
+        asked = [
+            _asked(prompt, phrases) for prompt, phrases in zip(prompts, self._models.parser.parse(prompts), strict=True)
+        ]
+        found = self._models.detector.detect(to_pil(pixels), [list(kinds) for kinds in asked])
+        return pixels.new_tensor([_off(one, boxes) for one, boxes in zip(asked, found, strict=True)])
+
+
+def _asked(prompt: str, phrases: Sequence[NounPhrase]) -> dict[str, int | None]:
+    """How many of each kind a prompt asks for; None: some."""
+    asked: dict[str, int | None] = {}
+    for phrase in phrases:
+        kind = prompt[slice(*phrase.head)]
+        words = prompt[phrase.span[0] : phrase.head[0]].lower().split()
+        number = next((n for word in words if (n := _number(word)) is not None), None)
+        before = asked.get(kind, 0)
+        asked[kind] = None if number is None or before is None else before + number
+    return asked
+
+
+def _number(word: str) -> int | None:
+    return int(word) if word.isdecimal() else _NUMBERS.get(word)
+
+
+def _off(asked: Mapping[str, int | None], boxes: Sequence[Detection]) -> float:
+    differences = []
+    for kind, number in asked.items():
+        found = sum(one.label == kind for one in boxes)
+        differences.append(max(0, 1 - found) if number is None else abs(found - number))
+    return -sum(differences) / len(differences) if differences else 0.0
 
 
 def penalise(

@@ -173,7 +173,7 @@ def test_penalties_tell_a_true_caption_from_a_wrong_one(models: Models):
 
 
 def test_an_unknown_reward_names_the_known(models: Models):
-    with pytest.raises(UsageError, match="'imagereward'; there are caption, clip, blip, itm"):
+    with pytest.raises(UsageError, match="'imagereward'; there are caption, clip, blip, count, itm"):
         models.reward("imagereward")
 
 
