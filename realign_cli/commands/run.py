@@ -27,7 +27,10 @@ def run(
     prompts: Annotated[Path, typer.Option(metavar="FILE", help="A .txt, .jsonl or COCO .json file of prompts.")],
     seed: Annotated[int, typer.Option(help=SEED_HELP)] = 42,
     model: ModelOption = None,
-    keep: Annotated[Keep, typer.Option(help=f"Without tries: {KEEP_HELP[0].lower()}{KEEP_HELP[1:]}")] = "final",
+    keep: Annotated[
+        Keep | None,
+        typer.Option(help=f"With --tries 0: {KEEP_HELP[0].lower()}{KEEP_HELP[1:]} By default 'final'."),
+    ] = None,
     tries: Annotated[
         int | None,
         typer.Option(
@@ -102,11 +105,13 @@ def run(
     given = {"tries": tries, "good_enough": good_enough}
     loop = {key: value for key, value in given.items() if value is not None}
     models = _map.load(options, model=model, changes={"loop": loop} if loop else None)
+    if keep and models.loop.tries:
+        raise UsageError(f"--keep chooses between two images; of --tries {models.loop.tries} the best is kept anyway")
     silent = replace(options, quiet=True, as_json=False)
     entries = list(read_prompts(prompts, seed))
 
     def make(options: RunOptions, models: Models) -> int:
-        return 3 if coarse_to_final(options, out, models, entries, seed=seed, keep=keep) else 0
+        return 3 if coarse_to_final(options, out, models, entries, seed=seed, keep=keep or "final") else 0
 
     if workers == 1 and engine == "local":
         codes = [make(silent if options.as_json else options, models)]

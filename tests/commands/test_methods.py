@@ -106,7 +106,7 @@ def test_the_preset_chooses_the_method(realign: Run, here: Path) -> None:
 
 
 def test_run_draws_by_the_method_of_the_preset(realign: Run, here: Path) -> None:
-    words = ("run", "--prompts", "prompts.txt", *QUICK, "--set", "generate.method=attend")
+    words = ("run", "--prompts", "prompts.txt", *QUICK, "--tries", "0", "--set", "generate.method=attend")
     succeed(realign(*words, "--out", "whole", cwd=here))
     assert images(here / "whole" / "coarse") == images(here / "attend")
     assert all(line["method"] == "attend" for line in lines(here / "whole" / "final"))

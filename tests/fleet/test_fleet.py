@@ -137,7 +137,7 @@ def test_only_what_failed_is_tried_again(realign: Run, coarse: Path) -> None:
 def test_a_worker_that_is_killed_is_started_again(
     alone: dict[str, dict[str, bytes]], coarse: Path, started: Callable[..., Popen[str]]
 ) -> None:
-    options = ("--prompts", "prompts.txt", "--out", "two", "--workers", 2, "--batch-size", 1)
+    options = ("--prompts", "prompts.txt", "--out", "two", "--tries", 0, "--workers", 2, "--batch-size", 1)
     process = started(sys.executable, "-m", "realign_cli", "run", *options)
     folder, shard = coarse.parent / "two" / "coarse", Shard(1, 2)
     journal = folder / ".metadata.jsonl.part-1-of-2"
@@ -176,7 +176,7 @@ def test_an_array_of_jobs(
 
     def task(number: int, **more: str) -> Popen[str]:
         own = {**slurm, "SLURM_ARRAY_TASK_ID": str(number), **more}
-        return started("bash", SLURM, "prompts.txt", "array", "--batch-size", "1", **own)
+        return started("bash", SLURM, "prompts.txt", "array", "--tries", "0", "--batch-size", "1", **own)
 
     first = task(1)
     until(lambda: worker_of(out / "coarse", Shard(1, 2)), first)
@@ -194,12 +194,15 @@ def test_an_array_of_jobs(
 
 @pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install 'realign[ray]'")
 def test_an_actor_that_is_killed_is_started_again(
-    alone: dict[str, dict[str, bytes]], coarse: Path, started: Callable[..., Popen[str]]
+    realign: Run, coarse: Path, started: Callable[..., Popen[str]]
 ) -> None:
-    """The process that generates dies between the first image and the last."""
-    options = ("--prompts", "prompts.txt", "--out", "rayed", "--batch-size", 1, "--engine", "ray")
+    """The process that generates dies between the first image and the last, of a run that tries again."""
+    run = ("run", "--prompts", "prompts.txt", "--tries", 2, "--batch-size", 1)
+    succeed(realign(*run, "--out", "tried", cwd=coarse.parent))
     # Ray runs its workers as background jobs, which a busy computer never gets to.
-    process = started(sys.executable, "-m", "realign_cli", "run", *options, RAY_worker_niceness="0")
+    process = started(
+        *(sys.executable, "-m", "realign_cli", *run, "--out", "rayed", "--engine", "ray"), RAY_worker_niceness="0"
+    )
     folder = coarse.parent / "rayed" / "coarse"
     until(lambda: (folder / "000000.png").exists(), process)
     (generator,) = [
@@ -211,7 +214,7 @@ def test_an_actor_that_is_killed_is_started_again(
     assert len((folder / ".metadata.jsonl.part").read_text().splitlines()) < 4
     _, stderr = process.communicate()
     assert process.returncode == 0, stderr
-    assert made(coarse.parent / "rayed") == alone
+    assert made(coarse.parent / "rayed") == made(coarse.parent / "tried")
 
 
 def test_without_ray_its_extra_is_named(coarse: Path) -> None:
@@ -230,6 +233,7 @@ def test_without_ray_its_extra_is_named(coarse: Path) -> None:
         ("--out out --address auto", "--address names a Ray cluster: give --engine ray too"),
         ("--out out --shard 1/2 --overwrite", "--overwrite clears what all shards of out/coarse share"),
         ("--out out --overwrite --retry-failed", "--overwrite starts over and --retry-failed goes on"),
+        ("--out out --tries 4 --keep best", "--keep chooses between two images; of --tries 4 the best is kept"),
         ("--retry-failed", "images need a folder: give --out DIR"),
     ],
 )
