@@ -278,7 +278,7 @@ def test_a_run_of_an_earlier_version_is_refused_and_left_alone(tmp_path: Path, m
     monkeypatch.chdir(tmp_path)
     before = {path: path.read_bytes() for path in Path("trained").rglob("*") if path.is_file()}
     shutil.copy("trained/prompts.txt", "prompts.txt")
-    done = CliRunner().invoke(app, ["train", "--preset", "tiny", "--data", "prompts.txt", "--out", "trained", "-q"])
+    done = CliRunner().invoke(app, ["train", "--data", "prompts.txt", "--estimator", "nft", "--out", "trained", "-q"])
     assert done.exit_code == 2 and done.stderr.count("\n") == 1
     assert "realign train: trained: made with another configuration: " in done.stderr
     assert done.stderr.endswith("more; --overwrite starts over\n")
