@@ -9,7 +9,7 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 
 from realign_cli.errors import RecordError, UsageError
-from realign_cli.models.diffusion.stable_diffusion import StableDiffusion
+from realign_cli.models.diffusion.pipeline import PipelineGenerator
 from realign_cli.models.loading import silent
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from realign_cli.settings import PhraseControl, RegionControl
 
 
-class StableDiffusionXL(StableDiffusion):
-    """As `StableDiffusion`, but read by two text encoders, and neither trained nor controlled by regions or phrases.
+class StableDiffusionXL(PipelineGenerator):
+    """Stable Diffusion XL: two text encoders, and neither trained nor controlled by regions or phrases.
 
     Modulation is not built for it: its authors and users report that it does not carry over, and each image also hangs
     on one pooled embedding of the whole prompt, which no mask reaches.

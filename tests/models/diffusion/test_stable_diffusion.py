@@ -287,7 +287,7 @@ def test_what_is_cut_of_a_prompt_is_said_once_of_its_record(
         generator.generate([Request("a red ring", 1, record="a"), Request(long, 2, record="b")])
     assert [(record.name, record.message) for record in caplog.records] == [
         (
-            "realign_cli.models.diffusion.stable_diffusion",
+            "realign_cli.models.diffusion.pipeline",
             "record b: the generator reads 16 tokens of the prompt's 17; it does not see 'ring'",
         )
     ]
