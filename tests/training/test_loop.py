@@ -172,7 +172,7 @@ def test_many_in_a_row_end_the_run(tmp_path: Path):
 
 
 def test_collapse_is_told_and_stops_only_if_asked(tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.WARNING, logger="realign_cli.training.loop"):
         run(Toy(ugly_from=1), tmp_path / "on")
     assert "step 3, the samples may be collapsing: richness fell" in caplog.text
     with pytest.raises(RealignError, match="stopped at step 3, the images collapse: richness fell"):
