@@ -50,7 +50,7 @@ def test_a_damaged_one_is_passed_over(tmp_path: Path, harm: str, caplog: pytest.
         (last / "unet" / "model.safetensors").unlink()
     else:
         (last / "unet" / "model.safetensors").write_bytes(b"weighty")
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.WARNING, logger="realign_cli.training.checkpoint"):
         found = checkpoint.latest(tmp_path)
     assert found is not None and found.step == 1
     assert str(last) in caplog.text and "falling back" in caplog.text
