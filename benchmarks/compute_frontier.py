@@ -215,6 +215,7 @@ def plot(folder: Path, out: Path) -> None:
         low, high = 100 * np.quantile([right.mean(0)[draw].mean(1) for _, right in points], [0.025, 0.975], axis=1)
         axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
         axes.plot(x, y, "o-", color=colour, label=label, markersize=4)
+    axes.set_xlim(0.9, 4.2)
     axes.set_xlabel("passes of the generator per image, on average")
     axes.set_ylabel("all correct, %")
     axes.legend(frameon=False)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import operator
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -92,7 +90,7 @@ def test_a_prompt_has_its_images_together_and_all_prompts_have_their_turn(models
     (reward,) = made._rewards.values()
     firsts = [prompts[::4] for prompts in reward.prompts]
     assert all(prompts == [p for p in firsts[i] for _ in range(4)] for i, prompts in enumerate(reward.prompts))
-    assert sorted(functools.reduce(operator.iadd, firsts, [])) == sorted(PROMPTS * 2)
+    assert sorted(prompt for own in firsts for prompt in own) == sorted(PROMPTS * 2)
 
 
 def test_what_is_drawn_and_what_is_stayed_close_to_come_from_the_average(models: Models):
