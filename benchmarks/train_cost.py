@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from itertools import count
@@ -64,7 +65,7 @@ def method(name: str) -> tuple[RewardFeedback, Any]:
 
 def micro_batch(made: RewardFeedback, steps: Iterator[int]) -> None:
     """One of the next optimiser step, which draws prompts, noise and the sampler's step anew."""
-    for build in made.terms(next(steps), 0):
+    for build in made.terms(next(steps), 0, nullcontext):
         build().value.backward()
     for weight in made.trainable_parameters().values():
         assert weight.grad is not None and weight.grad.isfinite().all()
@@ -91,7 +92,7 @@ def shares(rounds: int) -> dict[str, list[float]]:
     watch(generator, "predict_x0", "the step with gradient")
     watch(generator, "decode", "decoding")
     watch(feedback, "penalise", "captions and rewards")
-    watch(feedback, "captions", "captions and rewards")
+    watch(made, "_exact", "captions and rewards")
     parts = ("rollout", "the step with gradient", "decoding", "captions and rewards", "the way back")
     found: dict[str, list[float]] = {part: [] for part in parts}
     steps = count()

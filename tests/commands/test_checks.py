@@ -94,7 +94,7 @@ def test_memory(monkeypatch: pytest.MonkeyPatch, gigabytes: float | None, short:
     found = {one.name.removeprefix("memory of "): one for one in doctor._memory(presets.load("sd15"))}
     assert {name for name, one in found.items() if one.remedy} == short
     if gigabytes:
-        assert found["train"].detail == "16.4 GB of weights" and found["generate"].detail == "2.1 GB of weights"
+        assert found["train"].detail == "18.8 GB of weights" and found["generate"].detail == "2.1 GB of weights"
     else:
         assert found["GPU"].remedy.startswith("--preset tiny")
 
