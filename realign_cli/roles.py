@@ -203,9 +203,10 @@ class Reward(Protocol):
     margin: float
 
     def __call__(self, pixels: Tensor, prompts: Sequence[str], seed: int) -> Tensor:
-        """One reward per image, (B,), differentiable in float pixels (B, 3, H, W) in [0, 1].
+        """One reward per image, (B,), of float pixels (B, 3, H, W) in [0, 1].
 
-        `seed` decides all that is drawn at random on the way.
+        It is differentiable in the pixels, or else goes with estimators that need its value alone. `seed` decides all
+        that is drawn at random on the way.
         """
         ...
 

@@ -67,7 +67,7 @@ def run(
     """Make coarse and final images of prompts in one command, with as many workers as wanted.
 
     With --tries, further images of a prompt are made until the caption of one earns --good-enough: by mending what is
-    found in the last, or by drawing again; the best is kept. Without tries it is the same as generate and refine.
+    found in the last, or by drawing again; the best is kept. With --tries 0 it is the same as generate and refine.
 
     The folders coarse/ and final/ in --out are the same whatever the number of workers. A worker that dies is started
     again and goes on; the same command continues what was interrupted, with any number of workers.

@@ -25,26 +25,6 @@ PHRASES = [Binding((3,), ((2,),)), Binding((6, 7), ((5,),))]
 NAMES = [control.section for control in CONTROLS]
 
 
-@pytest.fixture(scope="module")
-def unet() -> UNet2DConditionModel:
-    torch.manual_seed(0)
-    unet = UNet2DConditionModel(
-        sample_size=SIDE,
-        block_out_channels=(8, 16, 16, 16),
-        layers_per_block=2,
-        down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
-        up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
-        cross_attention_dim=WIDTH,
-        attention_head_dim=2,  # which is the number of heads
-        norm_num_groups=4,
-    ).eval()
-    with torch.no_grad():  # sharp attention: random weights would attend evenly
-        for name, weight in unet.named_parameters():
-            if name.endswith(("to_q.weight", "to_k.weight")):
-                weight *= 4
-    return unet.requires_grad_(False)
-
-
 def inputs(batch: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     latents = torch.randn(batch, 4, SIDE, SIDE, generator=generator)

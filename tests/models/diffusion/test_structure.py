@@ -2,35 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from realign_cli.models.diffusion.structure import Phrases, structured
 
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
+
 WIDTH, TOKENS, SIDE = 16, 12, 16
 FORMS = ["default", "conjunction"]
-
-
-@pytest.fixture(scope="module")
-def unet() -> UNet2DConditionModel:
-    torch.manual_seed(0)
-    unet = UNet2DConditionModel(
-        sample_size=SIDE,
-        block_out_channels=(8, 16, 16, 16),
-        layers_per_block=2,
-        down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
-        up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
-        cross_attention_dim=WIDTH,
-        attention_head_dim=2,
-        norm_num_groups=4,
-    ).eval()
-    with torch.no_grad():
-        for name, weight in unet.named_parameters():
-            if name.endswith(("to_q.weight", "to_k.weight")):
-                weight *= 4
-    return unet
 
 
 def inputs(batch: int) -> tuple[Tensor, Tensor]:
