@@ -151,6 +151,14 @@ class _Rate(TextColumn):
 
 
 @dataclass
+class StageTime:
+    """Images that a stage worked on, and the seconds that this took."""
+
+    images: int = 0
+    seconds: float = 0.0
+
+
+@dataclass
 class Summary:
     """What a command did, for the line at its end."""
 
@@ -162,6 +170,7 @@ class Summary:
     passes: float = 0  # of the generator, as far as the records know what was spent on them
     steps: float = 0
     seconds: float = 0.0
+    stages: dict[str, StageTime] = field(default_factory=dict)
     out: str | None = None
     complete: bool = True  # or other workers have yet to do their shards of `out`
     next_command: str | None = None

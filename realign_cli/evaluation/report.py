@@ -19,6 +19,7 @@ from realign_cli.evaluation.evaluate import FID, Evaluate, Scores
 from realign_cli.files import atomic
 from realign_cli.runs import contact_sheet
 from realign_cli.runs.lock import folder_lock
+from realign_cli.runs.times import seconds_per_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -159,20 +160,29 @@ class Report:
         return pictures.before_and_after(title, sides[1].record.text, *images)
 
 
-def cost_of(side: SetMeasurement) -> dict[str, float] | None:
-    """What was spent per image, on the `n` of which it is known: passes of the generator, and steps if all say them."""
+def cost_of(side: SetMeasurement) -> dict[str, Any] | None:
+    """What was spent per image, on the `n` of which it is known.
+
+    Passes of the generator, denoising steps if all say them, and the seconds of each stage if the folder knows them.
+    """
     costs = [cost for entry in side.entries.values() if (cost := entry.record.cost)]
     if not costs:
         return None
-    means = {"n": len(costs), "passes": sum(cost.passes for cost in costs) / len(costs)}
+    means: dict[str, Any] = {"n": len(costs), "passes": sum(cost.passes for cost in costs) / len(costs)}
     steps = [cost.steps for cost in costs if cost.steps is not None]
-    return means | ({"steps": sum(steps) / len(steps)} if len(steps) == len(costs) else {})
+    if len(steps) == len(costs):
+        means["steps"] = sum(steps) / len(steps)
+    if seconds := seconds_per_image(Path(side.source)):
+        means["seconds"] = seconds
+    return means
 
 
-def cost_line(name: str, cost: Mapping[str, float]) -> str:
+def cost_line(name: str, cost: Mapping[str, Any]) -> str:
     """What was spent per image on one side, in words."""
     steps = f", {cost['steps']:.2f} steps" if "steps" in cost else ""
-    return f"cost ({name}): {cost['passes']:.2f} passes of the generator{steps} per image  n {cost['n']}"
+    seconds = ", ".join(f"{stage} {one:.2f} s" for stage, one in cost.get("seconds", {}).items())
+    spent = f"{cost['passes']:.2f} passes of the generator{steps} per image  n {cost['n']}"
+    return f"cost ({name}): {spent}" + (f"; {seconds}" if seconds else "")
 
 
 def _score_lines(side: SetMeasurement) -> Iterator[dict[str, Any]]:

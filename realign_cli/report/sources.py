@@ -57,7 +57,7 @@ class Side:
     """One side of an eval: its folder as eval was given it, mean cost per image, distance, and values of each image."""
 
     source: str
-    cost: dict[str, float] | None
+    cost: dict[str, Any] | None
     distance: Distance | None
     scores: Scores = field(default_factory=dict)
 

@@ -29,6 +29,7 @@ from realign_cli.files import atomic
 from realign_cli.records import SCHEMA, Record, parse_line, require_schema
 from realign_cli.runs.journal import Journal, Records, finished_lines, read_lines, write_lines
 from realign_cli.runs.lock import flocked, folder_lock, holders
+from realign_cli.runs.times import TIMES
 
 RUN = "run.json"
 _LIBRARIES = (
@@ -238,6 +239,7 @@ def clear(path: Path) -> None:
         contact_sheet_path(path),
         *_begun_files(path),
         *records,
+        path / TIMES,
         path / RUN,
     ):  # the last says whose folder it is
         file.unlink(missing_ok=True)

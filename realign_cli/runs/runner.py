@@ -22,6 +22,7 @@ from realign_cli.files import atomic
 from realign_cli.files.prefetch import prefetch
 from realign_cli.records import Failure, Record
 from realign_cli.runs.folder import RunFolder, image_name, picture_path
+from realign_cli.runs.times import add_times
 from realign_cli.stages.base import Item, Outcome, Stage
 
 if TYPE_CHECKING:
@@ -80,7 +81,8 @@ def run_map(
         finished: Future[list[Record]] | None = None
         for job in prefetch(jobs, int(read_ahead)):
             for stage in stages:
-                _apply(stage, job.work.values(), only_missing=stage is not stages[-1])
+                time_of = summary.stages.setdefault(stage.name, console.StageTime())
+                _apply(stage, job.work.values(), time_of, only_missing=stage is not stages[-1])
             if finished:
                 finished.result()
             finished = writer.submit(finish, job)
@@ -93,6 +95,7 @@ def run_map(
         if finished:
             finished.result()
     if out:
+        add_times(out.path, summary.stages)
         summary.dropped = len(out.kept.keys() - set(ids) if final else out.kept.keys() & left_out)
         summary.complete = out.complete(ids, final=final, left_out=left_out)
     if pipe:
@@ -166,7 +169,7 @@ def _taking_part(record: Record, stages: Sequence[Stage]) -> list[Stage]:
     return [stage for stage in stages if stage is stages[-1] or not stage.is_done(record)]
 
 
-def _apply(stage: Stage, work: Iterable[_Work], *, only_missing: bool) -> None:
+def _apply(stage: Stage, work: Iterable[_Work], time_of: console.StageTime, *, only_missing: bool) -> None:
     chosen, items = [], []
     for one in work:
         if one.record.failed or (only_missing and stage.is_done(one.record)):
@@ -181,7 +184,11 @@ def _apply(stage: Stage, work: Iterable[_Work], *, only_missing: bool) -> None:
             continue
         chosen.append(one)
         items.append(Item(one.record, image))
-    for one, outcome in zip(chosen, stage(items) if items else [], strict=True):
+    began = time.monotonic()
+    outcomes = stage(items) if items else []
+    time_of.images += len(items)
+    time_of.seconds += time.monotonic() - began
+    for one, outcome in zip(chosen, outcomes, strict=True):
         if isinstance(outcome, RecordError):
             one.fail(stage.name, outcome)
         else:

@@ -92,11 +92,19 @@ class NegativeAware(_OnPolicy):
             yield term
 
     def _noised(self, clean: Tensor, draw: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """The images with fresh noise, each at a time of its own between those of the first and the last step."""
+        """The images with fresh noise, at a time between those of the first and the last step; a group shares both.
+
+        Their advantages add up to nothing, so that most of what they have in common, which is most of a gradient,
+        cancels: with a time and a noise for each image the gradient is two to four times as long, and no more of it is
+        the same for other images (docs/paper.md).
+        """
         training, source = self._training, torch.Generator().manual_seed(int(draw.integers(2**62)))
         latest, earliest = (self._generator.time(at) for at in (training.first_step, training.last_step))
-        times = torch.randint(earliest, latest + 1, (len(clean),), generator=source).to(clean.device)
-        noise = torch.randn(clean.shape, generator=source).to(clean)
+        size = training.images_per_prompt
+        groups = len(clean) // size
+        times = torch.randint(earliest, latest + 1, (groups,), generator=source).to(clean.device)
+        noise = torch.randn((groups, *clean.shape[1:]), generator=source).to(clean)
+        times, noise = times.repeat_interleave(size, 0), noise.repeat_interleave(size, 0)
         return self._generator.add_noise(clean, noise, times), times
 
 

@@ -9,6 +9,8 @@ from subprocess import CompletedProcess
 
 import pytest
 
+from realign_cli.runs.times import TIMES
+
 Run = Callable[..., CompletedProcess[str]]
 PROMPTS = (
     "a red circle and a blue square\na green ring above a yellow triangle\na pink cross\na cyan ring and a red cross\n"
@@ -22,7 +24,7 @@ def succeed(done: CompletedProcess[str]) -> CompletedProcess[str]:
 
 
 def product(folder: Path) -> dict[str, bytes]:
-    files = (path for path in folder.rglob("*") if path.is_file() and path.name != "run.json")
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name not in ("run.json", TIMES))
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from realign_cli import presets
+from realign_cli.runs.times import TIMES
 
 Run = Callable[..., CompletedProcess[str]]
 
@@ -26,7 +27,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def product(folder: Path) -> dict[str, bytes]:
     """The records and images of a folder, without what tells how they were made."""
-    return {name: data for name, data in contents(folder).items() if "/" not in name and name != "run.json"}
+    account = {"run.json", TIMES}
+    return {name: data for name, data in contents(folder).items() if "/" not in name and name not in account}
 
 
 def records(text: str) -> list[dict[str, object]]:

@@ -80,6 +80,7 @@ def test_a_disk_that_fills_at_every_page(warm: Warm, mounted: Callable[..., Path
         assert {name: data for name, data in contents(out).items() if name != "run.json"} == whole
         for name in os.listdir(out):
             (out / name).unlink()
+    # Not the times: they take the page that a file of what was begun has given back.
     assert failed_at == {".lock", "run.json", ".begun", *(f"{i}.png" for i in range(3)), f".{METADATA}.part", METADATA}
     assert contents(tmp_path / "source") == given
 

@@ -26,6 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from realign_cli.runs.times import TIMES
+
 QUICK = ("-q", "--batch-size", "2", "--set", "generator.steps=3")  # of three prompts the second batch is not full
 
 
@@ -95,8 +97,9 @@ class Warm:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder, hidden ones too."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """Every file below a folder, hidden ones too, but the account of how long it took."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != TIMES)
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 _CALLS = {

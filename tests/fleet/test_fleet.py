@@ -22,6 +22,7 @@ import pytest
 
 from realign_cli.data.shards import WHOLE, Shard
 from realign_cli.runs.lock import folder_lock
+from realign_cli.runs.times import TIMES
 
 Run = Callable[..., CompletedProcess[str]]
 SLURM = Path(__file__).parents[2] / "examples" / "slurm_array.sbatch"
@@ -29,7 +30,7 @@ SLURM = Path(__file__).parents[2] / "examples" / "slurm_array.sbatch"
 
 def product(folder: Path) -> dict[str, bytes]:
     """What a folder holds, hidden files and pictures too, without what tells how it was made."""
-    files = (path for path in folder.rglob("*") if path.is_file() and path.name != "run.json")
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name not in ("run.json", TIMES))
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 

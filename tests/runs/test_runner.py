@@ -22,6 +22,7 @@ from realign_cli.files import atomic
 from realign_cli.records import Record, Tag
 from realign_cli.runs.folder import RunFolder
 from realign_cli.runs.runner import run_map
+from realign_cli.runs.times import TIMES, seconds_per_image
 from realign_cli.stages.base import Item, Outcome
 
 if TYPE_CHECKING:
@@ -508,3 +509,15 @@ def test_a_kill_leaves_no_image_to_another_input(tmp_path: Path, monkeypatch: py
 
 def _killed(*_: object) -> None:
     raise RealignError("killed here")
+
+
+def test_the_time_of_each_stage_counts_the_images_it_worked_on(tmp_path: Path) -> None:
+    run(entries("1", "2"), Grey(), out=tmp_path / "made")
+    first, second = read_records(str(tmp_path / "made"))
+    tagged = Entry(first.record.replace(tags=[]), first.place, first.base)
+    summary, _ = run([tagged, second], Shade(), Count(), out=tmp_path / "counted")
+    assert {stage: time.images for stage, time in summary.stages.items()} == {"shade": 1, "count": 2}
+    assert list(seconds_per_image(tmp_path / "counted")) == ["shade", "count"]
+    before = (tmp_path / "counted" / TIMES).read_text()
+    again, _ = run([tagged, second], Shade(), Count(), out=tmp_path / "counted")
+    assert again.kept == 2 and (tmp_path / "counted" / TIMES).read_text() == before
