@@ -76,13 +76,13 @@ def make(name: str, out: Path, seed: int, tries: int, model: Path | None) -> Non
         with out.open("a") as file:
             for record, outcome in zip(batch, outcomes, strict=True):
                 images, made = seen[record.id], outcome.changes["tries"].made  # type: ignore[union-attr]
-                judged = Oracle().measure(images, [record.text] * len(images))["all_correct"]
+                judged = Oracle().measure(images, [record.text] * len(images))
                 lines = [
                     {
                         "how": one.how,
                         "caption": one.caption.text,
                         "reward": one.caption.reward,
-                        "all_correct": judged[i],
+                        **{column: judged[column][i] for column in ("presence", "binding", "all_correct")},
                         **composition(images[0], images[i]),
                     }
                     for i, one in enumerate(made)
@@ -180,15 +180,23 @@ def table(folder: Path) -> str:
 
 
 def kept(runs: dict[str, list[dict[str, list[Line]]]]) -> list[str]:
-    """How much of the first image a second one of the same prompt keeps."""
-    rows = ["| second image | n | unchanged pixels | overlap of the shapes |", "|---|---|---|---|"]
+    """How much of the first image a second one of the same prompt keeps, and what becomes of one with colours swapped.
+
+    Swapped are images that have all the shapes asked for, but not in their colours.
+    """
+    head = ["second image", "n", "unchanged pixels", "overlap of the shapes", "swapped", "all correct", "a shape lost"]
+    rows = [f"| {' | '.join(head)} |", "|---|---|---|---|---|---|---|"]
     for name, how in (("draws", "draw"), ("modulation", "mend"), ("regional", "mend")):
-        seconds = [tries[1] for seed in runs.get(name, []) for tries in seed.values() if len(tries) > 1]
-        chosen = [one for one in seconds if one["how"] == how]
+        pairs = [tries[:2] for seed in runs.get(name, []) for tries in seed.values() if len(tries) > 1]
+        chosen = [(first, second) for first, second in pairs if second["how"] == how]
         if chosen:
-            unchanged, overlap = (100 * np.mean([one[key] for one in chosen]) for key in ("unchanged", "overlap"))
+            unchanged, overlap = (100 * np.mean([one[key] for _, one in chosen]) for key in ("unchanged", "overlap"))
             title = "a fresh draw" if name == "draws" else f"mended by {name}"
-            rows.append(f"| {title} | {len(chosen)} | {unchanged:.0f} % | {overlap:.0f} % |")
+            swapped = [second for first, second in chosen if first["presence"] and not first["binding"]]
+            right, there = (100 * np.mean([one[key] for one in swapped]) for key in ("all_correct", "presence"))
+            cells = [title, str(len(chosen)), f"{unchanged:.0f} %", f"{overlap:.0f} %"]
+            cells += [str(len(swapped)), f"{right:.0f} %", f"{100 - there:.0f} %"]
+            rows.append(f"| {' | '.join(cells)} |")
     return rows
 
 

@@ -86,7 +86,7 @@ def train_generator(
             "itself make it worse); choose --estimator nft, which learns from prompts alone"
         )
     micro_batches = _micro_batches(training, accelerator.num_processes)
-    rewards = {name: _reward(models, name, training) for name in training.rewards}
+    rewards = {name: reward_of(models, name, training) for name in training.rewards}
     generator = models.trainable_generator(
         steps=training.sampler_steps,
         guidance=training.guidance,
@@ -134,7 +134,7 @@ def _micro_batches(training: Training, processes: int) -> int:
     return effective // size
 
 
-def _reward(models: Models, name: str, training: Training) -> Reward:
+def reward_of(models: Models, name: str, training: Training) -> Reward:
     """Only the caption reward, whose value has no gradient, has a choice of what stands for it."""
     if name != "caption":
         return models.reward(name)
