@@ -4,7 +4,8 @@
 
 Reads what benchmarks/coarse_stage.sh made of model NAME: its log, and of the images drawn by the base model, along the
 way (NAME-at-STEPS) and at the end their captions and evaluations. The surrogate is the mean over the optimiser steps
-since the row above: of the reward that gradients were taken of, or for reward-weighted denoising of its loss.
+since the row above: of the reward that gradients were taken of, or for reward-weighted denoising of its loss. Images
+are those that were drawn or read until there, minutes the time of the steps, without what was prepared before.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy as np
 from realign_cli.equations.bootstrap import bootstrap_mean
 
 ORACLE = ("binding", "all_correct")
+HEAD = ("steps", "images", "minutes", "surrogate", "Eq. 4", *ORACLE)
 
 
 def rows(path: Path) -> list[dict]:
@@ -39,6 +41,16 @@ def surrogate(run: Path, name: str, after: int, until: int) -> str:
     return f"{np.mean(steps):.4f} ({key})" if steps else ""
 
 
+def spent(run: Path, name: str, until: int) -> tuple[int, float]:
+    """Images and minutes of the first `until` optimiser steps."""
+    model = run / "models" / name
+    images = json.loads((model / "run.json").read_text())["config"]["train"]["effective_batch_size"]
+    rates = [
+        row["samples_per_s"] for row in rows(model / "log.jsonl") if row["step"] <= until and "samples_per_s" in row
+    ]
+    return images * until, sum(images / rate for rate in rates) / 60
+
+
 def line(run: Path, name: str, folder: str, after: int, steps: int) -> str:
     rewards = np.array([row["caption"]["reward"] for row in rows(run / f"{folder}-captioned" / "metadata.jsonl")])
     found = bootstrap_mean(rewards)
@@ -46,7 +58,9 @@ def line(run: Path, name: str, folder: str, after: int, steps: int) -> str:
     judged = {row["metric"]: row["value"] for row in values if not row["category"]}
     oracle = [f"{judged[m]['mean']:.1%} ({judged[m]['low']:.1%} to {judged[m]['high']:.1%})" for m in ORACLE]
     exact = f"{found.mean:.3f} ({found.low:.3f} to {found.high:.3f})"
-    return f"| {steps} | {surrogate(run, name, after, steps)} | {exact} | {' | '.join(oracle)} |\n"
+    images, minutes = spent(run, name, steps)
+    cells = [str(steps), f"{images:,}", f"{minutes:.0f}", surrogate(run, name, after, steps), exact, *oracle]
+    return f"| {' | '.join(cells)} |\n"
 
 
 def main() -> None:
@@ -55,7 +69,7 @@ def main() -> None:
     parser.add_argument("names", nargs="+", metavar="NAME")
     arguments = parser.parse_args()
     for name in arguments.names:
-        sys.stdout.write(f"\n{name}\n\n| steps | surrogate | Eq. 4 | {' | '.join(ORACLE)} |\n|---|---|---|---|---|\n")
+        sys.stdout.write(f"\n{name}\n\n| {' | '.join(HEAD)} |\n{'|---' * len(HEAD)}|\n")
         after = 0
         for steps, folder in points(arguments.run, name).items():
             sys.stdout.write(line(arguments.run, name, folder, after, steps))

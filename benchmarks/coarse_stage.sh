@@ -48,9 +48,13 @@ along caption 1 150
 along caption 1 300
 along caption 1 450
 along refl-caption 1 40 --estimator reinforce "${through_pixels[@]}"
+for steps in 50 100; do
+    along alone 1 $steps --estimator nft # from prompts alone: no image of the data is read
+done
 for seed in $seeds; do
     coarse caption "$seed"
     fine "caption-$seed" --model "$dir/models/caption-$seed"
+    coarse alone "$seed" --estimator nft
     coarse unweighted "$seed" --set train.temperature=1e9 # every example alike: what more training does by itself
     coarse clip "$seed" --reward clip
     coarse blip "$seed" --reward blip
@@ -58,5 +62,6 @@ for seed in $seeds; do
     coarse refl-likelihood "$seed" --estimator likelihood "${through_pixels[@]}"
 done
 caption caption-1
+caption alone-1
 caption refl-caption-1
-python "$(dirname "$0")/coarse_curve.py" "$dir" caption-1 refl-caption-1
+python "$(dirname "$0")/coarse_curve.py" "$dir" caption-1 alone-1 refl-caption-1

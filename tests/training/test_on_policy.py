@@ -114,6 +114,21 @@ def test_what_is_drawn_and_what_is_stayed_close_to_come_from_the_average(models:
     assert plain[0]["caption_reward"] != averaged[0]["caption_reward"]
 
 
+def test_the_images_of_a_group_get_the_same_noise_at_the_same_time(models: Models, monkeypatch: pytest.MonkeyPatch):
+    generator = opened(models)
+    add_noise, seen = generator.add_noise, []
+
+    def spy(latents: torch.Tensor, noise: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
+        seen.append((noise, times))
+        return add_noise(latents, noise, times)
+
+    monkeypatch.setattr(generator, "add_noise", spy)
+    values(method(models, generator), 0, 0)
+    (noise, times), (fresh, _) = seen
+    assert torch.equal(noise[:4], noise[:1].expand(4, -1, -1, -1)) and len(times[:4].unique()) == 1
+    assert not torch.equal(noise[0], noise[4]) and not torch.equal(noise[0], fresh[0])
+
+
 @pytest.mark.parametrize("estimator", ["nft", "ddpo"])
 def test_images_of_one_reward_teach_nothing(models: Models, estimator: str):
     generator = opened(models)
