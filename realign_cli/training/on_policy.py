@@ -94,9 +94,7 @@ class NegativeAware(_OnPolicy):
     def _noised(self, clean: Tensor, draw: np.random.Generator) -> tuple[Tensor, Tensor]:
         """The images with fresh noise, at a time between those of the first and the last step; a group shares both.
 
-        Their advantages add up to nothing, so that most of what they have in common, which is most of a gradient,
-        cancels: with a time and a noise for each image the gradient is two to four times as long, and no more of it is
-        the same for other images (docs/paper.md).
+        Their advantages add up to nothing, so that what their gradients have in common, which is most of them, cancels.
         """
         training, source = self._training, torch.Generator().manual_seed(int(draw.integers(2**62)))
         latest, earliest = (self._generator.time(at) for at in (training.first_step, training.last_step))
