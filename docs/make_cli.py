@@ -29,7 +29,7 @@ def page() -> str:
     parts += [_prose(inspect.getdoc(main) or ""), "Every command has `--help`."]
     for name, command in _commands(app):
         parts += [f"## realign {name}", _prose(command.help), _options(command.callback)]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def _commands(app: Any) -> Iterator[tuple[str, Any]]:
@@ -65,7 +65,7 @@ def _options(command: Callable[..., Any]) -> str:
         said = f"{option.help} Environment: `{option.envvar}`." if option.envvar else option.help
         cells = [names, _value(kind, option.metavar), told, said]
         rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    return "\n".join(rows)
+    return "\n".join(rows) if len(rows) > 2 else ""
 
 
 def _value(kind: Any, metavar: str | None) -> str:

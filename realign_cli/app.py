@@ -38,6 +38,7 @@ from realign_cli.commands import (
     segment,
     select,
     status,
+    study,
     tag,
     train,
 )
@@ -190,12 +191,15 @@ _PANELS: dict[str, dict[str, Callable[..., None]]] = {
         "segment": segment.segment,
         "refine": refine.refine,
     },
-    "Judging it": {"eval": eval.eval_, "compare": compare.compare, "report": report.report},
+    "Judging it": {"eval": eval.eval_, "compare": compare.compare, "report": report.report, "study": study.study},
     "Whole runs": {"demo": demo.demo, "run": run.run, "status": status.status},
     "Data in and out": {"prompts": prompts.prompts, "import": import_.import_, "export": export.export},
     "This computer": {"doctor": doctor.doctor, "download": download.download, "convert": convert.convert},
 }
-_SUBCOMMANDS = {"eval": {"stats": eval.stats}}
+_SUBCOMMANDS: dict[str, dict[str, Callable[..., None]]] = {
+    "eval": {"stats": eval.stats},
+    "study": {"make": study.make, "serve": study.serve, "results": study.results},
+}
 
 
 class _Program(TyperGroup):
@@ -242,9 +246,12 @@ for _panel, _commands in _PANELS.items():
             _add(app, _name, _function, rich_help_panel=_panel)
             continue
         _group = typer.Typer()
-        _group.callback(invoke_without_command=True, help=_reflow(_function))(
-            _without_subcommand(_handle_errors(with_options(_function), _name))
-        )
+        if inspect.signature(_function).parameters:
+            _group.callback(invoke_without_command=True, help=_reflow(_function))(
+                _without_subcommand(_handle_errors(with_options(_function), _name))
+            )
+        else:  # it does nothing but hold its subcommands
+            _group.callback(no_args_is_help=True, help=_reflow(_function))(_function)
         for _inner, _of_it in _SUBCOMMANDS[_name].items():
             _add(_group, _inner, _of_it, prefix=f"{_name} ")
         app.add_typer(_group, name=_name, rich_help_panel=_panel)

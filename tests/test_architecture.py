@@ -21,11 +21,11 @@ FLOORS = (
     "__main__",
     "app",
     "commands tinyworld.train",
-    "report",
+    "report study",
     "training evaluation fleet tinyworld",
     "runs",
     "stages models.diffusion models.vision models.vision_language models.language",
-    "models data registry pictures",
+    "models data registry pictures pages",
     "files presets roles",
     "records settings console",
     "equations errors safe_path __init__",
@@ -40,7 +40,7 @@ APART = {
         tuple(f"training.{name}" for name in ["method", "feedback", "denoising", "on_policy", "examples", "rewards"]),
         "data files console registry runs",
     ),
-    **dict.fromkeys(("commands", "report", "training", "evaluation", "fleet", "runs"), "models"),
+    **dict.fromkeys(("commands", "report", "study", "training", "evaluation", "fleet", "runs"), "models"),
 }
 LEVELS = {room: len(FLOORS) - number for number, rooms in enumerate(FLOORS) for room in rooms.split()}
 MODULES = {
@@ -170,8 +170,17 @@ HEAVY = {
     "jinja2",
     "matplotlib",
     "ray",
+    "starlette",
+    "uvicorn",
+    "krippendorff",
+    "sqlite3",
 }  # Typer itself loads pydantic
-COMMANDS = [[], *([name] for name in sorted(typer.main.get_command(app).commands)), ["eval", "stats"]]  # type: ignore[attr-defined]
+COMMANDS = [
+    [],
+    *([name] for name in sorted(typer.main.get_command(app).commands)),
+    ["eval", "stats"],
+    ["study", "make"],
+]  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: " ".join(command) or "realign")

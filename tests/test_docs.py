@@ -28,7 +28,7 @@ def test_help_lists_commands_by_job_in_the_order_of_use() -> None:
     found = re.findall(r"─ ([^─]+) ─|^│ ([a-z][a-z-]*)  ", shown, flags=re.MULTILINE)
     assert [panel or command for panel, command in found][1:] == [  # after the options
         *("The method, in order", "train", "generate", "caption-reward", "select", "tag", "score", "segment", "refine"),
-        *("Judging it", "eval", "compare", "report"),
+        *("Judging it", "eval", "compare", "report", "study"),
         *("Whole runs", "demo", "run", "status"),
         *("Data in and out", "prompts", "import", "export"),
         *("This computer", "doctor", "download", "convert"),

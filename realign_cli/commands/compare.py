@@ -83,7 +83,7 @@ def _systems(
     from realign_cli.evaluation.session import chosen, count, session
     from realign_cli.registry import Models
 
-    names = _names(folders)
+    names = folder_names(folders)
     systems, failed = {}, 0
     for name, folder in zip(names, folders, strict=True):
         if is_eval(folder):
@@ -106,7 +106,7 @@ def _systems(
     return [systems[name] for name in names], failed
 
 
-def _names(folders: Sequence[Path]) -> list[str]:
+def folder_names(folders: Sequence[Path]) -> list[str]:
     """What to call each folder: its last part, or all of its path where two end alike.
 
     Raises:

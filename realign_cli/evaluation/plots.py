@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 if TYPE_CHECKING:
+    from realign_cli.equations.bootstrap import Mean
     from realign_cli.evaluation.compare import Row
     from realign_cli.evaluation.evaluate import Scores
     from realign_cli.evaluation.ranking import Ranking
@@ -39,16 +40,30 @@ def intervals(rows: Sequence[Row]) -> Image.Image:
 
 def standings(rankings: Sequence[Ranking]) -> Image.Image:
     """Of each ranking the mean of each system with its 95 % interval, the best on top; a panel for each."""
-    height = 0.8 + 0.3 * len(rankings[0].standings)
-    figure = Figure(figsize=(8, height * len(rankings)), layout="constrained")
-    for axes, ranking in zip(figure.subplots(len(rankings), squeeze=False)[:, 0], rankings, strict=True):
-        for y, one in enumerate(ranking.standings):
-            colour = _ORANGE if one.difference is None else _BLUE
-            axes.plot([one.value.low, one.value.high], [y, y], color=colour, linewidth=2)
-            axes.plot([one.value.mean], [y], "o", color=colour, markersize=5)
-        axes.set_yticks(range(len(ranking.standings)), [one.system for one in ranking.standings], fontsize=8)
+    return panels(
+        [
+            (
+                f"{ranking.column}, n = {ranking.n}, 95 % interval",
+                [(one.system, one.value, one.difference is None) for one in ranking.standings],
+            )
+            for ranking in rankings
+        ]
+    )
+
+
+def panels(shown: Sequence[tuple[str, Sequence[tuple[str, Mean, bool]]]]) -> Image.Image:
+    """Panels of means with their 95 % intervals, below a title each: names, means, and which of them stand out."""
+    heights = [0.8 + 0.3 * len(means) for _, means in shown]
+    figure = Figure(figsize=(8, sum(heights)), layout="constrained")
+    drawn = figure.subplots(len(shown), squeeze=False, height_ratios=heights)[:, 0]
+    for axes, (title, means) in zip(drawn, shown, strict=True):
+        for y, (_, mean, stands_out) in enumerate(means):
+            colour = _ORANGE if stands_out else _BLUE
+            axes.plot([mean.low, mean.high], [y, y], color=colour, linewidth=2)
+            axes.plot([mean.mean], [y], "o", color=colour, markersize=5)
+        axes.set_yticks(range(len(means)), [name for name, *_ in means], fontsize=8)
         axes.invert_yaxis()
-        axes.set_title(f"{ranking.column}, n = {ranking.n}, 95 % interval", fontsize=9)
+        axes.set_title(title, fontsize=9)
     return _drawn(figure)
 
 

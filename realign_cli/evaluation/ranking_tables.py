@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from realign_cli.evaluation.report import mean_cells
+from realign_cli.evaluation.typeset import latex_table, markdown_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
 
 COLUMNS = ("", "system", "mean", "95 %", "difference", "95 %", "win rate", "p", "passes")
 _SURE = 0.05  # p below which a duel is marked
-_SPECIAL = {c: f"\\{c}" for c in "&%$#_{}"} | {"\\": r"\textbackslash{}", "~": r"\~{}", "^": r"\^{}"}
 
 
 def title(ranking: Ranking) -> str:
@@ -45,7 +45,7 @@ def markdown(rankings: Sequence[Ranking]) -> str:
 
 def latex(rankings: Sequence[Ranking]) -> str:
     """A table of the standings of each ranking, for the package booktabs."""
-    return "\n".join(line for ranking in rankings for line in _latex(ranking))
+    return "\n".join(latex_table(COLUMNS, cells(ranking), title(ranking), alignment="rl") for ranking in rankings)
 
 
 def as_dict(ranking: Ranking) -> dict[str, Any]:
@@ -63,25 +63,7 @@ def _line_of(ranking: Ranking, one: Standing, first: str) -> list[str]:
 
 
 def _markdown(ranking: Ranking) -> Iterator[str]:
-    yield from (f"**{title(ranking)}**", "", _row(COLUMNS), _row(["---"] * len(COLUMNS)))
-    yield from map(_row, cells(ranking))
-    yield ""
+    yield from (f"**{title(ranking)}**", "", markdown_table(COLUMNS, cells(ranking)), "")
     if len(ranking.duels) > 1:
         rows = duel_cells(ranking)
-        yield from (_row(["wins", *(row[0] for row in rows)]), _row(["---"] * (len(rows) + 1)))
-        yield from map(_row, rows)
-        yield ""
-
-
-def _row(texts: Sequence[str]) -> str:
-    escaped = (text.replace("|", "\\|") for text in texts)
-    return f"| {' | '.join(escaped)} |"
-
-
-def _latex(ranking: Ranking) -> Iterator[str]:
-    yield from (f"% {title(ranking)}", rf"\begin{{tabular}}{{rl{'r' * (len(COLUMNS) - 2)}}}", r"\toprule")
-    yield from (_cells(COLUMNS), r"\midrule", *map(_cells, cells(ranking)), r"\bottomrule", r"\end{tabular}", "")
-
-
-def _cells(texts: Sequence[str]) -> str:
-    return " & ".join("".join(_SPECIAL.get(c, c) for c in text) for text in texts) + r" \\"
+        yield from (markdown_table(["wins", *(row[0] for row in rows)], rows), "")

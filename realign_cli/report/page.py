@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from realign_cli.errors import RecordError
 from realign_cli.evaluation.report import COLUMNS, cells, cost_line, distance_line
 from realign_cli.files import atomic
+from realign_cli.pages.templates import environment, packaged, source_hash, style_of
 from realign_cli.pictures import PALETTE, ink
 from realign_cli.report.figures import frontier, measured_systems, whiskers
 from realign_cli.report.thumbnails import PIXEL_ART, Thumbnails, plot
@@ -135,20 +131,14 @@ def _keep(picture: Picture, image: Image, path: Path) -> str:
 
 
 def _render(sources: Sources, gallery: Gallery, cards: Sequence[Shown]) -> Iterator[str]:
-    environment = Environment(
-        loader=PackageLoader(_ROOM, "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"number": _number, "signed": lambda value: f"{value:+.3f}"}
-    style, script = _palette() + _packaged("page.css"), _packaged("page.js")
+    templates = environment(_ROOM)
+    templates.filters |= {"number": _number, "signed": lambda value: f"{value:+.3f}"}
+    style, script = _palette() + style_of(_ROOM), packaged(_ROOM, "page.js")
     systems = measured_systems(sources.evals)
-    return environment.get_template("page.html.j2").generate(
+    return templates.get_template("page.html.j2").generate(
         style=style,
         script=script,
-        hashes={"style": _hash(style), "script": _hash(script)},
+        hashes={"style": source_hash(style), "script": source_hash(script)},
         sources=sources,
         gallery=gallery,
         cards=cards,
@@ -210,12 +200,3 @@ def _palette() -> str:
         f".thing-{i} {{ --swatch: rgb{colour}; --swatch-ink: {ink(colour)}; }}\n" for i, colour in enumerate(PALETTE)
     )
     return "".join(colours)
-
-
-def _packaged(name: str) -> str:
-    return resources.files(_ROOM).joinpath(name).read_text(encoding="utf-8")
-
-
-def _hash(text: str) -> str:
-    """What a content security policy calls a script or a style by."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode('ascii')}'"
