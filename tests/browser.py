@@ -57,4 +57,4 @@ def visit(browser: Browser) -> Iterator[Open]:
     yield open_page
     for context in contexts:
         context.close()
-    assert faults == []
+    assert not faults, faults

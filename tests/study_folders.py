@@ -21,10 +21,16 @@ def write_systems(root: Path, texts: Sequence[str] = TEXTS) -> dict[str, Path]:
     return {name: write_records(root / name, lines, shade=20 * place) for place, name in enumerate(SYSTEMS)}
 
 
-def make_study(root: Path, questions: Sequence[str] = ("alignment",), form: Form = "all", raters: int = 4) -> Path:
+def make_study(
+    root: Path,
+    questions: Sequence[str] = ("alignment",),
+    form: Form = "all",
+    raters: int = 4,
+    texts: Sequence[str] = TEXTS,
+) -> Path:
     """A study of the systems that `write_systems` writes."""
     request = Request(questions, form, raters, count=None, seed=0)
-    make(write_systems(root), root / "study", request, advance=lambda count: None)
+    make(write_systems(root, texts), root / "study", request, advance=lambda count: None)
     return root / "study"
 
 

@@ -51,7 +51,7 @@ def render(study: Study, rater: Rater, answers: Sequence[Answer] = (), *, served
 def policy(*, served: bool) -> str:
     """The content security policy of a page: its own style and script, its images, and where its answers go."""
     style, script = map(source_hash, _sources())
-    images, connect = ("'self'", "'self'") if served else ("file: 'self'", "'none'")
+    images, connect = ("'self' data:", "'self'") if served else ("file: 'self' data:", "'none'")
     return (
         f"default-src 'none'; img-src {images}; style-src {style}; script-src {script}; connect-src {connect}; "
         "base-uri 'none'; form-action 'none'"
