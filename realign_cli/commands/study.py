@@ -67,7 +67,7 @@ def make(
     Verbosity(options.quiet, options.verbose).apply()
     folders = [source, *against, *(more or [])]
     names = dict(zip(folder_names(folders), folders, strict=True))
-    request = Request([name.strip() for name in questions.split(",")], form, raters, count, seed)
+    request = Request(list(dict.fromkeys(map(str.strip, questions.split(",")))), form, raters, count, seed)
     with progress("study", None, quiet=options.quiet or options.as_json) as advance:
         made = write(names, out, request, advance=advance)
     trials = [len(rater.trials) for rater in made.study.raters]

@@ -160,7 +160,7 @@ def test_a_prompt_of_html_does_nothing(visit: Open, tmp_path: Path) -> None:
         shown.append(page.locator("#prompt").text_content())
         answer(page, study, rater, "1")
     assert set(HOSTILE) < set(shown)
-    assert page.title() == "Which image fits?"
+    assert page.title() == "Which image is best?"
 
 
 def test_mouse_back_and_instructions(visit: Open, finished: Path) -> None:

@@ -118,6 +118,14 @@ def test_the_same_seed_gives_the_same_study_but_for_its_links(tmp_path: Path) ->
     assert not {rater.token for rater in first.raters} & {rater.token for rater in second.raters}
 
 
+def test_instructions_are_about_what_is_asked(tmp_path: Path, finished: Path) -> None:
+    write(write_systems(tmp_path), tmp_path / "study", questions="fidelity")
+    only, both = (next((one / "site").glob("[0-9a-f]*.html")).read_text() for one in (tmp_path / "study", finished))
+    for source, told in ((only, False), (both, True)):
+        assert ("fits the text best" in source) == ("An example" in source) == told
+        assert "Which image looks best, whatever the text says?" in source
+
+
 def test_hostile_prompts_stay_text(tmp_path: Path) -> None:
     folders = write_systems(tmp_path, HOSTILE)
     write(folders, tmp_path / "study")
