@@ -154,7 +154,7 @@ def results(
     """Count the answers of a study: each system's share, and how far raters agree.
 
     Counted are the answers that study serve got, while it runs too, and those in DIR/answers/*.json that raters
-    downloaded. Intervals are 95 % bootstraps over raters and prompts. Raters who failed more than a fifth of their
+    downloaded. Intervals are 95 %, clustered by rater and by prompt. Raters who failed more than a fifth of their
     attention checks are left out and listed. Needs pip install 'realign[study]'.
 
     Examples:

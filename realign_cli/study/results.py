@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from realign_cli.equations.agreement import fleiss_kappa, krippendorff_alpha
-from realign_cli.equations.bootstrap import Mean, percentile_mean, two_way_bootstrap
+from realign_cli.equations.clustered import two_way_mean
 
 if TYPE_CHECKING:
+    from realign_cli.equations.bootstrap import Mean
     from realign_cli.study.answers import Answer
     from realign_cli.study.design import Item, Rater, Study
 
@@ -22,7 +23,7 @@ _CAREFUL = 0.8  # share of attention checks that a rater has to get right
 
 @dataclass(frozen=True)
 class Share:
-    """The share of answers that name a system; `difference` is to the first system, from the same resamples."""
+    """The share of answers that name a system; `difference` is to the first system, answer by answer."""
 
     system: str
     share: Mean
@@ -144,16 +145,14 @@ def _tally(question: str, systems: tuple[str, ...], votes: Sequence[_Vote], *, n
         shared[r, p, chosen] += 1 / len(chosen)  # systems that made the same image share its vote
         counts[r, p] += 1
         by_item[p, vote.index] += 1
-    means, drawn = two_way_bootstrap(shared, counts)
-    n = len(votes)
     shares = [
         Share(
             label,
-            percentile_mean(n, means[i], drawn[:, i]),
-            percentile_mean(n, means[i] - means[0], drawn[:, i] - drawn[:, 0]) if 0 < i < len(systems) else None,
+            two_way_mean(shared[..., i], counts, 0, 1),
+            two_way_mean(shared[..., i] - shared[..., 0], counts, -1, 1) if 0 < i < len(systems) else None,
         )
         for i, label in enumerate(labels)
     ]
     several = int((by_item.sum(axis=1) >= 2).sum())
     agreement = Agreement(several, fleiss_kappa(by_item), krippendorff_alpha(by_item))
-    return Tally(question, systems, n, len(raters), len(prompts), shares, agreement)
+    return Tally(question, systems, len(votes), len(raters), len(prompts), shares, agreement)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from realign_cli.study.results import Account, Results, Tally
 
 COLUMNS = ("", "share", "95 %", "difference", "95 %")
-RATERS = ("rater", "answers", "checks right", "median time", "")
+RATERS = ("rater", "answers", "checks right", "median time")
 
 
 def title(study: Study, tally: Tally) -> str:
@@ -51,7 +51,6 @@ def rater_cells(raters: Sequence[Account]) -> list[list[str]]:
             f"{one.answers} of {one.asked}",
             f"{one.checks_right} of {one.checks}",
             "" if one.seconds is None else f"{one.seconds:.1f} s",
-            f"left out: {one.left_out}" if one.left_out else "",
         ]
         for one in raters
     ]
@@ -62,8 +61,7 @@ def notes(study: Study, found: Results) -> list[str]:
     out = [one for one in found.raters if one.left_out]
     done = sum(one.answers == one.asked for one in found.raters)
     lines = [
-        f"{len(found.raters)} of {len(study.raters)} raters began, {done} of them answered everything; "
-        f"{len(out)} are left out"
+        f"raters: {len(found.raters)} of {len(study.raters)} began, {done} answered everything, {len(out)} left out"
     ]
     lines += [f"rater {one.number} is left out: {one.left_out}" for one in out]
     return lines + found.complaints

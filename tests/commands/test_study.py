@@ -40,7 +40,7 @@ def test_a_study_from_folders_to_a_table(realign: Run, tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert "alignment: Which image fits the text best? 10 answers of 2 raters on 5 prompts" in done.stdout
     assert re.search(r"^final +100.0 +100.0 to 100.0 *$", done.stdout, re.MULTILINE)
-    assert "2 of 3 raters began, 2 of them answered everything; 0 are left out" in done.stdout
+    assert "raters: 2 of 3 began, 2 answered everything, 0 left out" in done.stdout
     written = {path.name for path in (tmp_path / "table").iterdir()}
     assert written == {"table.md", "table.tex", "table.json", "table.png"}
     done = realign("study", "results", "study", "--json", cwd=tmp_path)

@@ -67,7 +67,7 @@ def test_who_fails_attention_checks_is_left_out() -> None:
     assert found.tallies[0].raters == 2 and found.tallies[0].shares[1].share.mean == 1
     assert found.tallies[0].answers == 20 - (study.raters[3].trials[-1].item < 10)
     lines = notes(study, found)
-    assert lines[0] == "5 of 6 raters began, 3 of them answered everything; 3 are left out"
+    assert lines[0] == "raters: 5 of 6 began, 3 answered everything, 3 left out"
     assert lines[3:] == ["rater 3 is left out: failed 1 of 2 attention checks", "a.json: no answers in it"]
 
 
