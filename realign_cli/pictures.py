@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -19,6 +19,8 @@ PALETTE = ((0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (213, 9
 _KEPT = PALETTE[2]
 _TILE = 192
 _LINE = 18
+_HEAT = 0.65  # of a colour over an image
+_BAR = 90  # pixels of a scale of colours
 _FRAME = 3  # pixels around what was kept
 _READABLE = 256  # pixels of the longer side, from which on a number in a picture can be read
 _SEEN = 400  # characters; Pillow measures all of a text before it draws any
@@ -139,6 +141,59 @@ def is_tile_of(tile: Image.Image, image: Image.Image) -> bool:
     inner = (slice(_FRAME, -_FRAME),) * 2
     shown, expected = (np.asarray(one, np.float32)[inner] for one in (tile, _as_tile(image)))
     return bool(np.abs(shown - expected).mean() < 1)  # another version of Pillow may round another way
+
+
+@dataclass(frozen=True)
+class MapColumn:
+    """The attention maps of a word or phrase, float (h, w), one for each row or None, but not for all of them.
+
+    `outline` is the bool (H, W) mask of what it speaks of, if that is known.
+    """
+
+    title: str
+    maps: Sequence[NDArray[np.float32] | None]
+    outline: NDArray[np.bool_] | None = None
+
+
+def map_grid(prompt: str, rows: Sequence[tuple[str, Image.Image]], columns: Sequence[MapColumn]) -> Image.Image:
+    """Attention maps over the images of titled rows, a column for each word, whose maps share one scale.
+
+    Colours are those of matplotlib's inferno, from the least to the most of a column, which stand at its foot.
+    """
+    from matplotlib import colormaps  # takes a while
+
+    step, foot = _TILE + 4, _TILE + _LINE
+    canvas = Image.new("RGB", ((1 + len(columns)) * step, 2 * _LINE + len(rows) * foot + _LINE), "white")
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=13)
+    draw.text((2, 0), _line(prompt), fill="black", font=font)
+    for y, (title, image) in enumerate(rows):
+        canvas.paste(_as_tile(image), (0, 2 * _LINE + y * foot))
+        draw.text((2, 2 * _LINE + y * foot + _TILE), title, fill="black", font=font)
+    for x, column in enumerate(columns, 1):
+        draw.text((x * step + 2, _LINE), _line(column.title), fill="black", font=font)
+        known = np.concatenate([one.ravel() for one in column.maps if one is not None])
+        least, most = float(known.min()), float(known.max())
+        for y, ((_, image), one) in enumerate(zip(rows, column.maps, strict=True)):
+            if one is not None:
+                heat = colormaps["inferno"]((one - least) / (most - least or 1), bytes=True)[..., :3]
+                canvas.paste(_laid_over(image, heat, column.outline), (x * step, 2 * _LINE + y * foot))
+        top, ends = canvas.height - _LINE, (f"{least:.2g}", f"{most:.2g}")
+        bar = Image.fromarray(colormaps["inferno"](np.linspace(0, 1, _BAR)[None], bytes=True)[..., :3])
+        canvas.paste(bar.resize((_BAR, 10), Image.Resampling.NEAREST), (x * step + (_TILE - _BAR) // 2, top + 4))
+        for end, left, anchor in zip(ends, (_TILE - _BAR - 8, _TILE + _BAR + 8), ("rm", "lm"), strict=True):
+            draw.text((x * step + left // 2, top + 9), end, fill="black", font=font, anchor=anchor)
+    return canvas
+
+
+def _laid_over(image: Image.Image, heat: NDArray[np.uint8], outline: NDArray[np.bool_] | None) -> Image.Image:
+    """A tile of the image in grey under colours, uint8 (h, w, 3), with a white line around a mask."""
+    grey = _as_tile(image.convert("L").convert("RGB"))
+    tile = Image.blend(grey, Image.fromarray(heat).resize(grey.size, Image.Resampling.BILINEAR), _HEAT)
+    if outline is not None:
+        mask = mask_picture(outline).resize(grey.size, Image.Resampling.NEAREST)
+        edge = np.asarray(mask.filter(ImageFilter.MaxFilter(3))) > np.asarray(mask.filter(ImageFilter.MinFilter(3)))
+        tile.paste("white", mask=Image.fromarray(edge))
+    return tile
 
 
 def before_and_after(title: str, prompt: str, before: Image.Image, after: Image.Image) -> Image.Image:

@@ -76,6 +76,26 @@ class Refinement(_Part):
     final: Caption | None = None
 
 
+class WordMap(_Part):
+    """How much of the attention map of a place of the text lies in the mask of its object, from 0 to 1.
+
+    `after` is of the image that `refine` drew, `before` of the one that was there, where its maps were kept. `place`
+    is where the characters of `words` start and end.
+    """
+
+    words: str
+    place: tuple[int, int] = Field(strict=False)
+    before: float | None = None
+    after: float
+
+
+class PhraseMap(WordMap):
+    """The same of a noun phrase, and of each attribute in it; `area` is the mask's share of the image."""
+
+    area: float
+    attributes: list[WordMap] = Field(default_factory=list)
+
+
 class Try(_Part):
     """One image that was tried for a prompt, by its text alone ("draw") or by objects that were found in the last such.
 
@@ -167,6 +187,7 @@ class Record(_Part):
     objects: list[Object] | None = None
     scorer: str | None = None  # who named the objects: a language model, or "rules"
     refine: Refinement | None = None
+    maps: list[PhraseMap] | None = None
     tries: Tries | None = None
     select: Selection | None = None
     cost: Cost | None = None

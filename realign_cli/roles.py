@@ -55,7 +55,8 @@ class NounPhrase:
 class Request:
     """One image to generate. By `regions` or `phrases` its attention is controlled; without, it is left alone.
 
-    `record` is the id under which a message speaks of it.
+    Of each place in `mapped` is kept where the image attended to it. `record` is the id under which a message speaks
+    of it.
     """
 
     prompt: str
@@ -63,6 +64,7 @@ class Request:
     regions: tuple[Region, ...] = ()
     record: str = ""
     phrases: tuple[NounPhrase, ...] = ()
+    mapped: tuple[Span, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ class ScoredObjects:
     recovered: RecordError | None = None
 
 
-EXTRA_STEPS = "extra_steps"
+EXTRA_STEPS, ATTENTION_MAPS = "extra_steps", "attention_maps"
 
 
 class Generator(Protocol):
@@ -103,7 +105,9 @@ class Generator(Protocol):
 
         `control` says how the regions of the requests are minded, such as by modulated attention (Eq. 8 and 9), or
         their phrases. Without it they are left alone. Where an image took more than the steps of the sampler,
-        `image.info[EXTRA_STEPS]` says how many more they would be.
+        `image.info[EXTRA_STEPS]` says how many more they would be. `image.info[ATTENTION_MAPS]` has of each place in
+        `mapped` that was read in full the share of each pixel's attention that its tokens had, float32 (h, w); the
+        image is the same as without, to the bit.
         """
         ...
 

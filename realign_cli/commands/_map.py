@@ -41,6 +41,24 @@ def load(
     return Models(preset, options.device)
 
 
+def map_words(maps: bool, words: str | None) -> list[str] | None:
+    """The words that have attention maps beside the noun phrases; None where no maps are wanted.
+
+    Raises:
+        UsageError: words are given and no maps are wanted.
+    """
+    from realign_cli.errors import UsageError
+
+    if words is not None and not maps:
+        raise UsageError("--map-words says what else has maps: give --maps too")
+    return list(dict.fromkeys(filter(None, map(str.strip, (words or "").split(","))))) if maps else None
+
+
+def map_settings(words: Sequence[str] | None) -> dict[str, Any]:
+    """What `run.json` says of attention maps; nothing where there are none, as in folders of any version."""
+    return {} if words is None else {"maps": True, "map_words": list(words)}
+
+
 def run(
     options: RunOptions,
     models: Models,

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from realign_cli.commands import _map
-from realign_cli.commands.options import ModelOption, RunOptions
+from realign_cli.commands.options import MapsOption, MapWordsOption, ModelOption, RunOptions
 from realign_cli.settings import GenerateMethod
 
 SEED_HELP = "Seed; with the id of a prompt it decides the noise of its image."
@@ -24,6 +24,8 @@ def generate(
         typer.Option(help="How the prompt's phrases are minded; plain is not at all. By default the preset's."),
     ] = None,
     model: ModelOption = None,
+    maps: MapsOption = False,
+    map_words: MapWordsOption = None,
 ) -> None:
     """Generate coarse images of prompts, one of each or several.
 
@@ -38,6 +40,9 @@ def generate(
     StructureDiffusion: each phrase is also read as it is alone. 'attend' (Attend-and-Excite), 'syngen' and 'predicated'
     (Predicated Diffusion) look in the first steps where the image attends to the words, and move it until things are
     there and have their own attributes. Their numbers are the sections of these names in the preset.
+
+    With --maps the folder gets attention maps: pictures/ID-maps.png to look at and maps/ID.safetensors. The images stay
+    the same. refine --maps sets its own beside them.
 
     Examples:
 
@@ -59,10 +64,12 @@ def generate(
     if options.out is None:
         raise UsageError("images need a folder: give --out DIR")
     models = _map.load(options, model=model, changes={"generate": {"method": method}} if method else None)
+    words = _map.map_words(maps, map_words)
+    stage = Generate(models, models.phrase_control, words)
     records = Input.of(list(with_draws(list(read_prompts(prompts, seed)), images_per_prompt)))
     same_model = f" --model {shlex.quote(str(model))}" if model else ""
     next_command = "realign refine --in {out} --out final/" + same_model
-    settings = {"seed": seed}
+    settings = {"seed": seed, **_map.map_settings(words)}
     if images_per_prompt > 1:  # folders of one image each, of any version, do not say so
         settings["images_per_prompt"] = images_per_prompt
-    _map.run(options, models, [Generate(models, models.phrase_control)], records, settings, next_command=next_command)
+    _map.run(options, models, [stage], records, settings, next_command=next_command)

@@ -142,6 +142,13 @@ BackendOption = Annotated[
         rich_help_panel=_MODELS,
     ),
 ]
+MapsOption = Annotated[
+    bool,
+    typer.Option("--maps", help="Keep where the image attended to each noun phrase of the prompt, and its attributes."),
+]
+MapWordsOption = Annotated[
+    str | None, typer.Option(metavar="WORD,...", help="With --maps: words or phrases that have maps as well.")
+]
 ModelOption = Annotated[
     Path | None,
     typer.Option(

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from realign_cli.commands import _map
-from realign_cli.commands.options import MapOptions, ModelOption
+from realign_cli.commands.options import MapOptions, MapsOption, MapWordsOption, ModelOption
 from realign_cli.settings import RefineMethod
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ def refine(
         typer.Option(help="How masks steer the attention: modulation is the paper's; by default the preset's."),
     ] = None,
     model: ModelOption = None,
+    maps: MapsOption = False,
+    map_words: MapWordsOption = None,
 ) -> None:
     """Generate each image again from the same noise, with attention that minds where objects are.
 
@@ -33,6 +35,10 @@ def refine(
 
     Stages that a record has not been through (tag, score, segment) are run first. The folder gets, besides the
     images, a strip per prompt (coarse, masks, final, phrases) in pictures/ and contact_sheet.png of them all.
+
+    With --maps it also gets attention maps of what is drawn again, and beside them those that generate --maps kept of
+    the coarse images: pictures/ID-maps.png, maps/ID.safetensors, and in 'maps' of each record how much of a phrase's
+    map lies in the mask of its object, before and after.
 
     Examples:
 
@@ -46,12 +52,14 @@ def refine(
     if options.out is None:
         raise UsageError("images need a folder: give --out DIR")
     models = _map.load(options, model=model, changes={"refine": {"method": method}} if method else None)
+    words = _map.map_words(maps, map_words)
     records = read(options)
     from realign_cli.stages.refine import Refine  # takes seconds, and without records none are lost
     from realign_cli.stages.score import Score
     from realign_cli.stages.segment import Segment
     from realign_cli.stages.tag import Tag
 
-    stages: list[Stage] = [Tag(models), Score(models), Segment(models), Refine(models, models.region_control, keep)]
+    refining = Refine(models, models.region_control, keep, words)
+    stages: list[Stage] = [Tag(models), Score(models), Segment(models), refining]
     next_command = "realign eval --in {out}{baseline}"
-    _map.run(options, models, stages, records, {"keep": keep}, next_command=next_command)
+    _map.run(options, models, stages, records, {"keep": keep, **_map.map_settings(words)}, next_command=next_command)

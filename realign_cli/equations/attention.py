@@ -27,6 +27,11 @@ def logits(query: Tensor, key: Tensor) -> Tensor:
     return query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
 
 
+def plain_map(query: Tensor, key: Tensor) -> Tensor:
+    """Eq. 7: A = softmax(QK^T / sqrt(d)), written out in float32, (..., N, T); for few keys."""
+    return logits(query.float(), key.float()).softmax(-1)
+
+
 def strength(timestep: float, weight: float, power: float) -> float:
     """lambda_t = w * (t / 1000)^power: strongest in the first steps, which settle the layout."""
     return weight * math.pow(timestep / 1000, power)
@@ -59,9 +64,13 @@ def modulate(logits: Tensor, match: Tensor, weight: Tensor) -> Tensor:
 
 
 def modulated_attention(query: Tensor, key: Tensor, value: Tensor, match: Tensor, weight: Tensor) -> Tensor:
-    """Eq. 8: A'V, with A' written out in float32; for few keys. Shapes as in `logits` and `modulate`."""
-    attention = modulate(logits(query.float(), key.float()), match, weight).softmax(-1)
-    return attention.to(value.dtype) @ value
+    """Eq. 8: A'V, with A' of `modulated_map`. Shapes as in `logits` and `modulate`."""
+    return modulated_map(query, key, match, weight).to(value.dtype) @ value
+
+
+def modulated_map(query: Tensor, key: Tensor, match: Tensor, weight: Tensor) -> Tensor:
+    """Eq. 8: A', written out in float32, (..., N, T); for few keys. Shapes as in `logits` and `modulate`."""
+    return modulate(logits(query.float(), key.float()), match, weight).softmax(-1)
 
 
 # Regions that read texts of their own
@@ -87,6 +96,22 @@ def regional_attention(
     read = F.scaled_dot_product_attention(query.expand(len(keys), -1, -1, -1), keys, values)
     rest = (1 - weights.sum(0))[:, None] * F.scaled_dot_product_attention(query[None], key[None], value[None])[0]
     return (rest + (weights[:, None, :, None] * read).sum(0)).to(value.dtype)
+
+
+def regional_map(query: Tensor, key: Tensor, keys: Tensor, readings: Tensor, weights: Tensor) -> Tensor:
+    """The attention of `regional_attention` to the tokens of the prompt, float32 (heads, N, T); each row sums to 1.
+
+    (1 - sum_i w_i) A(q, k) + sum_i w_i A(q, k_i) P_i: what is attended to in the text of a region counts for the tokens
+    of the prompt that it was taken from.
+
+    Args:
+        query, key, keys, weights: as of `regional_attention`.
+        readings: P, (n, T, T): the tokens of the prompt, columns, for which each token of a region's text, rows,
+            counts; each row sums to 1.
+    """
+    read = plain_map(query.expand(len(keys), -1, -1, -1), keys) @ readings[:, None]
+    rest = (1 - weights.sum(0))[:, None] * plain_map(query, key)
+    return rest + (weights[:, None, :, None] * read).sum(0)
 
 
 def region_weights(masks: Tensor, side: int, dilation: int, height: int, width: int) -> Tensor:

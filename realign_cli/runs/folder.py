@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from realign_cli import __version__
+from realign_cli.data.maps import MAPS, maps_path
 from realign_cli.data.records import METADATA, done_path, journal_path, parts, shard_of
 from realign_cli.data.shards import WHOLE, Shard
 from realign_cli.errors import RealignError, UsageError
@@ -103,7 +104,7 @@ class RunFolder:
                 folder.close()
 
     def begin(self, records: Iterable[Record]) -> None:
-        """Note the records whose images and pictures are written next, until `flush`."""
+        """Note the records whose images, pictures and maps are written next, until `flush`."""
         data = "".join(" ".join(filter(None, (record.id, record.prompt_id))) + "\n" for record in records)
         with atomic.report_os_errors(self._begun, len(data)), self._begun.open("a") as file:
             file.write(data)
@@ -115,8 +116,8 @@ class RunFolder:
     def flush(self) -> None:
         """As `Journal.flush`; the names of files that were written before survive as well."""
         if self._journal.pending:
-            for folder in (self.path, self.path / _PICTURES):
-                with suppress(FileNotFoundError):  # no pictures
+            for folder in (self.path, self.path / _PICTURES, self.path / MAPS):
+                with suppress(FileNotFoundError):  # no pictures, or no maps
                     atomic.sync(folder)
         self._journal.flush()
         with suppress(FileNotFoundError):  # nothing was begun
@@ -243,8 +244,9 @@ def clear(path: Path) -> None:
         path / RUN,
     ):  # the last says whose folder it is
         file.unlink(missing_ok=True)
-    with suppress(OSError):  # not there, or somebody else's files are in it
-        (path / _PICTURES).rmdir()
+    for folder in (path / _PICTURES, path / MAPS):
+        with suppress(OSError):  # not there, or somebody else's files are in it
+            folder.rmdir()
 
 
 def _ids(files: Iterable[Path]) -> set[str]:
@@ -274,8 +276,9 @@ def _begun_of(file: Path) -> Shard | None:
 
 
 def _remove_files(path: Path, record_id: str, named: Callable[[Path], Path] = Path) -> None:
-    """Delete the image and the pictures of a record, or what was to become them where `named` gives its name."""
-    named(path / image_name(record_id)).unlink(missing_ok=True)
+    """Delete image, pictures and maps of a record, or what was to become them where `named` gives its name."""
+    for file in (path / image_name(record_id), maps_path(path, record_id)):
+        named(file).unlink(missing_ok=True)
     pictures = named(picture_path(path, record_id, "*"))
     kinds = re.compile(re.escape(pictures.name).replace(re.escape("*"), _KIND))
     for picture in pictures.parent.glob(pictures.name):

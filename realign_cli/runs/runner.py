@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from realign_cli import console
 from realign_cli.data.images import image_path, open_image, require_file
+from realign_cli.data.maps import maps_bytes, maps_path, read_maps
 from realign_cli.data.pipe import RecordWriter
 from realign_cli.data.shards import WHOLE, Shard
 from realign_cli.errors import RecordError, UsageError
@@ -183,7 +184,7 @@ def _apply(stage: Stage, work: Iterable[_Work], time_of: console.StageTime, *, o
             one.fail(stage.name, error)
             continue
         chosen.append(one)
-        items.append(Item(one.record, image))
+        items.append(Item(one.record, image, partial(read_maps, one.entry.record, one.entry.base)))
     began = time.monotonic()
     outcomes = stage(items) if items else []
     time_of.images += len(items)
@@ -280,7 +281,7 @@ def _lacks_image(record: Record, entry: Entry, out: RunFolder) -> bool:
 
 
 def _store(work: _Work, out: RunFolder | None, stage: str) -> Record:
-    """Write the image and the pictures of a record, which then names its image, or says why it has none."""
+    """Write the image, the pictures and the maps of a record, which then names its image, or says why it has none."""
     if out is None:
         return work.record
     name = image_name(work.record.id)
@@ -299,6 +300,8 @@ def _store(work: _Work, out: RunFolder | None, stage: str) -> Record:
     for outcome in work.outcomes:
         for kind, draw in outcome.pictures.items():
             atomic.write_png(picture_path(out.path, work.record.id, kind), draw())
+        if outcome.maps:
+            atomic.write_bytes(maps_path(out.path, work.record.id), maps_bytes(outcome.maps))
     return work.record.replace(file_name=name) if name != work.record.file_name else work.record
 
 

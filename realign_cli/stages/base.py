@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from realign_cli.errors import RecordError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from PIL.Image import Image
 
     from realign_cli.records import Record
@@ -16,10 +18,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Item:
-    """What a stage gets: a record, and its image as RGB if the stage looks at images."""
+    """What a stage gets: a record, and its image as RGB if the stage looks at images.
+
+    `maps` reads the attention maps that lie beside the image, by name; it raises RecordError where they are damaged.
+    """
 
     record: Record
     image: Image | None = None
+    maps: Callable[[], Mapping[str, NDArray[np.float32]]] = dict
 
 
 @dataclass(frozen=True)
@@ -27,13 +33,14 @@ class Outcome:
     """What a stage gives: the keys it adds, the record's new image if it makes one, and pictures for people.
 
     `pictures` has, by kind ("overlay", "strip", "mask-0"), what draws each if it is wanted; the runner decides
-    where they are stored.
+    where they are stored. `maps` has attention maps by name, which are kept beside the image.
     `recovered` is what went wrong where the stage had to find its result in another way than it was asked to.
     """
 
     changes: Mapping[str, Any] = field(default_factory=dict)
     image: Image | None = None
     pictures: Mapping[str, Callable[[], Image]] = field(default_factory=dict)
+    maps: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     recovered: RecordError | None = None
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from realign_cli.pictures import strip
 from realign_cli.records import Cost, Record, Refinement, noise_seed
 from realign_cli.roles import Models, Region, Request
 from realign_cli.settings import Regional, RegionControl
+from realign_cli.stages import maps
 from realign_cli.stages.base import Item, Outcome
 from realign_cli.stages.caption_reward import CaptionReward, captions
 from realign_cli.stages.run_lengths import decode
@@ -22,10 +24,20 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from realign_cli.records import Box
+    from realign_cli.roles import NounPhrase
 
 Keep = Literal["best", "final"]
 _OF_ONE = ("a", "an", "one")  # how a phrase begins that speaks of one thing
 _MARGIN = 1  # pixels around a box
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """By what an image is regenerated. With maps, of which phrases, and those of the coarse image."""
+
+    regions: tuple[Region, ...]
+    phrases: tuple[NounPhrase, ...]
+    before: maps.Maps
 
 
 class Refine:
@@ -34,6 +46,8 @@ class Refine:
     `control` says how the masks are minded: by modulated attention, Eq. 7-9, or by texts of the regions' own.
     `keep` "best" keeps whichever of coarse and final has the higher caption reward, the coarse image where they tie:
     a wrong plan cannot make an image worse than it was by that measure. "final" keeps every regenerated image.
+    With `map_words` the attention maps of the noun phrases, and of such words besides, are kept of each image that is
+    regenerated, with those that lie beside the coarse one; 'maps' says how much of them lies in the masks.
     """
 
     name, needs_image = "refine", True
@@ -44,18 +58,24 @@ class Refine:
         *CaptionReward.sections,
     )  # at most, beside the numbers of a method
 
-    def __init__(self, models: Models, control: RegionControl, keep: Keep) -> None:
-        self._models, self._control, self._keep = models, control, keep
+    def __init__(
+        self, models: Models, control: RegionControl, keep: Keep, map_words: Sequence[str] | None = None
+    ) -> None:
+        self._models, self._control, self._keep, self._map_words = models, control, keep, map_words
         captioner = CaptionReward.sections if keep == "best" else ()  # else no image is captioned
-        self.sections = ("generator", "refine", control.section, *captioner)
+        parser = () if map_words is None else ("parser",)
+        self.sections = ("generator", "refine", control.section, *captioner, *parser)
 
     def is_done(self, record: Record) -> bool:
         return record.refine is not None
 
     def __call__(self, items: Sequence[Item]) -> list[Outcome | RecordError]:
         images = [item.image for item in items if item.image]
-        plans = [self._plan(item.record, image) for item, image in zip(items, images, strict=True)]
-        planned = {i: plan for i, plan in enumerate(plans) if plan and not isinstance(plan, RecordError)}
+        none: list[tuple[NounPhrase, ...]] = [()] * len(items)
+        mapping = self._map_words is not None
+        phrases = self._models.parser.parse([item.record.text for item in items]) if mapping else none
+        plans = [self._plan(*each) for each in zip(items, images, phrases, strict=True)]
+        planned = {i: plan for i, plan in enumerate(plans) if isinstance(plan, _Plan) and plan.regions}
         finals = {}
         for i, made in self._regenerate(items, planned).items():
             if isinstance(made, RecordError):
@@ -71,26 +91,31 @@ class Refine:
             choice = choices.get(i, Refinement(kept="coarse"))
             final = finals.get(i, images[i])
             kept = final if choice.kept == "final" else images[i]
-            draw = partial(strip, item.record.text, images[i], plan, final, choice.kept)
-            changes: dict[str, Any] = {"refine": choice}
-            if i in finals and item.record.cost:  # else what was spent before is not known
-                changes["cost"] = item.record.cost + Cost(passes=1, steps=self._models.steps)
-            outcomes.append(Outcome(changes, image=kept, pictures={"strip": draw}))
+            draw = partial(strip, item.record.text, images[i], plan.regions, final, choice.kept)
+            outcome = Outcome({"refine": choice}, image=kept, pictures={"strip": draw})
+            if i in finals:
+                if item.record.cost:  # else what was spent before is not known
+                    cost = item.record.cost + Cost(passes=1, steps=self._models.steps)
+                    outcome = replace(outcome, changes={**outcome.changes, "cost": cost})
+                if mapping:
+                    outcome = _with_maps(outcome, item.record.text, plan, images[i], final)
+            outcomes.append(outcome)
         return outcomes
 
-    def _plan(self, record: Record, image: Image) -> tuple[Region, ...] | RecordError:
+    def _plan(self, item: Item, image: Image, phrases: tuple[NounPhrase, ...]) -> _Plan | RecordError:
         try:
-            return regions(record, image, self._control)
+            found = regions(item.record, image, self._control)
+            before = item.maps() if found and self._map_words is not None else {}
         except RecordError as error:
             return error
+        return _Plan(found, phrases, before)
 
-    def _regenerate(
-        self, items: Sequence[Item], plans: Mapping[int, tuple[Region, ...]]
-    ) -> dict[int, Image | RecordError]:
-        requests = [
-            Request(items[i].record.text, noise_seed(items[i].record), plan, items[i].record.id)
-            for i, plan in plans.items()
-        ]
+    def _regenerate(self, items: Sequence[Item], plans: Mapping[int, _Plan]) -> dict[int, Image | RecordError]:
+        requests = []
+        for i, plan in plans.items():
+            record = items[i].record
+            mapped = () if self._map_words is None else maps.places(record.text, plan.phrases, self._map_words)
+            requests.append(Request(record.text, noise_seed(record), plan.regions, record.id, mapped=mapped))
         images = self._models.generator.generate(requests, self._control) if requests else []
         return dict(zip(plans, images, strict=True))
 
@@ -106,6 +131,21 @@ class Refine:
             i: Refinement(kept="final" if new.reward > old.reward else "coarse", coarse=old, final=new)
             for i, old, new in zip(finals, before, after, strict=True)
         }
+
+
+def _with_maps(outcome: Outcome, prompt: str, plan: _Plan, coarse: Image, final: Image) -> Outcome:
+    """With the maps of an image that was regenerated, and what they say of its masks."""
+    after = maps.maps_of(prompt, final)
+    before = {name: plan.before[name] for name in after if name in plan.before}
+    rows = [("coarse", coarse, before), ("refined", final, after)]
+    draw = partial(maps.picture, prompt, rows if before else rows[1:], plan.phrases, plan.regions)
+    changes = {"maps": maps.shares(prompt, plan.phrases, plan.regions, before, after)}
+    return replace(
+        outcome,
+        changes={**outcome.changes, **changes},
+        pictures={**outcome.pictures, "maps": draw},
+        maps=maps.both(before, after),
+    )
 
 
 def regions(record: Record, image: Image, control: RegionControl) -> tuple[Region, ...]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 Observe = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]
+CrossMap = Callable[[Any, int, Tensor, Tensor], Tensor]  # see `plain_map`
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,10 @@ class Layout:
 @contextmanager
 def modulated(
     unet: UNet2DConditionModel, layouts: Sequence[Layout | None], modulation: Modulation, timesteps: Tensor
-) -> Iterator[None]:
+) -> Iterator[CrossMap]:
     """Modulate the attention of `unet` (square latents) until the block is left, however it is left.
+
+    Gives what says of cross-attention how it is modulated, as `plain_map` does where it is not.
 
     Args:
         layouts: one per image of the batch, None for images to leave alone. The UNet may be called with the batch
@@ -58,7 +61,7 @@ def modulated(
     """
     control = _Control(layouts, modulation, timesteps)
     with installed(unet, lambda stock: _Modulated(control, stock), control.observe):
-        yield
+        yield control.cross_map
 
 
 @contextmanager
@@ -88,6 +91,20 @@ def first_steps(timesteps: Tensor, fraction: float) -> set[float]:
 def by_heads(states: Tensor, heads: int) -> Tensor:
     """(..., N, C) -> (..., heads, N, d)."""
     return states.unflatten(-1, (heads, -1)).transpose(-3, -2)
+
+
+def query_and_key(attn: Attention, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """What a layer of cross-attention is about to multiply, called with these arguments: (B, heads, N or T, d)."""
+    query, key = attn.to_q(args[0]), attn.to_k(kwargs["encoder_hidden_states"])
+    return by_heads(query, attn.heads), by_heads(key, attn.heads)
+
+
+def plain_map(_attn: Attention, _image: int, query: Tensor, key: Tensor) -> Tensor:
+    """The cross-attention of an image of the batch, by its number, in a layer: float32 (heads, N, T).
+
+    Of its query (heads, N, d) and its key (heads, T, d), in the step under way.
+    """
+    return eq.plain_map(query, key)
 
 
 def attend_one_by_one(
@@ -154,6 +171,13 @@ class _Control:
             strength, clamp = self.strength(cross=cross), self.modulation.clamp_lambda
             self._weights[key] = eq.modulation_weight(strength, area, score, clamp=clamp)
         return self._weights[key]
+
+    def cross_map(self, attn: Attention, image: int, query: Tensor, key: Tensor) -> Tensor:
+        """As `plain_map`."""
+        if image not in self.layouts or self.strength(cross=True) == 0:
+            return plain_map(attn, image, query, key)
+        maps = self.maps(image, query.shape[-2], query.device)
+        return eq.modulated_map(query, key, maps.match, self.weight(image, maps, cross=True))
 
     def maps(self, image: int, queries: int, device: torch.device) -> _Maps:
         """The maps of one image for a layer with `queries` pixels, computed once."""

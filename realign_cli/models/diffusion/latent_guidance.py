@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from realign_cli.equations import binding as eq
-from realign_cli.equations.attention import logits
+from realign_cli.equations.attention import plain_map
 from realign_cli.errors import UsageError
-from realign_cli.models.diffusion.attention_control import by_heads
+from realign_cli.models.diffusion.attention_control import query_and_key
 from realign_cli.settings import Attend, Predicated, SynGen
 
 if TYPE_CHECKING:
@@ -151,9 +151,7 @@ def _read(layers: Sequence[nn.Module], found: list[Tensor]) -> Iterator[None]:
     """Before each of `layers` computes, its attention (B, N, T), a mean over heads, goes into `found`."""
 
     def read(attn: Any, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> None:
-        query, key = attn.to_q(args[0]), attn.to_k(kwargs["encoder_hidden_states"])
-        query, key = by_heads(query, attn.heads).float(), by_heads(key, attn.heads).float()
-        found.append(logits(query, key).softmax(-1).mean(1))
+        found.append(plain_map(*query_and_key(attn, args, kwargs)).mean(1))
         if attn is layers[-1]:
             raise _ReadAll
 

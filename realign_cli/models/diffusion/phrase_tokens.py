@@ -27,22 +27,27 @@ def phrase_tokens(tokenizer: Any, prompt: str, phrases: Sequence[NounPhrase]) ->
 
     `tokenizer` is a fast one. Token 0 is BOS; what is beyond its `model_max_length`, EOS included, is not read.
     """
-    offsets = tokenizer(prompt, return_offsets_mapping=True, verbose=False).offset_mapping
-    last = min(len(offsets), tokenizer.model_max_length) - 1  # which is EOS
-
-    def tokens(span: Span) -> Word:
-        return tuple(i for i, (start, end) in enumerate(offsets) if max(start, span[0]) < min(end, span[1]))
-
     found, cut = [], []
     for phrase in sorted(phrases, key=lambda phrase: (phrase.span, phrase.head)):
         text = prompt[slice(*phrase.span)]
-        words = [tokens(span) for span in (phrase.span, phrase.head, *phrase.modifiers)]
-        if all(words) and max(token for word in words for token in word) < last:
+        words = span_tokens(tokenizer, prompt, (phrase.span, phrase.head, *phrase.modifiers))
+        if all(words):
             whole, head, *modifiers = words
             found.append(PhraseTokens(text, slice(whole[0], whole[-1] + 1), Binding(head, tuple(modifiers))))
         else:
             cut.append(text)
     return found, cut
+
+
+def span_tokens(tokenizer: Any, prompt: str, spans: Sequence[Span]) -> list[Word]:
+    """The tokens of each place of a prompt; none where it has none, or is not read in full. As of `phrase_tokens`."""
+    offsets = tokenizer(prompt, return_offsets_mapping=True, verbose=False).offset_mapping
+    last = min(len(offsets), tokenizer.model_max_length) - 1  # which is EOS
+    found = []
+    for start, end in spans:
+        tokens = tuple(i for i, own in enumerate(offsets) if max(own[0], start) < min(own[1], end))
+        found.append(tokens if max(tokens, default=last) < last else ())
+    return found
 
 
 def prompt_length(tokenizer: Any, prompt: str) -> int:

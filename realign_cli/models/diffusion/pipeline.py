@@ -16,13 +16,20 @@ from torch import Tensor
 
 from realign_cli.errors import RecordError, UsageError, first_line
 from realign_cli.models.batches import in_full_batches
+from realign_cli.models.diffusion.attention_control import plain_map
+from realign_cli.models.diffusion.attention_maps import recorded
 from realign_cli.models.diffusion.lora import load_lora
-from realign_cli.roles import EXTRA_STEPS, Request
+from realign_cli.models.diffusion.phrase_tokens import span_tokens
+from realign_cli.roles import ATTENTION_MAPS, EXTRA_STEPS, Request
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from PIL.Image import Image
 
+    from realign_cli.models.diffusion.attention_control import CrossMap
     from realign_cli.models.diffusion.latent_guidance import Guide
+    from realign_cli.roles import Span
     from realign_cli.settings import PhraseControl, RegionControl
 
 log = logging.getLogger(__name__)
@@ -102,9 +109,16 @@ class PipelineGenerator(ABC):
         """An image of each request of a full batch, by `_draw`."""
 
     def _draw(
-        self, batch: Sequence[Request], guide: Guide | None = None, **conditioning: Tensor
+        self,
+        batch: Sequence[Request],
+        guide: Guide | None = None,
+        cross_map: CrossMap | None = None,
+        **conditioning: Tensor,
     ) -> list[Image | RecordError]:
-        """An image of each request, or an error where latents or pixels are no finite numbers."""
+        """An image of each request, or an error where latents or pixels are no finite numbers.
+
+        `cross_map` says how cross-attention is controlled, if it is, for the maps of requests that ask for some.
+        """
         last: dict[str, Tensor] = {}
 
         def after(_pipeline: Any, step: int, _time: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -114,16 +128,18 @@ class PipelineGenerator(ABC):
             return tensors
 
         noise = torch.stack([self.initial_noise(request.noise_seed) for request in batch])
-        pixels = self.pipeline(
-            **conditioning,
-            latents=guide(noise, 0) if guide else noise,
-            num_inference_steps=self._steps,
-            guidance_scale=self._guidance,
-            height=self._size,
-            width=self._size,
-            output_type="pt",
-            callback_on_step_end=after,
-        ).images
+        mapped = [i for i, request in enumerate(batch) if request.mapped]
+        with recorded(self.pipeline.unet, mapped, len(batch), cross_map or plain_map) as sums:
+            pixels = self.pipeline(
+                **conditioning,
+                latents=guide(noise, 0) if guide else noise,
+                num_inference_steps=self._steps,
+                guidance_scale=self._guidance,
+                height=self._size,
+                width=self._size,
+                output_type="pt",
+                callback_on_step_end=after,
+            ).images
         processor = self.pipeline.image_processor
         drawn: list[Image | RecordError] = []
         for latents, image in zip(last["latents"], pixels, strict=True):
@@ -138,7 +154,22 @@ class PipelineGenerator(ABC):
             for made, updates in zip(drawn, guide.updates, strict=True):
                 if not isinstance(made, RecordError):
                     made.info[EXTRA_STEPS] = updates * in_steps
+        for i in mapped:
+            if not isinstance(made := drawn[i], RecordError):
+                made.info[ATTENTION_MAPS] = self._maps(batch[i], sums.maps(i))
         return drawn
+
+    def _maps(self, request: Request, maps: Tensor) -> dict[Span, NDArray[np.float32]]:
+        """The maps of the places that a request asks for, of those of all tokens (T, h, w)."""
+        found = {}
+        words = span_tokens(self.pipeline.tokenizer, request.prompt, request.mapped)
+        for span, tokens in zip(request.mapped, words, strict=True):
+            if tokens:
+                found[span] = maps[list(tokens)].sum(0).cpu().numpy()
+            else:
+                text = request.prompt[slice(*span)]
+                log.warning("record %s: '%s' has no map, the generator does not read all of it", request.record, text)
+        return found
 
     def _remedy(self) -> str:
         if self.pipeline.dtype == torch.float16:

@@ -9,21 +9,24 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from realign_cli.equations import attention as eq
 from realign_cli.models.diffusion.attention_control import (
     attend_one_by_one,
     by_heads,
     first_steps,
     installed,
+    plain_map,
     timestep_of,
 )
 
 if TYPE_CHECKING:
-    import torch
     from diffusers.models.attention_processor import Attention
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
     from torch import Tensor, nn
 
+    from realign_cli.models.diffusion.attention_control import CrossMap
     from realign_cli.settings import Regional
 
 
@@ -33,13 +36,33 @@ class RegionTexts:
 
     masks: Tensor  # bool (n, H, W), none empty
     embeddings: Tensor  # (n, T, D): of the text of each region
+    readings: Tensor  # (n, T, T): the tokens of the prompt for which those of each text count, see `eq.regional_map`
+
+
+def readings_of(count: int, places: Sequence[slice], end: int, length: int) -> Tensor:
+    """P of `eq.regional_map`, (T, T), of a text of `count` tokens that stands at some `places` of the prompt.
+
+    BOS counts for BOS, each token for those in its place, an equal share for each; EOS and padding, and the tokens of
+    a text that stands nowhere, for the prompt's EOS at `end`. `length` is T.
+    """
+    readings = torch.zeros(length, length)
+    readings[0, 0] = 1
+    readings[1:, end] = 1
+    if places:
+        readings[1 : count + 1] = 0
+    for place in places:
+        for token in range(count):
+            readings[1 + token, place.start + token] = 1 / len(places)
+    return readings
 
 
 @contextmanager
 def regional(
     unet: UNet2DConditionModel, texts: Sequence[RegionTexts | None], control: Regional, timesteps: Tensor, side: int
-) -> Iterator[None]:
+) -> Iterator[CrossMap]:
     """Give regions their own texts in the cross-attention of `unet` (square latents) until the block is left.
+
+    Gives what says of cross-attention how the tokens of the prompt are attended to, as `plain_map` does.
 
     Args:
         texts: one per image of the batch, None for images to leave alone. The UNet may be called with the batch alone
@@ -51,7 +74,7 @@ def regional(
     """
     regions = _Regions(texts, control, timesteps, side)
     with installed(unet, lambda stock: _RegionalProcessor(regions, stock), regions.observe):
-        yield
+        yield regions.cross_map
 
 
 class _Regions:
@@ -69,6 +92,15 @@ class _Regions:
     def observe(self, _unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Before each call of the UNet, see whether its timestep is one of the first."""
         self.under_way = bool(self.texts) and timestep_of(args, kwargs) in self._steps
+
+    def cross_map(self, attn: Attention, image: int, query: Tensor, key: Tensor) -> Tensor:
+        """As `plain_map`."""
+        if not self.under_way or image not in self.texts:
+            return plain_map(attn, image, query, key)
+        texts = self.texts[image]
+        keys = by_heads(attn.to_k(texts.embeddings.to(key)), attn.heads)
+        weights = self.weights(image, query.shape[-2], query.device)
+        return eq.regional_map(query, key, keys, texts.readings.to(query.device), weights)
 
     def weights(self, image: int, queries: int, device: torch.device) -> Tensor:
         """`region_weights` (n, N) of one image for a layer with N pixels, computed once."""

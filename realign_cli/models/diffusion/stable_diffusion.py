@@ -18,7 +18,7 @@ from realign_cli.models.diffusion.attention_control import Layout, modulated
 from realign_cli.models.diffusion.latent_guidance import Guide, loss_of
 from realign_cli.models.diffusion.phrase_tokens import PhraseTokens, phrase_tokens, prompt_length
 from realign_cli.models.diffusion.pipeline import PipelineGenerator
-from realign_cli.models.diffusion.regional import RegionTexts, regional
+from realign_cli.models.diffusion.regional import RegionTexts, readings_of, regional
 from realign_cli.models.diffusion.structure import Phrases, structured
 from realign_cli.models.loading import silent
 from realign_cli.settings import Dense, LatentGuidance, PhraseControl, Regional, RegionControl, Structure
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from realign_cli.errors import RecordError
+    from realign_cli.models.diffusion.attention_control import CrossMap
     from realign_cli.roles import Region, Request
 
 log = logging.getLogger(__name__)
@@ -65,18 +66,22 @@ class StableDiffusion(PipelineGenerator):
         embeddings = self.embed([request.prompt for request in batch])
         self.pipeline.scheduler.set_timesteps(self._steps)
         guide = self._guide(batch, embeddings, control) if isinstance(control, LatentGuidance) else None
-        with self._controlled(batch, embeddings, control):
+        with self._controlled(batch, embeddings, control) as cross_map:
             return self._draw(
                 batch,
                 guide,
+                cross_map,
                 prompt_embeds=embeddings,
                 negative_prompt_embeds=self.embed([""]).expand(len(batch), -1, -1),
             )
 
     def _controlled(
         self, batch: Sequence[Request], embeddings: Tensor, control: RegionControl | PhraseControl | None
-    ) -> AbstractContextManager[None]:
-        """The block in which the UNet's attention is controlled; the prompts' `embeddings` may change."""
+    ) -> AbstractContextManager[CrossMap | None]:
+        """The block in which the UNet's attention is controlled; the prompts' `embeddings` may change.
+
+        Gives what says how cross-attention is controlled, None where it is not.
+        """
         unet, timesteps = self.pipeline.unet, self.pipeline.scheduler.timesteps
         if control is None or isinstance(control, LatentGuidance):
             return nullcontext()
@@ -147,7 +152,18 @@ class StableDiffusion(PipelineGenerator):
         if not regions:
             return None
         masks = torch.stack([torch.from_numpy(region.mask) for region in regions])
-        return RegionTexts(masks, self.embed([region.phrase for region in regions]))
+        embeddings = self.embed([region.phrase for region in regions])
+        end = prompt_length(self.pipeline.tokenizer, request.prompt) + 1
+        readings = [
+            readings_of(
+                prompt_length(self.pipeline.tokenizer, region.phrase),
+                self._places(request.prompt, region.phrase),
+                end,
+                embeddings.shape[1],
+            )
+            for region in regions
+        ]
+        return RegionTexts(masks, embeddings, torch.stack(readings))
 
     def _phrases(self, request: Request) -> list[PhraseTokens]:
         """The phrases of a request that are read in full."""
