@@ -22,6 +22,7 @@ from ratios import Row, table
 SCRIPTS = (
     "attention_layer",
     "refine_cost",
+    "maps_cost",
     "train_cost",
     "unet_step",
     "throughput",

@@ -16,6 +16,7 @@ from realign_cli.data.images import image_path, open_image
 from realign_cli.evaluation.compare import Drop, Row, by_prompt, categories, compare, worst
 from realign_cli.evaluation.distance import Distance, distance
 from realign_cli.evaluation.evaluate import FID, Evaluate, Scores
+from realign_cli.evaluation.map_shares import map_line, map_shares
 from realign_cli.files import atomic
 from realign_cli.runs import contact_sheet
 from realign_cli.runs.lock import folder_lock
@@ -62,6 +63,8 @@ class Report:
             name: distance(side.features, known.reference) for name, side in sides.items() if side and known
         }
         self._costs = {name: cost for name, side in sides.items() if side and (cost := cost_of(side))}
+        records = {name: [entry.record for entry in side.entries.values()] for name, side in sides.items() if side}
+        self._maps = {name: shares for name, own in records.items() if (shares := map_shares(own))}
         measured = [side for side in (run, before, known and known.measurement) if side]
         self._warnings = [line for side in measured for line in side.warnings()]
         self.failed = sum(len(side.failures) for side in measured)
@@ -78,6 +81,7 @@ class Report:
             screen.print(console.table(COLUMNS, [cells(row) for row in self._rows]), soft_wrap=True)
         lines = [distance_line(name, one) for name, one in self._distances.items()]
         lines += [cost_line(name, one) for name, one in self._costs.items()]
+        lines += [map_line(name, one) for name, one in self._maps.items()]
         if not quiet:
             lines += [*self._notes(), *self._biggest_drops()]
         for line in lines:
@@ -113,6 +117,8 @@ class Report:
         report |= {"metrics": [asdict(row) for row in self._rows], "judges": self._metrics}
         if self._costs:
             report["cost"] = self._costs
+        if self._maps:
+            report["maps"] = self._maps
         if self._known:
             reference = {"name": self._known.name, "n": self._known.reference.moments.n, "sha256": self._known.sha256}
             distances = {name: asdict(one) for name, one in self._distances.items()}

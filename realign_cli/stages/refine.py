@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from realign_cli.records import Box
     from realign_cli.roles import NounPhrase
 
+log = logging.getLogger(__name__)
 Keep = Literal["best", "final"]
 _OF_ONE = ("a", "an", "one")  # how a phrase begins that speaks of one thing
 _MARGIN = 1  # pixels around a box
@@ -62,6 +64,7 @@ class Refine:
         self, models: Models, control: RegionControl, keep: Keep, map_words: Sequence[str] | None = None
     ) -> None:
         self._models, self._control, self._keep, self._map_words = models, control, keep, map_words
+        self._told = False  # that there are no maps of before
         captioner = CaptionReward.sections if keep == "best" else ()  # else no image is captioned
         parser = () if map_words is None else ("parser",)
         self.sections = ("generator", "refine", control.section, *captioner, *parser)
@@ -108,6 +111,13 @@ class Refine:
             before = item.maps() if found and self._map_words is not None else {}
         except RecordError as error:
             return error
+        if found and self._map_words is not None and not before and not self._told:
+            self._told = True
+            log.warning(
+                "record %s: no attention maps lie beside its coarse image, so that there are none of before; 'realign "
+                "generate --maps' keeps them. This is said of the first record only",
+                item.record.id,
+            )
         return _Plan(found, phrases, before)
 
     def _regenerate(self, items: Sequence[Item], plans: Mapping[int, _Plan]) -> dict[int, Image | RecordError]:
