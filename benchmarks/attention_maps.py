@@ -15,7 +15,7 @@ import argparse
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -34,6 +34,11 @@ if TYPE_CHECKING:
     from realign_cli.records import Record
 
 KINDS = ("phrases", "attributes")
+MEASURES: Mapping[str, Callable[[float, float, float], float]] = {  # of shares before and after, and the mask's area
+    "after": lambda before, after, area: after,
+    "after, of an even map's": lambda before, after, area: after / area,  # which a larger mask does not raise
+    "gain": lambda before, after, area: after - before,
+}
 RESAMPLES = 10_000
 
 
@@ -106,7 +111,7 @@ def difference(one: Sequence[float], other: Sequence[float]) -> str:
 
 
 def table(cases: Sequence[Case]) -> str:
-    """Shares in per cent: before and after of all, then after and the gain of what was mended and what was not."""
+    """Shares in per cent: before and after of all, then the measures of what was mended and of what was not."""
     mended = [one for one in cases if not one.right_before and one.right_after]
     stayed = [one for one in cases if not one.right_before and not one.right_after]
     rows = [
@@ -126,8 +131,8 @@ def table(cases: Sequence[Case]) -> str:
         "|---|---|---|---|",
     ]
     for kind in KINDS:
-        for name, of in (("after", lambda pair: pair[1]), ("gain", lambda pair: pair[1] - pair[0])):
-            sides = [[of(one.shares[kind]) for one in group] for group in (mended, stayed)]
+        for name, of in MEASURES.items():
+            sides = [[of(*one.shares[kind], one.area) for one in group] for group in (mended, stayed)]
             rows.append(f"| {kind}, {name} | {interval(sides[0])} | {interval(sides[1])} | {difference(*sides)} |")
     return "\n".join(rows)
 

@@ -20,10 +20,12 @@ from ratios import PAIRS, Row, in_turn, main, peaks, ratios
 from refine_cost import FIRST, MANY, MODELS, PROMPT, SD15, TINY, load
 from torch import Tensor
 
+from realign_cli import presets
 from realign_cli.data.maps import maps_bytes
 from realign_cli.models.diffusion.attention_control import plain_map
 from realign_cli.models.diffusion.attention_maps import RunningSums, recorded
 from realign_cli.records import Record
+from realign_cli.registry import Models
 from realign_cli.stages.base import Item, Outcome
 from realign_cli.stages.generate import Generate
 
@@ -64,8 +66,9 @@ def rows(name: str, quick: bool) -> list[Row]:
 
 
 def whole_images(quick: bool) -> list[Row]:
+    models = Models(presets.load("tiny", ["generator.steps=2"]), "cpu") if quick else MODELS
     items = [Item(Record(id=str(i), text=PROMPT)) for i in range(4)]
-    stages = {"plain": Generate(MODELS), "recorded": Generate(MODELS, map_words=[])}
+    stages = {"plain": Generate(models), "recorded": Generate(models, map_words=[])}
 
     def draw(name: str) -> list[Outcome]:
         outcomes: list[Outcome] = stages[name](items)  # type: ignore[assignment]

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 from scipy.stats import spearmanr
 
+from realign_cli.records import PhraseMap, Record, WordMap
 from realign_cli.tinyworld.scenes import Scene, Thing, render
 
 ROOT = Path(__file__).parents[1]
@@ -90,3 +91,25 @@ def test_the_verifier_tells_faults_apart_and_counts_them() -> None:
     assert shares[1].startswith("67% (21% to 94%")  # Wilson's interval of 2 of 3
     expected = spearmanr([1, 0.96, 0.5, 0.97, 0.1], [1, 1, 1, 0, 0]).statistic
     assert float(shares[-1].split()[0]) == pytest.approx(expected, abs=0.005)
+
+
+def test_shares_of_maps_are_compared_by_image_and_by_what_was_mended() -> None:
+    maps = runpy.run_path(str(FOLDER / "attention_maps.py"))
+    place = {"words": "red", "place": (0, 3)}
+    attribute = WordMap(**place, before=0.2, after=0.3)
+    known = PhraseMap(**place, before=0.1, after=0.5, area=0.1, attributes=[attribute])
+    record = Record(id="1", text="red", maps=[known, known.model_copy(update={"after": 0.7})])
+    case = maps["case"](record, False, True)
+    assert case.shares == {"phrases": pytest.approx((0.1, 0.6)), "attributes": pytest.approx((0.2, 0.3))}
+    unknown = known.model_copy(update={"before": None})
+    for own in (None, [], [known.model_copy(update={"attributes": []})], [unknown]):
+        assert maps["case"](record.replace(maps=own), False, True) is None
+    alike = {"phrases": (0.1, 0.2), "attributes": (0.2, 0.2)}
+    stayed = replace(case, shares=alike, right_after=False)
+    text = maps["table"]([case, case, stayed, stayed, replace(stayed, right_before=True)])
+    assert "n = 5 refined images; masks are 10.0 (10.0 to 10.0) % of them" in text
+    assert "| attributes | 20.0 (20.0 to 20.0) | 24.0 (20.0 to 28.0) | +4.0 (+0.0 to +8.0) |" in text
+    assert "mended (n = 2) | not mended (n = 2)" in text
+    assert "| phrases, after | 60.0 (60.0 to 60.0) | 20.0 (20.0 to 20.0) | +40.0 (+40.0 to +40.0) |" in text
+    assert "| phrases, after, of an even map's | 600.0 (600.0 to 600.0) | 200.0 (200.0 to 200.0) | +400.0 (" in text
+    assert "| attributes, gain | none | 0.0 (0.0 to 0.0) | none |" in maps["table"]([stayed])

@@ -22,7 +22,11 @@ if TYPE_CHECKING:
     from click.testing import Result
 
 PROMPTS = "a red circle and a blue square\na red ring and a red cross\nleft of the\n"
-QUICK = ("--set", "generator.steps=2", "-q")
+SMALL = [
+    f"{role}.model_batch_size=1" for role in ("generator", "tagger", "detector", "mask_model")
+]  # nothing is padded
+DRAW = ("--set", "generator.steps=2", "--set", SMALL[0], "-q")
+QUICK = (*DRAW, *(word for one in SMALL[1:] for word in ("--set", one)))
 
 
 def run(*words: object) -> Result:
@@ -50,7 +54,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with plain/, coarse/ with maps and final/ with maps; read it only."""
     folder = tmp_path_factory.mktemp("maps")
     (folder / "prompts.txt").write_text(PROMPTS)
-    draw = ("generate", "--prompts", folder / "prompts.txt", *QUICK)
+    draw = ("generate", "--prompts", folder / "prompts.txt", *DRAW)
     succeed(*draw, "--out", folder / "plain")
     succeed(*draw, "--out", folder / "coarse", "--maps", "--map-words", "and, left of")
     succeed("refine", "--in", folder / "coarse", "--out", folder / "final", "--maps", *QUICK)
@@ -122,7 +126,7 @@ def breaking(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
 def test_what_was_interrupted_or_sharded_gives_the_same_bytes(
     here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    draw = ("generate", "--prompts", here / "prompts.txt", *QUICK, "--maps", "--map-words", "and,left of")
+    draw = ("generate", "--prompts", here / "prompts.txt", *DRAW, "--maps", "--map-words", "and,left of")
     with monkeypatch.context() as patch:
         breaking(patch, 2)
         assert run(*draw, "--out", tmp_path / "coarse", "--batch-size", 1).exit_code != 0
@@ -143,7 +147,7 @@ def test_what_was_interrupted_or_sharded_gives_the_same_bytes(
     done = run(*draw[:-1], "and", "--out", tmp_path / "coarse")
     assert done.exit_code == 2 and "map_words" in done.stderr and "--overwrite starts over" in done.stderr
     (tmp_path / "coarse" / "maps" / "mine.txt").write_text("not of a run")
-    plain = ("generate", "--prompts", here / "prompts.txt", *QUICK, "--out", tmp_path / "coarse", "--overwrite")
+    plain = ("generate", "--prompts", here / "prompts.txt", *DRAW, "--out", tmp_path / "coarse", "--overwrite")
     succeed(*plain)
     assert os.listdir(tmp_path / "coarse" / "maps") == ["mine.txt"]
 
