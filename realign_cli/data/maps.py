@@ -27,17 +27,21 @@ def read_maps(record: Record, base: Path | None) -> dict[str, NDArray[np.float32
     """The attention maps that lie beside a record's image, by name; none where there are none.
 
     Raises:
-        RecordError: they cannot be read, or the record names no image.
+        RecordError: they cannot be read or are no maps, or the record names no image.
     """
-    from safetensors import SafetensorError
+    import numpy as np
     from safetensors.numpy import load
 
     path = maps_path(image_path(record, base).parent, record.id)
     try:
-        return load(path.read_bytes())
+        maps: dict[str, NDArray[np.float32]] = load(path.read_bytes())
+        for name, one in maps.items():
+            if one.ndim != 2 or one.dtype != np.float32 or not one.size or not np.isfinite(one).all():
+                raise ValueError(f"{name!r} is no map")
+        return maps
     except FileNotFoundError:
         return {}
-    except (OSError, SafetensorError) as error:
+    except Exception as error:  # of damaged bytes, the library raises what it comes upon first
         raise RecordError(
             "unreadable_maps", f"{path}: not readable ({first_line(error)}); remove it, or generate it again"
         ) from None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from PIL import Image
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save
 from typer.testing import CliRunner
 
 from realign_cli.app import app
@@ -154,8 +154,9 @@ def test_what_was_interrupted_or_sharded_gives_the_same_bytes(
 
 def test_damaged_maps_fail_their_record_alone(here: Path, tmp_path: Path) -> None:
     shutil.copytree(here / "coarse", tmp_path / "coarse")
-    for path in (tmp_path / "coarse" / "maps").iterdir():
-        path.write_bytes(path.read_bytes()[:-5])
+    torn, other = (tmp_path / "coarse" / "maps" / f"00000{i}.safetensors" for i in range(2))
+    torn.write_bytes(torn.read_bytes()[:-5])
+    other.write_bytes(save({"0:10 a red ring": np.ones((16, 16), np.int32)}))
     done = run("refine", "--in", tmp_path / "coarse", "--out", tmp_path / "final", *QUICK, "--maps")
     assert done.exit_code == 3
     planned = [line["id"] for line in lines(here / "final") if "maps" in line]
