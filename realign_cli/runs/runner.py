@@ -306,16 +306,19 @@ def _store(work: _Work, out: RunFolder | None, stage: str) -> Record:
 
 
 def _copy_image(work: _Work, target: Path) -> None:
-    """Copy the image that a record was given with.
+    """Copy the image that a record was given with, and the attention maps that lie beside it.
 
     Raises:
-        RecordError: it cannot be read.
-        RealignError: the copy cannot be written.
+        RecordError: they cannot be read.
+        RealignError: a copy cannot be written.
     """
     path = image_path(work.record, work.entry.base)
+    maps = maps_path(path.parent, work.record.id)
     try:
         require_file(path)
         atomic.copy(path, target)
+        if maps.is_file():
+            atomic.copy(maps, maps_path(target.parent, work.record.id))
     except OSError as error:
         raise RecordError("unreadable_image", f"{path}: cannot be copied ({error.strerror})") from None
 

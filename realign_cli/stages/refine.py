@@ -86,24 +86,22 @@ class Refine:
             else:
                 finals[i] = made
         choices = self._choose(items, images, finals)
-        outcomes: list[Outcome | RecordError] = []
-        for i, (item, plan) in enumerate(zip(items, plans, strict=True)):
-            if isinstance(plan, RecordError):
-                outcomes.append(plan)
-                continue
-            choice = choices.get(i, Refinement(kept="coarse"))
-            final = finals.get(i, images[i])
-            kept = final if choice.kept == "final" else images[i]
-            draw = partial(strip, item.record.text, images[i], plan.regions, final, choice.kept)
-            outcome = Outcome({"refine": choice}, image=kept, pictures={"strip": draw})
-            if i in finals:
-                if item.record.cost:  # else what was spent before is not known
-                    cost = item.record.cost + Cost(passes=1, steps=self._models.steps)
-                    outcome = replace(outcome, changes={**outcome.changes, "cost": cost})
-                if mapping:
-                    outcome = _with_maps(outcome, item.record.text, plan, images[i], final)
-            outcomes.append(outcome)
-        return outcomes
+        return [
+            plan
+            if isinstance(plan, RecordError)
+            else self._outcome(item.record, image, plan, finals.get(i), choices.get(i, Refinement(kept="coarse")))
+            for i, (item, image, plan) in enumerate(zip(items, images, plans, strict=True))
+        ]
+
+    def _outcome(self, record: Record, coarse: Image, plan: _Plan, final: Image | None, choice: Refinement) -> Outcome:
+        """Of an image that was regenerated, or has no `final`."""
+        kept = final if final and choice.kept == "final" else coarse
+        draw = partial(strip, record.text, coarse, plan.regions, final or coarse, choice.kept)
+        outcome = Outcome({"refine": choice}, image=kept, pictures={"strip": draw})
+        if final and record.cost:  # else what was spent before is not known
+            cost = record.cost + Cost(passes=1, steps=self._models.steps)
+            outcome = replace(outcome, changes={**outcome.changes, "cost": cost})
+        return _with_maps(outcome, record.text, plan, coarse, final) if final else outcome
 
     def _plan(self, item: Item, image: Image, phrases: tuple[NounPhrase, ...]) -> _Plan | RecordError:
         try:
@@ -144,8 +142,10 @@ class Refine:
 
 
 def _with_maps(outcome: Outcome, prompt: str, plan: _Plan, coarse: Image, final: Image) -> Outcome:
-    """With the maps of an image that was regenerated, and what they say of its masks."""
+    """With the maps of an image that was regenerated, if it has any, and what they say of its masks."""
     after = maps.maps_of(prompt, final)
+    if not after:
+        return outcome
     before = {name: plan.before[name] for name in after if name in plan.before}
     rows = [("coarse", coarse, before), ("refined", final, after)]
     draw = partial(maps.picture, prompt, rows if before else rows[1:], plan.phrases, plan.regions)

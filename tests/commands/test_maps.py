@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from realign_cli.app import app
 from realign_cli.runs import runner
+from realign_cli.runs.times import TIMES
 
 if TYPE_CHECKING:
     from click.testing import Result
@@ -40,8 +41,8 @@ def succeed(*words: object) -> Result:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """All that a run makes, but for its account."""
-    paths = (path for path in folder.rglob("*") if path.is_file() and path.name != "run.json")
+    """All that a run makes, but for its account and its times."""
+    paths = (path for path in folder.rglob("*") if path.is_file() and path.name not in ("run.json", TIMES))
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
@@ -106,6 +107,12 @@ def test_refining_without_maps_draws_the_same_images(here: Path, tmp_path: Path)
         assert (tmp_path / "final" / one["file_name"]).read_bytes() == (here / "final" / one["file_name"]).read_bytes()
         assert one == {key: value for key, value in other.items() if key != "maps"}
     assert not (tmp_path / "final" / "maps").exists()
+
+
+def test_maps_go_with_an_image_that_is_copied(here: Path, tmp_path: Path) -> None:
+    succeed("tag", "--in", here / "coarse", "--out", tmp_path / "tagged", *QUICK)
+    kept = {name: data for name, data in files(here / "coarse").items() if name.startswith("maps/")}
+    assert kept.items() <= files(tmp_path / "tagged").items()
 
 
 def breaking(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
