@@ -17,13 +17,13 @@ from faults.warm import QUICK, Warm, contents
 pytestmark = pytest.mark.fault
 
 RUNS = {
-    "generate": [("generate", "--prompts", "prompts.txt", "--out", "generated")],
+    "generate": [("generate", "--prompts", "prompts.txt", "--out", "generated", "--maps")],
     "caption-reward": [("caption-reward", "--in", "coarse", "--out", "captioned")],
     "select": [("select", "--in", "draws", "--out", "best")],
     "tag": [("tag", "--in", "coarse", "--out", "tagged")],
     "score": [("score", "--in", "tagged", "--out", "scored")],
     "segment": [("segment", "--in", "scored", "--out", "segmented")],
-    "refine": [("refine", "--in", "segmented", "--out", "final")],
+    "refine": [("refine", "--in", "segmented", "--out", "final", "--maps")],
     "loop": [("run", "--prompts", "prompts.txt", "--out", "looped", "--tries", "3")],
     "pipe": [("tag", "--in", "coarse"), ("score",), ("segment",), ("refine", "--out", "piped")],
     "eval": [("eval", "--in", "final", "--baseline", "coarse", "--out", "measured", "--cache", "cache")],
