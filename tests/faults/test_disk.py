@@ -8,14 +8,18 @@ import re
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from faults.warm import Warm, contents
 from PIL import Image
+from support.runs import repeatable
 
 from realign_cli.data.records import METADATA
 from realign_cli.errors import RealignError
 from realign_cli.models.language.reply_cache import ReplyCache
+
+if TYPE_CHECKING:
+    from faults.warm import Warm
 
 pytestmark = pytest.mark.fault
 
@@ -54,7 +58,7 @@ def source(here: Path) -> dict[str, bytes]:
             tags = [{"label": "circle", "confidence": 0.9}]
             line = {"file_name": f"{i}.png", "text": "a red circle", "id": str(i), "tags": tags, "of_mine": "x" * 3500}
             file.write(json.dumps(line) + "\n")
-    return contents(folder)
+    return repeatable(folder)
 
 
 def test_a_disk_that_fills_at_every_page(warm: Warm, mounted: Callable[..., Path], tmp_path: Path) -> None:
@@ -62,7 +66,7 @@ def test_a_disk_that_fills_at_every_page(warm: Warm, mounted: Callable[..., Path
     given = source(tmp_path)
     disk = mounted(40)
     assert warm(*SCORE, disk / "whole", cwd=tmp_path).code == 0
-    whole = contents(disk / "whole")
+    whole = repeatable(disk / "whole")
     whole.pop("run.json")  # its argv names the folder
     pages = sum(-(-path.stat().st_blocks * 512 // PAGE) for path in (disk / "whole").iterdir())
     for name in os.listdir(disk / "whole"):
@@ -77,12 +81,12 @@ def test_a_disk_that_fills_at_every_page(warm: Warm, mounted: Callable[..., Path
         filler.unlink()
         ended = warm(*SCORE, out, cwd=tmp_path)
         assert ended.code == 0, f"{free} pages free: {ended.stderr}"
-        assert {name: data for name, data in contents(out).items() if name != "run.json"} == whole
+        assert {name: data for name, data in repeatable(out).items() if name != "run.json"} == whole
         for name in os.listdir(out):
             (out / name).unlink()
     # Not the times: they take the page that a file of what was begun has given back.
     assert failed_at == {".lock", "run.json", ".begun", *(f"{i}.png" for i in range(3)), f".{METADATA}.part", METADATA}
-    assert contents(tmp_path / "source") == given
+    assert repeatable(tmp_path / "source") == given
 
 
 @pytest.mark.parametrize("most", [500, 2_000, 6_000, 11_000])
@@ -107,7 +111,7 @@ def test_a_report_that_cannot_be_written(warm: Warm, tmp_path: Path, most: int) 
     assert ended.stderr.startswith("realign eval: ") and ended.stderr.count("\n") == 1, ended.stderr
     again = warm(*command, cwd=tmp_path)
     assert again.code == 0, again.stderr
-    assert {"metrics.json", "scores.jsonl", "intervals.png", "values.png"} == contents(tmp_path / "measured").keys()
+    assert {"metrics.json", "scores.jsonl", "intervals.png", "values.png"} == repeatable(tmp_path / "measured").keys()
 
 
 def test_a_checkpoint_without_room(mounted: Callable[..., Path]) -> None:
@@ -118,10 +122,10 @@ def test_a_checkpoint_without_room(mounted: Callable[..., Path]) -> None:
     run = mounted(16)
     small, large = {"weights.a": torch.ones(8)}, {"weights.a": torch.ones(40_000)}
     checkpoint.save(run, 1, small, {}, lambda folder: None)
-    before = contents(run)
+    before = repeatable(run)
     with pytest.raises(RealignError, match=r"cannot write checkpoint .*000002 \(160000 bytes and the model\): .*space"):
         checkpoint.save(run, 2, large, {}, lambda folder: None)
-    assert contents(run) == before
+    assert repeatable(run) == before
     assert (found := checkpoint.latest(run)) and found.step == 1
 
 
@@ -129,23 +133,23 @@ def test_a_reply_without_room(mounted: Callable[..., Path]) -> None:
     disk = mounted(8)
     replies = ReplyCache(str(disk / "replies"))
     replies.put("a question", entry="short")
-    before = contents(disk)
+    before = repeatable(disk)
     with pytest.raises(RealignError, match=r"replies: cannot keep replies \(No space left on device\)"):
         replies.put("a question", entry="x" * 8 * PAGE)
-    assert contents(disk) == before and replies.get("a question") == "short"
+    assert repeatable(disk) == before and replies.get("a question") == "short"
 
 
 def test_a_read_only_disk(warm: Warm, mounted: Callable[..., Path], tmp_path: Path) -> None:
     source(tmp_path)
     disk = mounted(40)
     assert warm(*SCORE, disk / "scored", cwd=tmp_path).code == 0
-    before = contents(disk)
+    before = repeatable(disk)
     subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
     for out, complaint in (("scored", f"cannot write {disk}/scored/"), ("new", f"cannot make the folder {disk}/new: ")):
         ended = warm(*SCORE, disk / out, cwd=tmp_path)
         assert ended.code == 1, ended
         assert ended.stderr.startswith(f"realign score: {complaint}") and "Read-only file system" in ended.stderr
-    assert contents(disk) == before
+    assert repeatable(disk) == before
 
 
 def test_no_home_and_no_room_for_temporary_files(warm: Warm, mounted: Callable[..., Path], tmp_path: Path) -> None:

@@ -14,13 +14,17 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from subprocess import CompletedProcess
+from typing import TYPE_CHECKING
 
 import pytest
-from faults.warm import Warm, contents
 from PIL import Image
+from support.runs import repeatable
 
 from realign_cli.data.records import METADATA
 from realign_cli.errors import RealignError
+
+if TYPE_CHECKING:
+    from faults.warm import Warm
 
 pytestmark = pytest.mark.fault
 
@@ -62,7 +66,7 @@ def test_no_name_leads_out_of_its_folder(warm: Warm, tmp_path: Path) -> None:
     assert scored.code == 3, scored.stderr
     kinds = {failure["kind"] for record in read(tmp_path / "scored") for failure in record["failures"]}
     assert kinds == {"bad_file_name", "missing_image", "no_image"}
-    assert secret not in contents(tmp_path / "scored").values()
+    assert secret not in repeatable(tmp_path / "scored").values()
     assert not any(record["file_name"] for record in read(tmp_path / "scored"))
     measured = warm("eval", "--in", "source", "--metrics", "oracle", "--cache", "cache", "-q", cwd=tmp_path)
     assert measured.code == 1 and measured.stderr.count("\n") == 1, measured.stderr
@@ -145,12 +149,12 @@ def test_words_cannot_steer_the_terminal_and_stay_in_the_records(warm: Warm, tmp
 def test_a_secret_in_a_preset_is_refused_before_anything_copies_it(warm: Warm, tmp_path: Path, line: str) -> None:
     write(tmp_path / "source", [{"text": "a", "id": "0", "tags": TAGS}])
     (tmp_path / "mine.toml").write_text(f'[scorer]\nadapter = "a:b"\n{line}\n')
-    before = contents(tmp_path)
+    before = repeatable(tmp_path)
     ended = warm("score", "--in", "source", "--preset", "mine.toml", "--out", "scored", cwd=tmp_path)
     assert ended.code == 2
     assert " is a secret, and presets are copied into run.json; put it into the environment" in ended.stderr
     assert "0123456789" not in ended.stderr
-    assert contents(tmp_path) == before and not (tmp_path / "scored").exists()
+    assert repeatable(tmp_path) == before and not (tmp_path / "scored").exists()
 
 
 def test_words_of_a_prompt_cannot_steer_the_terminal_by_a_warning(warm: Warm, tmp_path: Path) -> None:

@@ -6,12 +6,13 @@ import json
 import re
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from faults.warm import Warm, contents
 from fuzz import fuzzed
 from hypothesis import given
 from hypothesis import strategies as st
+from support.runs import repeatable
 
 from realign_cli.data.captions import read_captions
 from realign_cli.data.images import image_path
@@ -20,6 +21,9 @@ from realign_cli.data.records import METADATA, journal_path, read_records
 from realign_cli.errors import RecordError, UsageError
 from realign_cli.records import Record, dump_line, parse_line
 from realign_cli.runs.folder import RUN, RunFolder
+
+if TYPE_CHECKING:
+    from faults.warm import Warm
 
 pytestmark = pytest.mark.fault
 
@@ -118,10 +122,10 @@ def test_a_folder_of_a_later_schema_is_left_alone(tmp_path: Path) -> None:
     account = json.loads((tmp_path / RUN).read_text())
     assert account["schema"] == 1
     (tmp_path / RUN).write_text(json.dumps(account | {"schema": 3}))
-    before = contents(tmp_path)
+    before = repeatable(tmp_path)
     with pytest.raises(UsageError, match=r"run\.json: schema 3 is needed, and this realign reads up to 1"):
         RunFolder(tmp_path, {})
-    assert contents(tmp_path) == before
+    assert repeatable(tmp_path) == before
 
 
 KEYS = st.sampled_from([*Record.model_fields, "schema", "confidence", "label", "likelihood", "counts", ""]) | st.text()

@@ -12,11 +12,15 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from faults.warm import Warm, contents
+from support.runs import repeatable
 
 from realign_cli.data.records import METADATA
+
+if TYPE_CHECKING:
+    from faults.warm import Warm
 
 pytestmark = pytest.mark.fault
 
@@ -36,7 +40,7 @@ def here(tmp_path: Path) -> Path:
 def test_once_ends_cleanly_and_the_command_it_names_goes_on(warm: Warm, here: Path, runs: int, number: int) -> None:
     whole = warm.measured(*COMMAND, cwd=here, fills=["it's scored"])
     out = here / "it's scored"
-    expected = contents(out)
+    expected = repeatable(out)
     for i in range(runs):
         for path in out.iterdir():
             path.unlink()
@@ -47,7 +51,7 @@ def test_once_ends_cleanly_and_the_command_it_names_goes_on(warm: Warm, here: Pa
         assert said == "realign score: interrupted; what is finished is kept"
         again = warm(*shlex.split(command)[1:], cwd=here)
         assert again.code == 0, again.stderr
-        assert contents(out) == expected, f"at moment {at} of {whole.moments}"
+        assert repeatable(out) == expected, f"at moment {at} of {whole.moments}"
 
 
 STUBBORN = """
@@ -110,9 +114,9 @@ def test_records_are_utf_8_in_any_locale(shell: Callable[..., subprocess.Complet
 
 
 @pytest.mark.parametrize("command", ["score", "score --out new", "eval --metrics oracle", "export geneval --out new"])
-def test_a_terminal_gives_no_records(here: Path, command: str) -> None:
+def test_a_terminal_gives_no_records(program: list[str], here: Path, command: str) -> None:
     ours, theirs = pty.openpty()
-    words = [sys.executable, "-m", "realign_cli", *command.split(), "--in", "-"]
+    words = [*program, *command.split(), "--in", "-"]
     done = subprocess.run(words, stdin=theirs, capture_output=True, text=True, cwd=here, timeout=600)
     os.close(ours)
     os.close(theirs)

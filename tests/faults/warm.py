@@ -7,6 +7,7 @@ between them nothing changes that a later run could see.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import io
 import itertools
@@ -26,17 +27,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from realign_cli.runs.times import TIMES
-
 QUICK = ("-q", "--batch-size", "2", "--set", "generator.steps=3")  # of three prompts the second batch is not full
 
 
 @dataclass(frozen=True)
 class Ended:
-    """Of each process of a pipe the exit code and how many moments its life had; of all, what they said."""
+    """Of each process of a pipe the exit code, how many moments its life had, and how many of its writes into the pipe
+    came through, up to a signal if one came; of all, what they said.
+    """
 
     codes: list[int]
     moments: list[int]
+    writes: list[int]
     cold: bool  # some of the moments were spent on imports
     stderr: str
 
@@ -96,12 +98,6 @@ class Warm:
         self._process.communicate()
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder, hidden ones too, but the account of how long it took."""
-    files = (path for path in folder.rglob("*") if path.is_file() and path.name != TIMES)
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
-
-
 _CALLS = {
     "mkdir",
     "rmdir",
@@ -126,7 +122,7 @@ def main() -> None:
 
 
 def _run(commands: Sequence[Sequence[str]], cwd: str, stderr: str, victim: int, **fate: Any) -> dict[str, Any]:
-    """Exit codes of all processes, and how many moments the life of each had that came to its end."""
+    """What `Ended` tells of all processes."""
     with tempfile.TemporaryDirectory() as reports:
         paths = [Path(reports, str(i)) for i in range(len(commands))]
         children, stdin = [], os.open(os.devnull, os.O_RDONLY)
@@ -149,7 +145,9 @@ def _run(commands: Sequence[Sequence[str]], cwd: str, stderr: str, victim: int, 
         with suppress(Exception):
             importlib.import_module(name)
     _TRIED.update(missed)
-    return {"codes": codes, "moments": [one.get("moments", 0) for one in told], "cold": bool(missed)}
+    gc.freeze()  # else every process goes through all objects of the libraries, which copies their memory
+    counts = {key: [one.get(key, 0) for one in told] for key in ("moments", "writes")}
+    return {"codes": codes, **counts, "cold": bool(missed)}
 
 
 def _be(
@@ -185,11 +183,15 @@ def _be(
         from realign_cli.app import app
 
         count = itertools.count()
+        written: list[int] = []
 
         def moment(_frame: object, event: str, function: Callable[..., object]) -> None:
             if event in ("c_call", "c_return") and _changes_files(function):
                 now = next(count)  # threads come here
+                if event == "c_return" and function is os.write:
+                    written.append(now)
                 if at <= now < at + len(signals):
+                    report.write_text(json.dumps({"writes": len(written)}))  # what SIGKILL leaves
                     os.kill(os.getpid(), signals[now - at])
 
         if most_bytes is not None:
@@ -198,13 +200,14 @@ def _be(
         sys.setprofile(moment)
         try:
             app(list(command), prog_name="realign")
-        except SystemExit as end:
-            code = end.code or 0
+        except SystemExit as ended:
+            code = ended.code or 0
         sys.setprofile(None)
         sys.stdout.flush()
         sys.stderr.flush()
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-        report.write_text(json.dumps({"moments": next(count), "modules": sorted(sys.modules.keys() - before)}))
+        end = {"moments": next(count), "writes": len(written), "modules": sorted(sys.modules.keys() - before)}
+        report.write_text(json.dumps(end))
     except BaseException:
         import traceback
 
