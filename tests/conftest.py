@@ -40,6 +40,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--runs", type=int, default=2, help="how many points to try of each kind in tests/faults")
 
 
+_LONG = {
+    *("test_benchmarks.py", "test_defaults.py", "test_fleet.py", "test_kill.py", "test_methods.py", "test_pipes.py"),
+    *("test_readme.py", "test_train.py"),
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take a minute or more come first, so that in the end no worker waits long for another."""
+    items.sort(key=lambda item: item.path.name not in _LONG)
+
+
 @pytest.fixture(scope="session")
 def program() -> Iterator[list[str]]:
     """The words that start the program, to which those of a command are added."""
@@ -51,6 +62,12 @@ def program() -> Iterator[list[str]]:
             time.sleep(0.01)
         yield [sys.executable, str(FORKSERVER), "run", address]
         server.communicate()
+
+
+@pytest.fixture(scope="session")
+def python(program: list[str]) -> str:
+    """A Python that starts the program as `program` does when it is called with `-m realign_cli`."""
+    return f"{program[-1]}.python"
 
 
 @pytest.fixture(scope="session")

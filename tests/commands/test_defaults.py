@@ -29,17 +29,22 @@ GENERATE = "'realign generate --prompts prompts.txt --out coarse/'"
 REFINE = "'realign refine --in coarse/ --out final/'"
 
 
-def run(line: str, kind: str, cwd: Path, piped: str) -> CompletedProcess[str]:
-    """The program with that kind of standard input. It may not wait for what nobody types."""
-    command = [sys.executable, "-m", "realign_cli", *line.format(kind=kind).split()]
-    if kind == "closed":
-        command = ["sh", "-c", 'exec "$0" "$@" <&-', *command]
-    ends = pty.openpty() if kind == "terminal" else ()
-    stdin = {"input": piped} if kind == "pipe" else {"stdin": ends[1] if ends else subprocess.DEVNULL}
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120, **stdin)
-    for end in ends:
-        os.close(end)
-    return done
+@pytest.fixture(scope="session")
+def run(program: list[str]) -> Run:
+    """Runs the program with a kind of standard input. It may not wait for what nobody types."""
+
+    def run(line: str, kind: str, cwd: Path, piped: str) -> CompletedProcess[str]:
+        command = [*program, *line.format(kind=kind).split()]
+        if kind == "closed":
+            command = ["sh", "-c", 'exec "$0" "$@" <&-', *command]
+        ends = pty.openpty() if kind == "terminal" else ()
+        stdin = {"input": piped} if kind == "pipe" else {"stdin": ends[1] if ends else subprocess.DEVNULL}
+        done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120, **stdin)
+        for end in ends:
+            os.close(end)
+        return done
+
+    return run
 
 
 def records(folder: Path, ids: Iterable[str], *, failed: bool = False) -> str:
@@ -58,7 +63,7 @@ def records(folder: Path, ids: Iterable[str], *, failed: bool = False) -> str:
 
 
 @pytest.mark.parametrize("line", MAPS)
-def test_a_stage_reads_what_is_piped_in_else_coarse(tmp_path: Path, line: str) -> None:
+def test_a_stage_reads_what_is_piped_in_else_coarse(run: Run, tmp_path: Path, line: str) -> None:
     """Of records that had failed before, which pass through without a model."""
     piped = records(tmp_path / "elsewhere", ["piped"], failed=True)
     records(tmp_path / "here" / "coarse", ["kept"], failed=True)
@@ -71,7 +76,7 @@ def test_a_stage_reads_what_is_piped_in_else_coarse(tmp_path: Path, line: str) -
 
 
 @pytest.mark.parametrize("line", [EVAL, EXPORT, STATS], ids=["eval", "export", "stats"])
-def test_a_judge_reads_what_is_piped_in_else_final_else_coarse(tmp_path: Path, line: str) -> None:
+def test_a_judge_reads_what_is_piped_in_else_final_else_coarse(run: Run, tmp_path: Path, line: str) -> None:
     here = tmp_path / "here"
     piped = records(tmp_path / "elsewhere", ["a", "b"])
     records(here / "coarse", ["a", "b"])
@@ -89,7 +94,7 @@ def test_a_judge_reads_what_is_piped_in_else_final_else_coarse(tmp_path: Path, l
 
 
 @pytest.mark.parametrize("line", [*MAPS, EVAL, EXPORT, STATS], ids=lambda line: line.split(" --")[0])
-def test_where_there_is_nothing_one_line_names_what_makes_it(tmp_path: Path, line: str) -> None:
+def test_where_there_is_nothing_one_line_names_what_makes_it(run: Run, tmp_path: Path, line: str) -> None:
     (tmp_path / "final").mkdir()  # an empty folder holds no records
     places, makers = ("coarse/", GENERATE) if line in MAPS else ("final/ or coarse/", f"{REFINE} or {GENERATE}")
     wanted = f"no records: nothing is piped in, and none are in {places}; {makers} makes them, or give --in\n"
@@ -131,7 +136,7 @@ def test_what_is_given_is_read_and_nothing_is_said(realign: Run, tmp_path: Path)
 
 
 @pytest.mark.parametrize("given", ["--in final", "--baseline mine"])
-def test_a_baseline_is_chosen_only_where_nothing_is_given(tmp_path: Path, given: str) -> None:
+def test_a_baseline_is_chosen_only_where_nothing_is_given(run: Run, tmp_path: Path, given: str) -> None:
     for name in ("coarse", "final", "mine"):
         records(tmp_path / name, ["a"])
     report = json.loads(run(f"{EVAL} {given}", "device", tmp_path, "").stdout)

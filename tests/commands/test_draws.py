@@ -8,27 +8,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from subprocess import CompletedProcess
 
 import pytest
+from support.runs import Finished, Run, records, records_and_images, succeed
 
-Run = Callable[..., CompletedProcess[str]]
 PROMPTS = "a red circle and a blue square\na green ring above a yellow triangle\na pink cross\n"
 QUICK = ("--set", "generator.steps=2", "-q")
-
-
-def succeed(done: CompletedProcess[str]) -> CompletedProcess[str]:
-    assert done.returncode == 0, done.stderr
-    return done
-
-
-def lines(folder: Path) -> list[dict[str, object]]:
-    return [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
-
-
-def product(folder: Path) -> dict[str, bytes]:
-    """The records and images of a folder."""
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix in (".png", ".jsonl")}
 
 
 @pytest.fixture(scope="module")
@@ -40,40 +25,40 @@ def here(realign: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def generate(realign: Run, cwd: Path, count: int, out: str, *more: object) -> CompletedProcess[str]:
+def generate(realign: Run, cwd: Path, count: int, out: str, *more: object) -> Finished:
     words = ("--prompts", "prompts.txt", "--out", out, "--images-per-prompt", count)
     return realign("generate", *words, *QUICK, *more, cwd=cwd)
 
 
 def test_more_draws_leave_the_others_as_they_are(realign: Run, here: Path) -> None:
-    three = product(here / "coarse")
-    assert [line["id"] for line in lines(here / "coarse")] == [
+    three = records_and_images(here / "coarse")
+    assert [line["id"] for line in records(here / "coarse")] == [
         f"00000{prompt}{draw}" for prompt in range(3) for draw in ("", "-1", "-2")
     ]
     assert len({data for name, data in three.items() if name.endswith(".png")}) == 9
     succeed(realign("generate", "--prompts", "prompts.txt", "--out", "one", *QUICK, cwd=here))
     succeed(generate(realign, here, 2, "two", "--batch-size", 5))
     for name, count in (("one", 3), ("two", 6)):
-        images = {file: data for file, data in product(here / name).items() if file.endswith(".png")}
+        images = {file: data for file, data in records_and_images(here / name).items() if file.endswith(".png")}
         assert len(images) == count and images.items() <= three.items()
-    assert [line for line in lines(here / "coarse") if not str(line["id"]).endswith("-2")] == lines(here / "two")
-    assert [line["prompt_id"] for line in lines(here / "two")] == [f"00000{i // 2}" for i in range(6)]
-    assert not any("prompt_id" in line for line in lines(here / "one"))
+    assert [line for line in records(here / "coarse") if not str(line["id"]).endswith("-2")] == records(here / "two")
+    assert [line["prompt_id"] for line in records(here / "two")] == [f"00000{i // 2}" for i in range(6)]
+    assert not any("prompt_id" in line for line in records(here / "one"))
 
 
 @pytest.mark.parametrize("count", [2, 3])
 def test_shards_give_the_same_bytes(realign: Run, here: Path, count: int) -> None:
     for index in range(1, count + 1):
         succeed(generate(realign, here, 3, f"of-{count}", "--shard", f"{index}/{count}"))
-    assert product(here / f"of-{count}") == product(here / "coarse")
+    assert records_and_images(here / f"of-{count}") == records_and_images(here / "coarse")
 
 
 def test_another_number_is_refused(realign: Run, here: Path) -> None:
-    before = product(here / "coarse")
+    before = records_and_images(here / "coarse")
     done = generate(realign, here, 4, "coarse")
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert "images_per_prompt (3 before, 4 now); --overwrite starts over" in done.stderr
-    assert product(here / "coarse") == before
+    assert records_and_images(here / "coarse") == before
 
 
 def test_ids_that_collide_are_refused_before_a_folder_is_made(realign: Run, tmp_path: Path) -> None:
@@ -117,10 +102,10 @@ def best(realign: Run, here: Path) -> Path:
 
 
 def test_a_pipe_gives_what_folders_give(
-    realign: Run, shell: Callable[[str, Path], CompletedProcess[str]], here: Path, best: Path
+    realign: Run, shell: Callable[[str, Path], Finished], here: Path, best: Path
 ) -> None:
-    captioned = {str(line["id"]): line["caption"]["reward"] for line in lines(here / "captioned")}  # type: ignore[index]
-    for line in lines(best):
+    captioned = {str(line["id"]): line["caption"]["reward"] for line in records(here / "captioned")}  # type: ignore[index]
+    for line in records(best):
         rewards = [reward for i, reward in captioned.items() if i.startswith(str(line["prompt_id"]))]
         assert line["cost"] == {"passes": 3, "steps": 6}
         assert line["select"] == {"by": "caption.reward", "value": max(rewards), "of": 3}
@@ -134,13 +119,13 @@ def test_a_pipe_gives_what_folders_give(
     costs = {"in": {"n": 3, "passes": 3, "steps": 6}, "baseline": {"n": 9, "passes": 1, "steps": 2}}
     assert json.loads(kept.stdout)["cost"] == costs
     succeed(shell("realign caption-reward -q --in coarse | realign select -q --out best-piped", here))
-    assert product(here / "best-piped") == product(best)
+    assert records_and_images(here / "best-piped") == records_and_images(best)
 
 
 def test_shards_select_the_same(realign: Run, here: Path, best: Path) -> None:
     for shard in ("2/2", "1/2"):
         succeed(realign("select", "--in", "captioned", "--out", "best-of-2", "--shard", shard, "-q", cwd=here))
-    assert product(here / "best-of-2") == product(best)
+    assert records_and_images(here / "best-of-2") == records_and_images(best)
 
 
 def test_what_select_cannot_go_by_is_told_before_a_folder_is_made(realign: Run, here: Path) -> None:
@@ -155,7 +140,7 @@ def test_select_by_a_column_of_an_evaluation(realign: Run, here: Path) -> None:
     words = ("--in", "coarse", "--by", "presence", "--scores", "measured/scores.jsonl", "--top", 2)
     summary = json.loads(succeed(realign("select", *words, "--out", "two-best", "--json", cwd=here)).stdout)
     assert (summary["records"], summary["passes"], summary["steps"]) == (6, 9, 18)  # nothing spent is lost
-    chosen = lines(here / "two-best")
+    chosen = records(here / "two-best")
     assert [line["prompt_id"] for line in chosen] == [f"00000{i // 2}" for i in range(6)]
     assert {line["select"]["by"] for line in chosen} == {"presence"}
 

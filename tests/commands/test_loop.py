@@ -3,33 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from subprocess import CompletedProcess
 
 import pytest
+from support.runs import Run, product, records, succeed
 
-from realign_cli.runs.times import TIMES
-
-Run = Callable[..., CompletedProcess[str]]
 PROMPTS = (
     "a red circle and a blue square\na green ring above a yellow triangle\na pink cross\na cyan ring and a red cross\n"
 )
 QUICK = ("--prompts", "prompts.txt", "--set", "generator.steps=4", "-q")
-
-
-def succeed(done: CompletedProcess[str]) -> CompletedProcess[str]:
-    assert done.returncode == 0, done.stderr
-    return done
-
-
-def product(folder: Path) -> dict[str, bytes]:
-    files = (path for path in folder.rglob("*") if path.is_file() and path.name not in ("run.json", TIMES))
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
-
-
-def records(folder: Path) -> list[dict]:  # type: ignore[type-arg]
-    return [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")

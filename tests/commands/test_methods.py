@@ -7,43 +7,27 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
-from subprocess import CompletedProcess
 
 import pytest
+from support.runs import Finished, Run, records, records_and_images, succeed
 
 from realign_cli import presets
 
-Run = Callable[..., CompletedProcess[str]]
 PROMPTS = "a red circle and a blue square\na green ring above a yellow triangle\na pink cross\nleft of the\n"
 QUICK = ("--set", "generator.steps=2", "-q")
 METHODS = ["structure", "attend", "syngen", "predicated"]
 
 
-def succeed(done: CompletedProcess[str]) -> CompletedProcess[str]:
-    assert done.returncode == 0, done.stderr
-    return done
-
-
-def lines(folder: Path) -> list[dict]:  # type: ignore[type-arg]
-    return [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
-
-
-def product(folder: Path) -> dict[str, bytes]:
-    """The records and images of a folder."""
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix in (".png", ".jsonl")}
-
-
 def images(folder: Path) -> list[bytes]:
-    return [(folder / line["file_name"]).read_bytes() for line in lines(folder)]
+    return [(folder / line["file_name"]).read_bytes() for line in records(folder)]
 
 
 def settings(folder: Path) -> dict:  # type: ignore[type-arg]
     return json.loads((folder / "run.json").read_text())["config"]["settings"]  # type: ignore[no-any-return]
 
 
-def generate(realign: Run, cwd: Path, out: str, *more: object) -> CompletedProcess[str]:
+def generate(realign: Run, cwd: Path, out: str, *more: object) -> Finished:
     return realign("generate", "--prompts", "prompts.txt", "--out", out, *QUICK, *more, cwd=cwd)
 
 
@@ -60,14 +44,14 @@ def here(realign: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_plain_is_what_it_was(realign: Run, here: Path) -> None:
     """Records and settings do not speak of methods."""
-    assert all(line.keys() == {"file_name", "text", "id", "seed", "cost"} for line in lines(here / "plain"))
+    assert all(line.keys() == {"file_name", "text", "id", "seed", "cost"} for line in records(here / "plain"))
     assert settings(here / "plain").keys() == {"generator"}
     succeed(generate(realign, here, "plain", "--method", "plain"))  # goes on in the same folder
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_records_and_settings_tell_the_method(here: Path, method: str) -> None:
-    drawn = lines(here / method)
+    drawn = records(here / method)
     assert [line["method"] for line in drawn] == [method] * 4
     assert [line["phrases"] for line in drawn] == [
         ["a red circle", "a blue square"],
@@ -91,16 +75,16 @@ def test_records_and_settings_tell_the_method(here: Path, method: str) -> None:
 def test_shards_and_what_was_interrupted_give_the_same_bytes(realign: Run, here: Path, method: str) -> None:
     for index in (2, 1):
         succeed(generate(realign, here, f"{method}-of-2", "--method", method, "--shard", f"{index}/2"))
-    assert product(here / f"{method}-of-2") == product(here / method)
+    assert records_and_images(here / f"{method}-of-2") == records_and_images(here / method)
     succeed(generate(realign, here, f"{method}-again", "--method", method, "--shard", "1/2", "--batch-size", 1))
     succeed(generate(realign, here, f"{method}-again", "--method", method, "--shard", "1/2"))
     succeed(generate(realign, here, f"{method}-again", "--method", method, "--shard", "2/2", "--batch-size", 3))
-    assert product(here / f"{method}-again") == product(here / method)
+    assert records_and_images(here / f"{method}-again") == records_and_images(here / method)
 
 
 def test_the_preset_chooses_the_method(realign: Run, here: Path) -> None:
     succeed(generate(realign, here, "chosen", "--set", "generate.method=syngen"))
-    assert product(here / "chosen") == product(here / "syngen")
+    assert records_and_images(here / "chosen") == records_and_images(here / "syngen")
     done = generate(realign, here, "chosen", "--method", "syngen", "--set", "syngen.step_size=2")
     assert done.returncode == 2 and "settings.syngen.step_size (1.0 before, 2.0 now); --overwrite" in done.stderr
 
@@ -109,7 +93,7 @@ def test_run_draws_by_the_method_of_the_preset(realign: Run, here: Path) -> None
     words = ("run", "--prompts", "prompts.txt", *QUICK, "--tries", "0", "--set", "generate.method=attend")
     succeed(realign(*words, "--out", "whole", cwd=here))
     assert images(here / "whole" / "coarse") == images(here / "attend")
-    assert all(line["method"] == "attend" for line in lines(here / "whole" / "final"))
+    assert all(line["method"] == "attend" for line in records(here / "whole" / "final"))
     done = realign(*words, "--out", "tried", "--tries", 2, cwd=here)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert "further tries are plain: give --tries 0, or --set generate.method=plain" in done.stderr
@@ -146,9 +130,9 @@ def test_refining_by_densediffusion(realign: Run, coarse: Path, tmp_path: Path) 
     dense, paper = tmp_path / "dense", tmp_path / "paper"
     assert settings(dense)["dense"] == presets.load("tiny").section("dense")
     assert settings(dense)["refine"] == {"method": "dense"} and "modulation" not in settings(dense)
-    assert [line["objects"] for line in lines(dense)] == [line["objects"] for line in lines(paper)]
-    assert any(line["refine"]["kept"] == "final" for line in lines(dense)) and images(dense) != images(paper)
+    assert [line["objects"] for line in records(dense)] == [line["objects"] for line in records(paper)]
+    assert any(line["refine"]["kept"] == "final" for line in records(dense)) and images(dense) != images(paper)
     for index in (1, 2):
         words = ("--in", coarse, "--out", "shards", "--method", "dense", "-q", "--shard", f"{index}/2")
         succeed(realign("refine", *words, cwd=tmp_path))
-    assert product(tmp_path / "shards") == product(dense)
+    assert records_and_images(tmp_path / "shards") == records_and_images(dense)

@@ -8,27 +8,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from subprocess import CompletedProcess
 
 import pytest
 from PIL import Image
+from support.runs import Run, contents, records_and_images, succeed
 
 from realign_cli import presets
-from realign_cli.runs.times import TIMES
-
-Run = Callable[..., CompletedProcess[str]]
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def product(folder: Path) -> dict[str, bytes]:
-    """The records and images of a folder, without what tells how they were made."""
-    account = {"run.json", TIMES}
-    return {name: data for name, data in contents(folder).items() if "/" not in name and name not in account}
 
 
 def records(text: str) -> list[dict[str, object]]:
@@ -37,11 +23,6 @@ def records(text: str) -> list[dict[str, object]]:
 
 def unnamed(lines: list[dict[str, object]]) -> list[dict[str, object]]:
     return [{key: value for key, value in line.items() if key != "file_name"} for line in lines]
-
-
-def succeed(done: CompletedProcess[str]) -> CompletedProcess[str]:
-    assert done.returncode == 0, done.stderr
-    return done
 
 
 @pytest.fixture(scope="module")
@@ -65,12 +46,10 @@ def _empty(coarse: Path, name: str) -> Path:
     return coarse.parent / name
 
 
-def test_a_pipe_gives_what_one_command_gives(
-    shell: Callable[..., CompletedProcess[str]], coarse: Path, final: Path
-) -> None:
+def test_a_pipe_gives_what_one_command_gives(shell: Run, coarse: Path, final: Path) -> None:
     line = "realign tag -q --in coarse | realign score -q | realign segment -q | realign refine -q --out piped"
     done = succeed(shell(line, coarse.parent))
-    assert product(coarse.parent / "piped") == product(final)
+    assert records_and_images(coarse.parent / "piped") == records_and_images(final)
     assert done.stderr == ""  # no library talks here either
     kept = records((final / "metadata.jsonl").read_text())
     assert unnamed(records(done.stdout)) == unnamed(kept)
@@ -85,8 +64,8 @@ def test_folders_give_what_one_command_gives(realign: Run, coarse: Path, final: 
     for command in ("tag", "score", "segment", "refine"):
         succeed(realign(command, "--in", source, "--out", f"after-{command}", cwd=coarse.parent))
         source = f"after-{command}"
-    assert product(coarse.parent / source) == product(final)
-    for name, data in product(coarse).items():
+    assert records_and_images(coarse.parent / source) == records_and_images(final)
+    for name, data in records_and_images(coarse).items():
         if name.endswith(".png"):
             assert (coarse.parent / "after-segment" / name).read_bytes() == data
     before = contents(coarse.parent / "after-segment")
@@ -117,7 +96,7 @@ def test_datasets_reads_the_folders(coarse: Path, final: Path, tmp_path: Path) -
 
 
 def test_no_image_depends_on_its_batch(coarse: Path, one_by_one: Path) -> None:
-    assert product(one_by_one) == product(coarse)
+    assert records_and_images(one_by_one) == records_and_images(coarse)
 
 
 def test_captions_are_rewarded(realign: Run, coarse: Path) -> None:
@@ -129,7 +108,7 @@ def test_captions_are_rewarded(realign: Run, coarse: Path) -> None:
     assert all(line["caption"]["text"] for line in lines)  # type: ignore[index]
 
 
-def test_frechet_distance_to_rendered_scenes(shell: Callable[..., CompletedProcess[str]], coarse: Path) -> None:
+def test_frechet_distance_to_rendered_scenes(shell: Run, coarse: Path) -> None:
     line = '"$PYTHON" -m realign_cli.tinyworld render -n 8 --out real; realign eval --in coarse --metrics fid,oracle '
     done = succeed(shell(line + "--reference real --out measured --json", coarse.parent))
     report = json.loads(done.stdout)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -15,28 +16,16 @@ import time
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from subprocess import CompletedProcess, Popen
+from subprocess import Popen
 
 import psutil
 import pytest
+from support.runs import Run, product, succeed
 
 from realign_cli.data.shards import WHOLE, Shard
 from realign_cli.runs.lock import folder_lock
-from realign_cli.runs.times import TIMES
 
-Run = Callable[..., CompletedProcess[str]]
 SLURM = Path(__file__).parents[2] / "examples" / "slurm_array.sbatch"
-
-
-def product(folder: Path) -> dict[str, bytes]:
-    """What a folder holds, hidden files and pictures too, without what tells how it was made."""
-    files = (path for path in folder.rglob("*") if path.is_file() and path.name not in ("run.json", TIMES))
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
-
-
-def succeed(done: CompletedProcess[str]) -> CompletedProcess[str]:
-    assert done.returncode == 0, done.stderr
-    return done
 
 
 @pytest.fixture(scope="module")
@@ -136,10 +125,10 @@ def test_only_what_failed_is_tried_again(realign: Run, coarse: Path) -> None:
 
 
 def test_a_worker_that_is_killed_is_started_again(
-    alone: dict[str, dict[str, bytes]], coarse: Path, started: Callable[..., Popen[str]]
+    program: list[str], alone: dict[str, dict[str, bytes]], coarse: Path, started: Callable[..., Popen[str]]
 ) -> None:
     options = ("--prompts", "prompts.txt", "--out", "two", "--tries", 0, "--workers", 2, "--batch-size", 1)
-    process = started(sys.executable, "-m", "realign_cli", "run", *options)
+    process = started(*program, "run", *options)
     folder, shard = coarse.parent / "two" / "coarse", Shard(1, 2)
     journal = folder / ".metadata.jsonl.part-1-of-2"
     until(lambda: worker_of(folder, shard), process)
@@ -165,11 +154,15 @@ def test_workers_that_are_refused_are_not_started_again(realign: Run, coarse: Pa
 
 
 def test_an_array_of_jobs(
-    alone: dict[str, dict[str, bytes]], coarse: Path, tmp_path: Path, started: Callable[..., Popen[str]]
+    program: list[str],
+    alone: dict[str, dict[str, bytes]],
+    coarse: Path,
+    tmp_path: Path,
+    started: Callable[..., Popen[str]],
 ) -> None:
     """Task 1 is told to end, goes back into the queue, and finds the lock of its earlier try on another node."""
     (tmp_path / "scontrol").write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/asked\n')
-    (tmp_path / "realign").write_text(f'#!/bin/sh\nexec {sys.executable} -m realign_cli "$@"\n')
+    (tmp_path / "realign").write_text(f'#!/bin/sh\nexec {shlex.join(program)} "$@"\n')
     for program in ("scontrol", "realign"):
         (tmp_path / program).chmod(0o755)
     out = coarse.parent / "array"

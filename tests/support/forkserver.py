@@ -1,9 +1,10 @@
 """Commands of the program as processes of their own, forked from one that has imported their libraries.
 
 To import torch, diffusers and transformers takes longer than most commands do, and the suite runs hundreds. A client
-stands where the command would: it passes its arguments, folder, environment and standard streams to the server, and
-ends with the exit code of the process that the server forks. The slow libraries that such a process had to import, the
-server imports for the next ones. Everything else, above all the program itself, each command loads afresh.
+stands where the command would: it passes its arguments, folder, environment and standard streams to the server, and its
+signals to the process that the server forks, and ends with the exit code of that process, which ends with the client if
+that is killed. Workers that a command starts are made in the same way. The slow libraries that such a process had to
+import, the server imports for the next ones. Everything else, above all the program itself, each command loads afresh.
 
     python forkserver.py serve SOCKET          the server; it ends when its standard input does
     python forkserver.py run SOCKET WORD...    the client: `realign WORD...`
@@ -13,25 +14,52 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import signal
 import socket
 import sys
 
 _ENDS = b"\n"  # of a message
 _SLOW = {
-    *("PIL", "accelerate", "datasets", "diffusers", "matplotlib", "numpy", "open_clip", "openai", "pandas", "peft"),
-    *("pyarrow", "pycocotools", "pytorch_fid", "scipy", "segment_anything", "sympy", "torch", "torchvision"),
-    "transformers",
+    *("PIL", "accelerate", "datasets", "diffusers", "huggingface_hub", "matplotlib", "numpy", "open_clip", "openai"),
+    *("pandas", "peft", "pyarrow", "pycocotools", "pydantic", "pydantic_core", "pytorch_fid", "safetensors", "scipy"),
+    *("segment_anything", "sympy", "torch", "torchvision", "transformers"),
 }
 
 
 def client(address: str, words: list[str]) -> int:
     """Have the server run a command; its exit code, or minus the signal that ended it."""
-    request = {"words": words, "cwd": os.getcwd(), "environment": dict(os.environ)}
-    with socket.socket(socket.AF_UNIX) as connection:
+    from contextlib import suppress
+
+    streams = [number for number in range(3) if _is_open(number)]
+    request = {"words": words, "cwd": os.getcwd(), "environment": dict(os.environ), "streams": streams}
+    passed = {number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) is not signal.SIG_IGN}
+    signal.pthread_sigmask(signal.SIG_BLOCK, passed)
+    with socket.socket(socket.AF_UNIX) as connection, connection.makefile("rb") as answers:
         connection.connect(address)
-        socket.send_fds(connection, [b"0"], [0, 1, 2])
+        socket.send_fds(connection, [b"0"], streams)
         connection.sendall(json.dumps(request).encode() + _ENDS)
-        return int(_receive(connection))
+        child = int(answers.readline())
+
+        def pass_on(number: int, _frame: object) -> None:
+            with suppress(ProcessLookupError):  # it has ended
+                os.kill(child, number)
+
+        for number in passed:
+            signal.signal(number, pass_on)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, passed)
+        code = int(answers.readline())
+    for number in passed:
+        signal.signal(number, signal.SIG_DFL)
+    return code
+
+
+def _is_open(stream: int) -> bool:
+    try:
+        os.fstat(stream)
+    except OSError:
+        return False
+    return True
 
 
 def _receive(connection: socket.socket) -> bytes:
@@ -47,9 +75,9 @@ def _receive(connection: socket.socket) -> bytes:
 def serve(address: str) -> None:
     """Fork a process for each command until standard input ends; import what earlier ones had to."""
     import select
-    import signal
     from contextlib import suppress
 
+    _write_executable(address)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the processes that watch over commands
     known = set(sys.modules)
     with socket.socket(socket.AF_UNIX) as listening:
@@ -76,7 +104,21 @@ def serve(address: str) -> None:
                     _learn(json.loads(_receive(connection)), known)
 
 
+def _executable(address: str) -> str:
+    return f"{address}.python"
+
+
+def _write_executable(address: str) -> None:
+    """A Python for commands that start workers: one that has this server run those of the program."""
+    python, server = shlex.quote(sys.executable), shlex.join([os.path.abspath(__file__), "run", address])
+    with open(_executable(address), "w") as file:
+        file.write('#!/bin/sh\n[ "$1" = -u ] && shift\nif [ "$1 $2" = "-m realign_cli" ]; then\n    shift 2\n')
+        file.write(f'    exec {python} {server} "$@"\nfi\nexec {python} "$@"\n')
+    os.chmod(_executable(address), 0o755)
+
+
 def _learn(names: list[str], known: set[str]) -> None:
+    import gc
     import importlib
     from contextlib import suppress
 
@@ -84,10 +126,12 @@ def _learn(names: list[str], known: set[str]) -> None:
         with suppress(Exception):
             importlib.import_module(name)
     known.update(names, sys.modules)
+    gc.freeze()  # else every process goes through all objects of the libraries, which copies their memory
 
 
 def _watch(connection: socket.socket, streams: list[int], address: str, known: set[str]) -> None:
-    """Fork the command, wait for it and tell the client how it ended."""
+    """Fork the command, wait for it and tell the client how it ended; it does not outlive the client."""
+    import select
     from contextlib import suppress
 
     request = json.loads(_receive(connection))
@@ -97,8 +141,13 @@ def _watch(connection: socket.socket, streams: list[int], address: str, known: s
         _be(request, streams, address, known)
     for stream in streams:
         os.close(stream)
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     with suppress(BrokenPipeError):  # the client was killed
+        connection.sendall(str(child).encode() + _ENDS)
+    ended = os.pidfd_open(child)
+    if ended not in select.select([connection, ended], [], [])[0]:
+        os.kill(child, signal.SIGKILL)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    with suppress(BrokenPipeError):
         connection.sendall(str(code).encode() + _ENDS)
     os._exit(0)
 
@@ -107,18 +156,22 @@ def _be(request: dict[str, object], streams: list[int], address: str, known: set
     """Become `python -m realign_cli`, and tell the server at the end what had to be imported."""
     code = 70
     try:
-        for number, stream in enumerate(streams):
-            os.dup2(stream, number)
-        for stream in streams:
-            if stream > 2:
-                os.close(stream)
+        given = dict(zip(request["streams"], streams, strict=True))  # type: ignore[call-overload]
+        for number in range(3):
+            if number in given:
+                os.dup2(given[number], number)
+                os.close(given[number])
+            else:
+                os.close(number)
         os.chdir(str(request["cwd"]))
         before = {os.path.dirname(__file__), *os.environ.get("PYTHONPATH", "").split(os.pathsep)}
         os.environ.clear()
         os.environ.update(request["environment"])  # type: ignore[call-overload]
-        sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: SIM115
-        if not sys.stderr.isatty():
+        files = [open(number, mode) if number in given else None for number, mode in enumerate("rww")]  # noqa: SIM115
+        sys.stdin, sys.stdout, sys.stderr = files
+        if sys.stderr and not sys.stderr.isatty():
             sys.stderr.reconfigure(line_buffering=True)
+        sys.executable = _executable(address)
         sys.argv = ["realign", *request["words"]]  # type: ignore[misc]
         own = os.environ.get("PYTHONPATH", "").split(os.pathsep)
         sys.path[:] = [*filter(None, own), *(path for path in sys.path[1:] if path not in before)]
@@ -129,8 +182,8 @@ def _be(request: dict[str, object], streams: list[int], address: str, known: set
             app(prog_name="realign")
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else int(bool(end.code))
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for file in filter(None, (sys.stdout, sys.stderr)):
+            file.flush()
         new = [name for name in set(sys.modules) - known if name.split(".")[0] in _SLOW]
         with socket.socket(socket.AF_UNIX) as connection:
             connection.connect(address)
