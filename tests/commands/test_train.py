@@ -20,6 +20,8 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from realign_cli.app import app
+from realign_cli.data.shards import WHOLE
+from realign_cli.runs.lock import holders
 
 Run = Callable[..., CompletedProcess[str]]
 
@@ -44,10 +46,9 @@ ARGUMENTS = [
 
 
 ON_POLICY = ("--estimator", "nft", "--set", "train.images_per_prompt=2")  # stands over what ARGUMENTS say
-PYTHON = (sys.executable, "-m", "realign_cli")
 
 
-def command(out: Path, *more: object, program: Sequence[str] = PYTHON) -> list[str]:
+def command(program: Sequence[str], out: Path, *more: object) -> list[str]:
     return [*program, *map(str, [*ARGUMENTS, "--out", out, *more])]
 
 
@@ -67,7 +68,7 @@ def _without_subcommand() -> Iterator[None]:
 def whole(program: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that nothing disturbs."""
     out = tmp_path_factory.mktemp("train") / "whole"
-    done = subprocess.run(command(out, "--report-to", "tensorboard", program=program), capture_output=True, text=True)
+    done = subprocess.run(command(program, out, "--report-to", "tensorboard"), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return out
 
@@ -76,7 +77,7 @@ def whole(program: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
 def on_policy(program: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same of a run that learns from images of its own."""
     out = tmp_path_factory.mktemp("train") / "whole"
-    done = subprocess.run(command(out, *ON_POLICY, program=program), capture_output=True, text=True)
+    done = subprocess.run(command(program, out, *ON_POLICY), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return out
 
@@ -110,12 +111,12 @@ def test_a_tracker_gets_what_the_log_has(whole: Path):
         assert [(one.step, one.value) for one in events.Scalars(key)] == [(s, pytest.approx(v)) for s, v in logged]
 
 
-def kill_at(out: Path, moment: Callable[[], bool], *more: str) -> None:
-    process = subprocess.Popen(command(out, *more), stderr=subprocess.PIPE, text=True)
+def kill_at(program: Sequence[str], out: Path, moment: Callable[[], bool], *more: str) -> None:
+    process = subprocess.Popen(command(program, out, *more), stderr=subprocess.PIPE, text=True)
     while not moment():
         assert process.poll() is None, f"ended before the moment came: {process.communicate()[1]}"
         time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
+    os.kill(holders(out)[WHOLE].pid, signal.SIGKILL)
     process.communicate()
 
 
@@ -127,10 +128,10 @@ def test_killed_at_any_step_and_in_a_save_it_ends_the_same(
     whole, out = request.getfixturevalue(undisturbed), tmp_path / "killed"
     log, staging = out / "log.jsonl", out / "checkpoints" / ".realign-000004.tmp"
     at = random.Random().randint(1, 3)
-    kill_at(out, lambda: log.exists() and f'"step": {at}, "caption' in log.read_text(), *more)
-    kill_at(out, staging.exists, *more)
+    kill_at(program, out, lambda: log.exists() and f'"step": {at}, "caption' in log.read_text(), *more)
+    kill_at(program, out, staging.exists, *more)
     assert staging.exists() and not (out / "checkpoints" / "000004").exists()
-    done = subprocess.run(command(out, *more, program=program), capture_output=True, text=True)
+    done = subprocess.run(command(program, out, *more), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert losses(out) == losses(whole), f"killed at step {at}"
     for name in ("pytorch_lora_weights.safetensors", "checkpoints/000006/state.safetensors", "samples/000006.png"):
@@ -140,13 +141,14 @@ def test_killed_at_any_step_and_in_a_save_it_ends_the_same(
 
 @pytest.mark.parametrize(("alone", "more"), [("whole", ()), ("on_policy", ON_POLICY)])
 def test_two_processes_take_the_same_steps(
-    request: pytest.FixtureRequest, tmp_path: Path, alone: str, more: tuple[str, ...]
+    python: str, request: pytest.FixtureRequest, tmp_path: Path, alone: str, more: tuple[str, ...]
 ):
     """The same effective batch on 2 processes over gloo; sums in another order differ in the last bits."""
     launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
     launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "-m", "realign_cli"]
     line = [sys.executable, *launch, *map(str, ARGUMENTS), "--out", str(tmp_path / "two"), *more]
-    done = subprocess.run(line, capture_output=True, text=True, env=os.environ | {"ACCELERATE_USE_CPU": "true"})
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "PYTHON_EXEC": python}  # by which torch starts the two
+    done = subprocess.run(line, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     for one, two in zip(losses(request.getfixturevalue(alone)), losses(tmp_path / "two"), strict=True):
         assert two == pytest.approx(one, rel=1e-3, abs=1e-5)
