@@ -23,6 +23,7 @@ SCRIPTS = (
     "attention_layer",
     "refine_cost",
     "maps_cost",
+    "method_cost",
     "train_cost",
     "unet_step",
     "throughput",

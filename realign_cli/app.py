@@ -20,6 +20,7 @@ from typer.core import TyperGroup
 
 from realign_cli import __version__
 from realign_cli.commands import (
+    bench,
     caption_reward,
     compare,
     convert,
@@ -33,6 +34,7 @@ from realign_cli.commands import (
     prompts,
     refine,
     report,
+    rewrite,
     run,
     score,
     segment,
@@ -183,6 +185,7 @@ def _say(line: str) -> None:
 _PANELS: dict[str, dict[str, Callable[..., None]]] = {
     "The method, in order": {
         "train": train.train,
+        "rewrite": rewrite.rewrite,
         "generate": generate.generate,
         "caption-reward": caption_reward.caption_reward,
         "select": select.select,
@@ -191,7 +194,13 @@ _PANELS: dict[str, dict[str, Callable[..., None]]] = {
         "segment": segment.segment,
         "refine": refine.refine,
     },
-    "Judging it": {"eval": eval.eval_, "compare": compare.compare, "report": report.report, "study": study.study},
+    "Judging it": {
+        "eval": eval.eval_,
+        "compare": compare.compare,
+        "bench": bench.bench,
+        "report": report.report,
+        "study": study.study,
+    },
     "Whole runs": {"demo": demo.demo, "run": run.run, "status": status.status},
     "Data in and out": {"prompts": prompts.prompts, "import": import_.import_, "export": export.export},
     "This computer": {"doctor": doctor.doctor, "download": download.download, "convert": convert.convert},

@@ -175,6 +175,7 @@ class Record(_Part):
 
     file_name: str = ""
     text: str
+    rewritten: str | None = None  # what `generate` draws in place of the text, by which all else goes
     id: str = Field(pattern=ID)
     seed: int = 42
     prompt_id: str | None = Field(default=None, pattern=ID)
@@ -200,6 +201,11 @@ class Record(_Part):
     def prompt_key(self) -> str:
         """The id of the prompt, by which its records stay together."""
         return self.prompt_id or self.id
+
+    @property
+    def drawn(self) -> str:
+        """The prompt that the generator gets where it has nothing else to go by."""
+        return self.rewritten or self.text
 
     @property
     def failed(self) -> bool:

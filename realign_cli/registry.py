@@ -128,6 +128,17 @@ class Models(roles.Models):
         return self._checked(Loop, "loop")
 
     @cached_property
+    def benching(self) -> settings.Benching:
+        """Section `bench` of the preset.
+
+        Raises:
+            UsageError: a key is missing, unknown, of another type or out of range.
+        """
+        from realign_cli.settings import Benching
+
+        return self._checked(Benching, "bench")
+
+    @cached_property
     def training(self) -> settings.Training:
         """Section `train` of the preset, with what section `train-ESTIMATOR` changes of it.
 

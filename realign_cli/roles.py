@@ -279,6 +279,14 @@ class Parser(Protocol):
         ...
 
 
+class Rewriter(Protocol):
+    """Rewrites prompts for the generator; what is asked for, and judged by, stays the prompt as it was given."""
+
+    def rewrite(self, prompts: Sequence[str]) -> list[str]:
+        """A rewriting of each prompt, the same whenever it is asked for; empty where there is none of use."""
+        ...
+
+
 class Detector(Protocol):
     """Finds things in images by their names: an open-vocabulary detector."""
 
@@ -380,6 +388,7 @@ ROLES = {
     "tagger": Role("tagger", Tagger),
     "scorer": Role("scorer", Scorer, on_device=False),  # it must not cost an import of torch
     "parser": Role("parser", Parser, on_device=False),
+    "rewriter": Role("rewriter", Rewriter),
     "detector": Role("detector", Detector),
     "mask_model": Role("mask_model", MaskModel),
     "features": Role("fid", FeatureExtractor, apart=("reference",)),
@@ -395,6 +404,7 @@ class Models(ABC):
     tagger: Tagger
     scorer: Scorer
     parser: Parser
+    rewriter: Rewriter
     detector: Detector
     mask_model: MaskModel
     features: FeatureExtractor

@@ -160,7 +160,18 @@ class Loop:
     mend: bool  # use what is found in a drawn image; else every try is a new draw
 
 
-Estimator = Literal["reinforce", "likelihood", "draft", "weighted", "nft", "ddpo"]
+@checked(frozen=True, config=ConfigDict(strict=True, extra="forbid", allow_inf_nan=False))
+class Benching:
+    """What `realign bench` compares, section `bench` of a preset."""
+
+    methods: Annotated[tuple[str, ...], Field(strict=False)]
+    data: Annotated[tuple[str, ...], Field(strict=False)]  # sets of prompts
+    count: Annotated[int, Field(ge=0)]  # prompts of each set, the first ones; 0: all
+    seeds: Annotated[tuple[int, ...], Field(strict=False, min_length=1)]
+    notes: dict[str, str]  # of a method: what must be known to read its values fairly
+
+
+Estimator = Literal["reinforce", "likelihood", "draft", "weighted", "nft", "ddpo", "refl"]
 ON_POLICY = ("nft", "ddpo")  # what learns from images that the generator draws while it is trained
 Combine = Literal["sum", "alternate"]
 Precision = Literal["no", "fp16", "bf16"]

@@ -27,8 +27,9 @@ def test_help_lists_commands_by_job_in_the_order_of_use() -> None:
     shown = CliRunner().invoke(app, ["--help"]).output
     found = re.findall(r"─ ([^─]+) ─|^│ ([a-z][a-z-]*)  ", shown, flags=re.MULTILINE)
     assert [panel or command for panel, command in found][1:] == [  # after the options
-        *("The method, in order", "train", "generate", "caption-reward", "select", "tag", "score", "segment", "refine"),
-        *("Judging it", "eval", "compare", "report", "study"),
+        *("The method, in order", "train", "rewrite", "generate", "caption-reward", "select"),
+        *("tag", "score", "segment", "refine"),
+        *("Judging it", "eval", "compare", "bench", "report", "study"),
         *("Whole runs", "demo", "run", "status"),
         *("Data in and out", "prompts", "import", "export"),
         *("This computer", "doctor", "download", "convert"),

@@ -58,7 +58,7 @@ def test_a_moved_checkpoint_is_found_with_a_notice(caplog: pytest.LogCaptureFixt
 
 
 def test_what_sd15_loads_is_listed_with_a_pin() -> None:
-    """Each checkpoint that a section names; but for one, whose commit no public text states, at a commit or by sums."""
+    """Each checkpoint that a section names; at a commit or by sums, where any public text states these."""
     preset = presets.load("sd15")
     named = {
         section[key]
@@ -70,7 +70,7 @@ def test_what_sd15_loads_is_listed_with_a_pin() -> None:
     assert named - listed == {preset.section("scorer")["checkpoint"]} and listed <= named
     pins = {one.name: [one.revision] if one.patterns else [f.sha256 for f in one.files] for one in preset.checkpoints}
     assert {name for name, own in pins.items() if not all(re.fullmatch("[0-9a-f]{40,64}", pin) for pin in own)} == {
-        "Nano1337/negclip"
+        *("Nano1337/negclip", "microsoft/Promptist", "openai-community/gpt2")
     }
     reward = preset.section("reward-imagereward")
     assert [reward["tokenizer_revision"]] == pins[reward["tokenizer"]]
@@ -81,6 +81,10 @@ def test_the_numbers_of_the_paper() -> None:
     assert (numbers.reward_weight, numbers.sampler_steps, numbers.first_step) == (1e-3, 50, 30)
     assert numbers.learning_rate == 1e-5
     assert (numbers.effective_batch_size, numbers.mixed_precision, numbers.rank) == (128, "fp16", 0)
+    numbers = Models(presets.load("sd15", ["train.estimator=refl"])).training  # those of ImageReward
+    assert (numbers.rewards, numbers.reward_weight, numbers.guidance) == ({"imagereward": 1.0}, 1e-3, 1.0)
+    assert (numbers.sampler_steps, numbers.first_step, numbers.last_step) == (40, 30, 39)
+    assert (numbers.learning_rate, numbers.effective_batch_size, numbers.max_train_steps) == (1e-5, 64, 100)
     generator = presets.load("sd15").section("generator")
     assert (generator["size"], generator["steps"], generator["guidance"]) == (512, 50, 7.5)
     paper = Models(presets.load("sd15")).region_control
@@ -121,7 +125,7 @@ def test_a_backend_takes_the_place_of_sections() -> None:
 
 NUMBERS = {
     *("generate", "structure", "attend", "syngen", "predicated"),
-    *("refine", "regional", "modulation", "dense", "loop", "train", "train-nft"),
+    *("refine", "regional", "modulation", "dense", "loop", "bench", "train", "train-nft", "train-refl"),
 }
 
 

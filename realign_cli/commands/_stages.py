@@ -9,6 +9,7 @@ from realign_cli.roles import ROLES
 from realign_cli.stages.caption_reward import CaptionReward
 from realign_cli.stages.generate import Generate
 from realign_cli.stages.refine import Refine
+from realign_cli.stages.rewrite import Rewrite
 from realign_cli.stages.score import Score
 from realign_cli.stages.segment import Segment
 from realign_cli.stages.select import Select
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from realign_cli.presets import Preset
 
 STAGES = {
+    "rewrite": Rewrite.sections,
     "generate": Generate.sections,
     "caption-reward": CaptionReward.sections,
     "select": Select.sections,

@@ -58,7 +58,7 @@ def compare(
     if options.as_json:
         write_json({"command": "compare", "rankings": [as_dict(one) for one in found], "failed": failed})
     else:
-        _show(found)
+        show(found)
     if out:
         _write(out, found)
     if failed:
@@ -121,24 +121,26 @@ def folder_names(folders: Sequence[Path]) -> list[str]:
     return names
 
 
-def _show(found: Sequence[Ranking]) -> None:
+def show(found: Sequence[Ranking]) -> None:
     """The tables on stdout."""
     import sys
 
     from rich.console import Console
 
     from realign_cli.console import plain, table
-    from realign_cli.evaluation.ranking_tables import COLUMNS, cells, duel_cells, title
+    from realign_cli.evaluation.ranking_tables import cells, columns, duel_cells, notes, title
     from realign_cli.evaluation.report import PIPE_WIDTH
 
     screen = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
     for ranking in found:
         screen.print(plain(title(ranking)), soft_wrap=True)
-        screen.print(table(COLUMNS, cells(ranking)), soft_wrap=True)
+        screen.print(table(columns(ranking), cells(ranking)), soft_wrap=True)
         if len(ranking.duels) > 1:
             rows = duel_cells(ranking)
             screen.print(table(["wins", *(row[0] for row in rows)], rows), soft_wrap=True)
         screen.print()
+    for line in notes(found):
+        screen.print(plain(line), soft_wrap=True)
 
 
 def _write(out: Path, found: Sequence[Ranking]) -> None:

@@ -30,8 +30,8 @@ def generate(
     """Generate coarse images of prompts, one of each or several.
 
     A .txt file holds one prompt a line; a .jsonl file holds objects with 'prompt', 'text' or 'caption', and may give
-    each an 'id' and a 'seed'. The captions .json of COCO is read too. The folder that comes out is a Hugging Face
-    imagefolder.
+    each an 'id', a 'seed', and what 'realign rewrite' made of it. The captions .json of COCO is read too. The folder
+    that comes out is a Hugging Face imagefolder.
 
     With --images-per-prompt 3 a prompt 000007 has the records 000007, 000007-1 and 000007-2, each with the prompt_id
     000007. The first is the image that the prompt has alone, and more of them leave the others as they are.

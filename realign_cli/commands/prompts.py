@@ -68,7 +68,7 @@ def prompts(
         raise UsageError("--all is for cc500; the other sets have one size")
     if options.as_json and out is None:
         raise UsageError("--json writes the summary to stdout, in place of the prompts: give them an --out FILE.jsonl")
-    records = _records(name, file, everything)[:count]
+    records = prompt_set(name, file, everything)[:count]
     lines = "".join(dump_line(record) + "\n" for record in records)
     if out:
         with folder_lock(out.parent):
@@ -81,7 +81,13 @@ def prompts(
     summary.show(quiet=options.quiet, as_json=options.as_json)
 
 
-def _records(name: PromptSet, file: Path | None, everything: bool) -> list[Record]:
+def prompt_set(name: PromptSet, file: Path | None = None, everything: bool = False) -> list[Record]:
+    """The prompts of a set, of its published `file` or downloaded; `everything` is as of the option --all.
+
+    Raises:
+        UsageError: the file is another one.
+        RealignError: it cannot be downloaded.
+    """
     from realign_cli.data import prompt_sets
     from realign_cli.data.records import read_text
     from realign_cli.records import Record

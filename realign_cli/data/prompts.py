@@ -17,7 +17,9 @@ KEYS = ("prompt", "text", "caption")
 SUFFIXES = (".txt", ".jsonl", ".ndjson", ".json")
 _OBJECT = re.compile(r'\s*\{\s*"')
 # What a line of a prompt file may say of its image; the keys of the stages are theirs to set.
-_STAGE_KEYS = frozenset(Record.model_fields) - {"id", "seed", "prompt_id", "category", "pair", "file_name"}
+_STAGE_KEYS = frozenset(Record.model_fields) - {
+    *("id", "seed", "prompt_id", "category", "pair", "file_name", "rewritten")
+}
 
 
 @dataclass(frozen=True)
@@ -64,11 +66,11 @@ def read_prompt_file(path: Path) -> PromptFile:
     return found
 
 
-def read_prompts(path: Path, seed: int) -> Iterator[Entry]:
+def read_prompts(path: Path, seed: int | None = None) -> Iterator[Entry]:
     """Records without images from a prompt file.
 
     Ids are those of the JSON objects, otherwise the number of the prompt, from 000000. Other keys of an object are
-    kept, but for those that stages set.
+    kept, but for those that stages set. `seed` is for those that name none; without it, they go on naming none.
 
     Raises:
         UsageError: as `read_prompt_file`, or an id that occurs twice or cannot be one.
@@ -76,7 +78,7 @@ def read_prompts(path: Path, seed: int) -> Iterator[Entry]:
     return as_entries(read_prompt_file(path).prompts, seed)
 
 
-def as_entries(prompts: Sequence[Prompt], seed: int) -> Iterator[Entry]:
+def as_entries(prompts: Sequence[Prompt], seed: int | None) -> Iterator[Entry]:
     """As `read_prompts`, of prompts that have been read."""
     return unique(_entry(prompt, number, seed) for number, prompt in enumerate(prompts))
 
@@ -106,8 +108,8 @@ def with_draws(prompts: Sequence[Entry], count: int) -> Iterator[Entry]:
             yield Entry(given.replace(id=made, prompt_id=given.prompt_key), entry.place)
 
 
-def _entry(prompt: Prompt, number: int, seed: int) -> Entry:
-    record: dict[str, Any] = {"text": prompt.text, "id": f"{number:06d}", "seed": seed}
+def _entry(prompt: Prompt, number: int, seed: int | None) -> Entry:
+    record: dict[str, Any] = {"text": prompt.text, "id": f"{number:06d}"} | ({} if seed is None else {"seed": seed})
     record |= {key: value for key, value in prompt.keys.items() if key not in _STAGE_KEYS}
     for key in ("id", "prompt_id"):
         if type(record.get(key)) is int:  # as in COCO

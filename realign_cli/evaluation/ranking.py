@@ -20,11 +20,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class System:
-    """What was measured of one system: values by prompt, and passes of its generator per image where they are known."""
+    """What was measured of one system: values by prompt, and where they are known its costs per image.
+
+    These are passes of its generator and `seconds`; `memory` is the most main memory that a process of it took, in
+    bytes. `note` is what must be known to read its values fairly.
+    """
 
     name: str
     scores: Scores
     passes: float | None = None
+    seconds: float | None = None
+    memory: int | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,9 @@ class Standing:
     value: Mean
     difference: Mean | None
     passes: float | None
+    seconds: float | None = None
+    memory: int | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -101,6 +111,9 @@ def rank(systems: Sequence[System], column: str) -> Ranking | None:
             bootstrap_mean(rows[system.name]),
             bootstrap_mean(rows[system.name] - rows[first]) if system.name != first else None,
             system.passes,
+            system.seconds,
+            system.memory,
+            system.note,
         )
         for place, system in enumerate(ahead, 1)
     ]

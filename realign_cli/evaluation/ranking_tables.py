@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
     from realign_cli.evaluation.ranking import Ranking, Standing
 
-COLUMNS = ("", "system", "mean", "95 %", "difference", "95 %", "win rate", "p", "passes")
+_COLUMNS = ("", "system", "mean", "95 %", "difference", "95 %", "win rate", "p", "passes")
+_TAKEN = ("seconds", "GB")  # columns where time and memory are known
 _SURE = 0.05  # p below which a duel is marked
 
 
@@ -23,10 +24,24 @@ def title(ranking: Ranking) -> str:
     return f"{ranking.column}, n = {ranking.n} prompts{left_out}"
 
 
+def columns(ranking: Ranking) -> Sequence[str]:
+    """The heads of `cells`."""
+    return (*_COLUMNS, *_TAKEN) if _is_timed(ranking) else _COLUMNS
+
+
 def cells(ranking: Ranking) -> list[list[str]]:
-    """A line for each system under COLUMNS; difference, win rate and p are against the one that was named first."""
+    """A line for each system under `columns`; difference, win rate and p are against the one that was named first.
+
+    Names of systems with a note end in *.
+    """
     first = next(one.system for one in ranking.standings if one.difference is None)
     return [_line_of(ranking, one, first) for one in ranking.standings]
+
+
+def notes(rankings: Sequence[Ranking]) -> list[str]:
+    """What must be known of some systems to read their tables fairly."""
+    noted = {one.system: one.note for ranking in rankings for one in ranking.standings if one.note}
+    return [f"* {system}: {note}" for system, note in noted.items()]
 
 
 def duel_cells(ranking: Ranking) -> list[list[str]]:
@@ -39,13 +54,15 @@ def duel_cells(ranking: Ranking) -> list[list[str]]:
 
 
 def markdown(rankings: Sequence[Ranking]) -> str:
-    """A table of the standings of each ranking, and of all duels where there are several."""
-    return "\n".join(line for ranking in rankings for line in _markdown(ranking))
+    """A table of the standings of each ranking, and of all duels where there are several; then the notes."""
+    lines = [line for ranking in rankings for line in _markdown(ranking)]
+    return "\n".join([*lines, *(f"- \\{line}" for line in notes(rankings))])
 
 
 def latex(rankings: Sequence[Ranking]) -> str:
-    """A table of the standings of each ranking, for the package booktabs."""
-    return "\n".join(latex_table(COLUMNS, cells(ranking), title(ranking), alignment="rl") for ranking in rankings)
+    """A table of the standings of each ranking, for the package booktabs; then the notes, as comments."""
+    tables = [latex_table(columns(one), cells(one), title(one), alignment="rl") for one in rankings]
+    return "\n".join([*tables, *(f"% {line}" for line in notes(rankings))])
 
 
 def as_dict(ranking: Ranking) -> dict[str, Any]:
@@ -53,17 +70,25 @@ def as_dict(ranking: Ranking) -> dict[str, Any]:
     return asdict(ranking) | {"duels": [asdict(duel) | {"win_rate": duel.win_rate} for duel in ranking.duels]}
 
 
+def _is_timed(ranking: Ranking) -> bool:
+    return any(one.seconds is not None or one.memory is not None for one in ranking.standings)
+
+
 def _line_of(ranking: Ranking, one: Standing, first: str) -> list[str]:
-    line = [str(one.rank), one.system, *mean_cells(one.value)]
+    line = [str(one.rank), one.system + "*" * bool(one.note), *mean_cells(one.value)]
     line += mean_cells(one.difference, "+") if one.difference else ["", ""]
     duel = next((duel for duel in ranking.duels if {duel.first, duel.second} == {one.system, first}), None)
     rate = duel and (duel.win_rate if duel.first == one.system else 1 - duel.win_rate)
     line += [f"{rate:.3f}", f"{duel.adjusted:.2g}"] if duel and rate is not None else ["", ""]
-    return [*line, "" if one.passes is None else f"{one.passes:.2f}"]
+    line += ["" if one.passes is None else f"{one.passes:.2f}"]
+    if _is_timed(ranking):
+        line += ["" if one.seconds is None else f"{one.seconds:.2f}"]
+        line += ["" if one.memory is None else f"{one.memory / 1e9:.2f}"]
+    return line
 
 
 def _markdown(ranking: Ranking) -> Iterator[str]:
-    yield from (f"**{title(ranking)}**", "", markdown_table(COLUMNS, cells(ranking)), "")
+    yield from (f"**{title(ranking)}**", "", markdown_table(columns(ranking), cells(ranking)), "")
     if len(ranking.duels) > 1:
         rows = duel_cells(ranking)
         yield from (markdown_table(["wins", *(row[0] for row in rows)], rows), "")

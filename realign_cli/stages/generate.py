@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Generate:
-    """Draws the image of each prompt from its own noise; adds 'file_name' and 'cost'.
+    """Draws the image of each prompt, as it was rewritten if it was, from its own noise; adds 'file_name' and 'cost'.
 
     With `control` the noun phrases of the prompt are minded by that method; 'method' and 'phrases' say so. With
     `map_words` the attention maps of the noun phrases, and of such words besides, are kept.
@@ -54,14 +54,14 @@ class Generate:
         records = [item.record for item in items]
         none: list[tuple[NounPhrase, ...]] = [()] * len(records)
         parsing = self._control is not None or self._map_words is not None
-        phrases = self._models.parser.parse([record.text for record in records]) if parsing else none
+        phrases = self._models.parser.parse([record.drawn for record in records]) if parsing else none
         requests = [
             Request(
-                record.text,
+                record.drawn,
                 noise_seed(record),
                 record=record.id,
                 phrases=own if self._control else (),
-                mapped=() if self._map_words is None else maps.places(record.text, own, self._map_words),
+                mapped=() if self._map_words is None else maps.places(record.drawn, own, self._map_words),
             )
             for record, own in zip(records, phrases, strict=True)
         ]

@@ -127,7 +127,8 @@ class _Prompt:
         self.noises += how != "mend"
         self.tries.append(_Try(how, self.objects))
         name = self.record.prompt_key if self.noises == 1 else f"{self.record.prompt_key}-{self.noises - 1}"
-        return Request(self.record.text, noise_seed(self.record.replace(id=name)), self.regions, self.record.id)
+        prompt = self.record.text if self.regions else self.record.drawn  # phrases of regions are words of the text
+        return Request(prompt, noise_seed(self.record.replace(id=name)), self.regions, self.record.id)
 
     def _all_found(self) -> bool:
         """Whether there are regions, and their phrases leave no word of the prompt that another thing begins with."""

@@ -45,9 +45,16 @@ METHODS: dict[str, type[GeneratorTraining]] = {
     "draft": DirectReward,
     "nft": NegativeAware,
     "ddpo": PolicyGradient,
+    "refl": RewardFeedback,  # by the numbers of ImageReward's authors
 }
 # What stands for Eq. 4 where the estimator does not say it itself: a gradient, the mean of several captions, the value.
-_CAPTION_REWARDS = {"draft": "likelihood", "weighted": "reinforce", "nft": "exact", "ddpo": "exact"}
+_CAPTION_REWARDS = {
+    "draft": "likelihood",
+    "weighted": "reinforce",
+    "nft": "exact",
+    "ddpo": "exact",
+    "refl": "reinforce",
+}
 
 
 def train_generator(

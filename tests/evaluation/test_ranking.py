@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from realign_cli.evaluation.ranking import System, rank
+from realign_cli.evaluation.ranking_tables import cells, columns, latex, markdown
 
 
 def system(name: str, *values: float | None, **more: object) -> System:
@@ -44,3 +45,14 @@ def test_a_single_system_has_a_place_and_no_duel():
     assert found is not None and not found.duels
     (one,) = found.standings
     assert (one.rank, one.passes, one.difference) == (1, 2.0, None)
+
+
+def test_tables_have_time_and_memory_where_they_are_known_and_mark_what_has_a_note():
+    first, timed = system("a", 0.1, 0.3), system("b", 0.2, 0.4, seconds=1.5, memory=2_000_000_000, note="tuned on clip")
+    plain, found = rank([first], "clip"), rank([first, timed], "clip")
+    assert plain is not None and found is not None
+    assert columns(plain)[-1] == "passes" and columns(found)[-2:] == ("seconds", "GB")
+    assert [(line[1], line[-2:]) for line in cells(found)] == [("b*", ["1.50", "2.00"]), ("a", ["", ""])]
+    assert "| 1 | b* |" in markdown([found]) and markdown([found, found]).endswith("\n- \\* b: tuned on clip")
+    assert r"1 & b* & 0.300" in latex([found]) and latex([found, found]).endswith("\n% * b: tuned on clip")
+    assert "tuned" not in markdown([plain]) and "GB" not in latex([plain])

@@ -20,6 +20,7 @@ Role = Literal[
     "masks",
     "clip",
     "negclip",
+    "rewriter",
     "features",
     "reference",
 ]

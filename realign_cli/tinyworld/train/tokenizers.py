@@ -26,17 +26,20 @@ def clip_tokenizer(words: Sequence[str], length: int) -> CLIPTokenizer:
     return tokenizer
 
 
-def word_tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:
+def word_tokenizer(words: Sequence[str], *, framed: bool = True) -> PreTrainedTokenizerFast:
     """A tokenizer with one token for each of `words`, and `<unk>` for any other.
 
-    A text is framed by `<start>` and `<end>`. `<end>` has the highest id, because CLIP pools a text at its highest id.
+    A text is framed by `<start>` and `<end>`, unless it is not to be `framed`, as for a GPT-2. `<end>` has the highest
+    id, because CLIP pools a text at its highest id.
     """
     tokens = [PAD, UNKNOWN, START, IMAGE, *words, END]
     ids = {token: i for i, token in enumerate(tokens)}
     core = Tokenizer(models.WordLevel(ids, unk_token=UNKNOWN))
     core.normalizer = normalizers.Lowercase()
     core.pre_tokenizer = pre_tokenizers.Whitespace()
-    core.post_processor = processors.TemplateProcessing(f"{START} $A {END}", None, [(t, ids[t]) for t in (START, END)])
+    if framed:
+        ends = [(token, ids[token]) for token in (START, END)]
+        core.post_processor = processors.TemplateProcessing(f"{START} $A {END}", None, ends)
     core.decoder = decoders.WordPiece(prefix="##", cleanup=True)  # no space before a comma
     return PreTrainedTokenizerFast(
         tokenizer_object=core,

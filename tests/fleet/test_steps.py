@@ -1,0 +1,62 @@
+"""Chains of commands: what several share is done once, what was done is not done again, and what failed is told.
+
+Real processes of a command that is soon over.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from realign_cli.errors import RealignError
+from realign_cli.fleet.steps import Spent, Step, Taken, read_account, run_step, take
+
+FIRST = Step("first", ("prompts", "shapes", "-n", "2"))
+SECOND = Step("second", ("prompts", "cc500", "--in", "{root}first", "-q"))
+THIRD = Step("third", ("prompts", "cc500", "--in", "{root}nowhere"))
+CHAINS = {"short": (FIRST,), "long": (FIRST, SECOND), "broken": (FIRST, THIRD, Step("never", ("prompts", "shapes")))}
+
+
+def run(root: Path) -> tuple[Taken, list[str]]:
+    """What became of CHAINS, and the steps that were taken now."""
+    now: list[str] = []
+    taken = take(
+        CHAINS, root, lambda step: step.command(root, root, 1), lambda step, spent: now.extend([step.out] * bool(spent))
+    )
+    return taken, now
+
+
+def test_chains(tmp_path: Path) -> None:
+    taken, now = run(tmp_path)
+    assert now == ["first", "second"] and set(taken.spent) == {"first", "second"}
+    assert set(taken.failed) == {"broken"} and taken.failed["broken"].startswith("third: ")
+    assert "nowhere: No such file" in taken.failed["broken"] and not (tmp_path / "never").exists()
+    assert all(spent.seconds and spent.memory > 10e6 for spent in taken.spent.values())
+    again, now = run(tmp_path)
+    assert now == [] and again == taken
+    (tmp_path / "second").unlink()  # first has not changed and is not made again
+    again, now = run(tmp_path)
+    assert now == ["second"] and again.spent["first"] == taken.spent["first"]
+
+
+def test_accounts(tmp_path: Path) -> None:
+    words = ["prompts", "shapes", "-n", "1", "--out", str(tmp_path / "out")]
+    account = tmp_path / "steps" / "out.json"
+    assert run_step(words, account, begun=True).seconds is None  # of what was begun before nobody knows all
+    spent = run_step(words, account, begun=False)
+    assert isinstance(spent, Spent) and read_account(words, account) == spent
+    assert read_account([*words, "-q"], account) is None and read_account(words, tmp_path / "none.json") is None
+    account.write_text("{")
+    assert read_account(words, account) is None
+    with pytest.raises(RealignError, match="no such preset"):
+        run_step(["download", "--preset", "none"], account, begun=False)
+
+
+def test_words_are_filled_in(tmp_path: Path) -> None:
+    step = Step("here", ("generate", "--prompts", "{prompts}", "--seed", "{seed}", "--model", "{odd}"))
+    prompts = tmp_path / "{seed}.txt"
+    assert step.command(tmp_path, prompts, 7) == [
+        *("generate", "--prompts", str(prompts), "--seed", "7", "--model", "{odd}"),
+        *("--out", f"{tmp_path}/here"),
+    ]
