@@ -180,9 +180,10 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Delete the temporary files and folders that a killed run may have left in `folder` and its subfolders."""
-    for path in list(folder.rglob(f"{_PREFIX}*{_SUFFIX}")):
+def remove_leftovers(folder: Path, *, below: bool = True) -> None:
+    """Delete the temporary files and folders that a killed run may have left in `folder`, and in what lies `below`."""
+    find = folder.rglob if below else folder.glob
+    for path in list(find(f"{_PREFIX}*{_SUFFIX}")):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:

@@ -68,6 +68,8 @@ class Holder:
 def folder_lock(folder: Path, shard: Shard = WHOLE) -> Iterator[None]:
     """Make `folder`, and be the only one at work on this shard of it; the lock of a process that died is taken over.
 
+    What a process that died had half written in the folder itself goes, where this one has all of it.
+
     Raises:
         UsageError: another process is at work here, or may be on another host.
         RealignError: the folder cannot be made, or its file system has no locks.
@@ -80,6 +82,8 @@ def folder_lock(folder: Path, shard: Shard = WHOLE) -> Iterator[None]:
     with _locked(path, shard) as file:
         try:
             _require_same_cut(folder, shard)
+            if shard == WHOLE:  # nobody else is at work here; below there may be folders of others
+                atomic.remove_leftovers(folder, below=False)
             yield
         finally:
             if is_at(path, file):  # and not the lock of another process, if somebody deleted this one

@@ -75,6 +75,17 @@ def test_what_a_killed_process_held_is_free(tmp_path: Path, killed: Holder) -> N
         assert set(holders(tmp_path)) == {WHOLE}
 
 
+def test_what_a_killed_process_had_half_written_goes_with_the_whole_folder(tmp_path: Path) -> None:
+    ours, of_others = (atomic.temporary(folder / "a.png") for folder in (tmp_path, tmp_path / "below"))
+    of_others.parent.mkdir()
+    for path in (ours, of_others):
+        path.touch()
+    with folder_lock(tmp_path, Shard(1, 2)):
+        assert ours.exists()
+    with folder_lock(tmp_path):
+        assert not ours.exists() and of_others.exists()
+
+
 def test_a_number_that_another_process_has_now(tmp_path: Path) -> None:
     leave(tmp_path, replace(Holder.me(), started=Holder.me().started - 60))
     with folder_lock(tmp_path):
