@@ -24,6 +24,7 @@ SCRIPTS = (
     "refine_cost",
     "maps_cost",
     "method_cost",
+    "refine_cost_xl",
     "train_cost",
     "unet_step",
     "throughput",

@@ -66,7 +66,7 @@ class Published:
     def map(self, queries: int, cross: bool) -> tuple[Tensor, Tensor]:
         """R and the weight of a layer."""
         if (queries, cross) not in self.maps:
-            side, layout = round(queries**0.5), self.layout
+            side, layout = round(queries**0.5), self.layout  # of square latents
             small = eq.shrink(layout.masks, side, side).flatten(1)
             where = eq.segments(small)
             strength = eq.strength(float(self.timestep), BOTH.cross_weight if cross else BOTH.self_weight, BOTH.power)
@@ -77,8 +77,10 @@ class Published:
         return self.maps[queries, cross]
 
 
-def steps(unet: UNet2DConditionModel, side: int, count: int) -> dict[str, Callable[[], Tensor]]:
-    """`count` equal steps of `unet` in each way, and what the last of them predicts."""
+def steps(
+    unet: UNet2DConditionModel, side: int, count: int, added: dict[str, Tensor] | None = None
+) -> dict[str, Callable[[], Tensor]]:
+    """`count` equal steps of `unet` in each way, and what the last of them predicts; `added` is what XL is told."""
     draw = torch.Generator().manual_seed(0)
     latents = torch.randn(1, 4, side, side, generator=draw).repeat(2, 1, 1, 1)
     context = torch.randn(2, 77, unet.config.cross_attention_dim, generator=draw)
@@ -90,7 +92,7 @@ def steps(unet: UNet2DConditionModel, side: int, count: int) -> dict[str, Callab
     @torch.no_grad()
     def call(timestep: Tensor) -> Tensor:
         for _ in range(count):
-            predicted = unet(latents, timestep, encoder_hidden_states=context).sample
+            predicted = unet(latents, timestep, encoder_hidden_states=context, added_cond_kwargs=added).sample
         return predicted
 
     def ours(modulation: Any, timestep: Tensor) -> Tensor:

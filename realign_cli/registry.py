@@ -197,6 +197,10 @@ class Models(roles.Models):
                 section["sha256"] = _digest(section["checkpoint"].removeprefix(PACKAGE))
             if published := self.preset.checkpoint(section.get("checkpoint", "")):
                 section |= _identity(published)
+            for key in ("checkpoint", "lora"):
+                if (file := Path(str(section.get(key) or ""))).is_file():
+                    with file.open("rb") as opened:
+                        section[f"{key}_sha256"] = hashlib.file_digest(opened, "sha256").hexdigest()
             if trained := presets.trained_manifest(section):
                 section["trained_sha256"] = hashlib.sha256(trained.read_bytes()).hexdigest()
             described[name] = section

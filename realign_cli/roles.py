@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
@@ -88,6 +88,22 @@ class ScoredObjects:
     recovered: RecordError | None = None
 
 
+@dataclass(frozen=True)
+class Conditioning:
+    """What a denoiser is told of B images: the embeddings of their prompts, and what else it was trained with."""
+
+    tokens: Tensor  # (B, T, D)
+    added: Mapping[str, Tensor] = field(default_factory=dict)  # of B rows each, by diffusers' names
+
+    def __getitem__(self, rows: Tensor) -> Conditioning:
+        return Conditioning(self.tokens[rows], {name: each[rows] for name, each in self.added.items()})
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Those of a U-Net of diffusers."""
+        return {"encoder_hidden_states": self.tokens, "added_cond_kwargs": dict(self.added)}
+
+
 EXTRA_STEPS, ATTENTION_MAPS = "extra_steps", "attention_maps"
 
 
@@ -115,8 +131,8 @@ class Generator(Protocol):
 class TrainableGenerator(Protocol):
     """A generator whose denoiser is trained, for `realign train`.
 
-    Latents are float (B, C, h, w), as the denoiser sees them; embeddings of prompts are float (B, T, D); pixels are
-    float (B, 3, H, W) in [0, 1]. Sampler steps count from 0, the noisiest, to `steps`.
+    Latents are float (B, C, h, w), as the denoiser sees them; pixels are float (B, 3, H, W) in [0, 1]. Sampler steps
+    count from 0, the noisiest, to `steps`.
     """
 
     steps: int  # of its sampler
@@ -125,8 +141,12 @@ class TrainableGenerator(Protocol):
         """The weights that training changes, by name."""
         ...
 
-    def embed(self, prompts: Sequence[str]) -> Tensor:
-        """The embeddings (B, T, D) by which the denoiser is told of each prompt."""
+    def embed(self, prompts: Sequence[str], framings: Tensor | None = None) -> Conditioning:
+        """What the denoiser is told of each prompt.
+
+        `framings` (B, 4) say of real images their height and width before they were cut to the generator's size, and
+        where the cut begins, from the top and from the left; without, nothing was cut.
+        """
         ...
 
     def initial_noise(self, seeds: Sequence[int]) -> Tensor:
@@ -136,7 +156,7 @@ class TrainableGenerator(Protocol):
     def denoise(
         self,
         latents: Tensor,
-        embeddings: Tensor,
+        prompts: Conditioning,
         start: int,
         stop: int,
         *,
@@ -164,7 +184,7 @@ class TrainableGenerator(Protocol):
         """Clean latents as they are at `times` (B,), with that noise."""
         ...
 
-    def predict_x0(self, latents: Tensor, embeddings: Tensor, times: Tensor, *, guided: bool = True) -> Tensor:
+    def predict_x0(self, latents: Tensor, prompts: Conditioning, times: Tensor, *, guided: bool = True) -> Tensor:
         """The clean latents x_0' as they are estimated at `times` (B,), with gradient to the trained weights."""
         ...
 
@@ -176,7 +196,7 @@ class TrainableGenerator(Protocol):
         """Clean latents of pixels."""
         ...
 
-    def denoising_loss(self, latents: Tensor, embeddings: Tensor, seed: int) -> Tensor:
+    def denoising_loss(self, latents: Tensor, prompts: Conditioning, seed: int) -> Tensor:
         """The loss of diffusion training (B,) of clean latents, at times and with noises that `seed` decides."""
         ...
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
@@ -12,6 +13,31 @@ from pydantic_core import PydanticCustomError
 SamplerSteps = Annotated[int, Field(ge=1, le=999)]  # of the 1000 that a generator is trained with
 Guidance = Annotated[float, Field(ge=0, le=1000)]  # beyond it float16 overflows
 Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def image_size(size: int | str) -> tuple[int, int]:
+    """Width and height in pixels of a size: "640x512", or 512 for a square.
+
+    Raises:
+        ValueError: it is none, or its sides are no multiples of 8 in 8..8192.
+    """
+    found = re.fullmatch(r"(\d+)(?:x(\d+))?", str(size), re.ASCII)
+    width, height = (int(side) for side in (found[1], found[2] or found[1])) if found else (0, 0)
+    if any(side % 8 or not 8 <= side <= 8192 for side in (width, height)):
+        raise ValueError(size)
+    return width, height
+
+
+def _check_size(size: int | str) -> int | str:
+    try:
+        image_size(size)
+    except ValueError:
+        message = "Input should be 512, or WIDTHxHEIGHT, in multiples of 8 from 8 to 8192"
+        raise PydanticCustomError("size", message) from None
+    return size
+
+
+ImageSize = Annotated[int | str, AfterValidator(_check_size)]
 Threshold = Annotated[tuple[Share, Share], Field(strict=False)]  # TOML has no tuples
 
 
@@ -39,7 +65,9 @@ class Regional:
 
     section: ClassVar = "regional"
     step_fraction: Annotated[float, Field(ge=0, le=1)]  # of the steps, from the first on, with texts of regions
-    dilation: Annotated[float, Field(ge=0, le=1)]  # by how much a region outgrows its mask, in sides of the image
+    dilation: Annotated[
+        float, Field(ge=0, le=1)
+    ]  # by how much a region outgrows its mask, in shorter sides of the image
 
 
 @checked(frozen=True, config=ConfigDict(strict=True, extra="forbid", allow_inf_nan=False))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import runpy
@@ -113,3 +114,24 @@ def test_shares_of_maps_are_compared_by_image_and_by_what_was_mended() -> None:
     assert "| phrases, after | 60.0 (60.0 to 60.0) | 20.0 (20.0 to 20.0) | +40.0 (+40.0 to +40.0) |" in text
     assert "| phrases, after, of an even map's | 600.0 (600.0 to 600.0) | 200.0 (200.0 to 200.0) | +400.0 (" in text
     assert "| attributes, gain | none | 0.0 (0.0 to 0.0) | none |" in maps["table"]([stayed])
+
+
+LAST = {"precision": "0 of 2", "train": "yes", "judges": "100%"}
+
+
+@pytest.mark.parametrize("part", ["precision", "refine", "memory", "train", "judges"])
+def test_what_a_gpu_shows_runs_on_small_shapes(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(FOLDER)
+    bench = importlib.import_module("gpu")
+    head, rows = bench.measured(part, "cpu", small=True, minutes=5)
+    columns = head.split(" | ")
+    assert len(rows) > 1 and all(len(row) == len(columns) for row in rows)
+    assert all(float(row[1]) >= 0 and row[-1] == LAST.get(part, row[-1]) for row in rows)
+    assert bench.table(head, rows).count("\n") == len(rows) + 1
+
+
+def test_a_part_begins_nothing_once_its_minutes_are_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(FOLDER)
+    bench = importlib.import_module("gpu")
+    _, rows = bench.measured("judges", "cpu", small=True, minutes=0)
+    assert [row[1:] for row in rows] == [["not run: no time was left"]] * len(bench.LOOKS)

@@ -23,11 +23,13 @@ def test_overrides_keep_the_type() -> None:
     assert preset.section("modulation")["splice_phrases"] is False
     assert preset.section("blip")["checkpoint"] == "here=there"
     assert presets.load("tiny").section("modulation")["splice_phrases"] is True
+    assert presets.load("tiny", ["generator.size=96x64"]).section("generator")["size"] == "96x64"
 
 
 @pytest.mark.parametrize(
     ("override", "complaint"),
     [
+        ("generator.size=96x60", "generator.size: Input should be 512, or WIDTHxHEIGHT"),
         ("tagger.treshold=0.5", "did you mean 'tagger.threshold'?"),
         ("steps=5", "no such key"),
         ("tagger.threshold", "write section.key=value"),
@@ -74,6 +76,21 @@ def test_what_sd15_loads_is_listed_with_a_pin() -> None:
     }
     reward = preset.section("reward-imagereward")
     assert [reward["tokenizer_revision"]] == pins[reward["tokenizer"]]
+
+
+def test_a_preset_may_say_what_is_other_than_in_another(tmp_path: Path) -> None:
+    xl, base = presets.load("sdxl", ["generator.steps=3"]), presets.load("sd15")
+    changed = {name for name in base.sections if xl.section(name) != base.section(name)}
+    assert xl.sections.keys() == base.sections.keys() and changed == {"generator", "train", "train-nft"}
+    assert (xl.section("generator")["steps"], xl.section("generator")["size"], xl.batch_size) == (3, 1024, 4)
+    needed = {one.name for one in xl.checkpoints if xl.users(one)} ^ {one.name for one in base.checkpoints}
+    assert needed == {xl.section("generator")["checkpoint"], base.section("generator")["checkpoint"]}
+    file = tmp_path / "mine.toml"
+    file.write_text('base = "tiny"\n[generator]\nsteps = 5\n')
+    assert presets.load(str(file)).section("generator") == {**presets.load("tiny").section("generator"), "steps": 5}
+    file.write_text('base = "sd16"\n')
+    with pytest.raises(UsageError, match=r"mine\.toml: its base is 'sd16'; there are inception, sd15, sdxl, tiny"):
+        presets.load(str(file))
 
 
 def test_the_numbers_of_the_paper() -> None:

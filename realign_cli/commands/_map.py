@@ -37,7 +37,8 @@ def load(
     Verbosity(options.quiet, options.verbose).apply()
     preset = presets.with_model(presets.load(options.preset, options.overrides, backend), model)
     for name, settings in (changes or {}).items():
-        preset = preset.with_section(name, settings)
+        if settings:
+            preset = preset.with_section(name, settings)
     return Models(preset, options.device)
 
 

@@ -1,12 +1,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from realign_cli.commands import _map
-from realign_cli.commands.options import MapsOption, MapWordsOption, ModelOption, RunOptions
+from realign_cli.commands.options import (
+    GuidanceOption,
+    MapsOption,
+    MapWordsOption,
+    ModelOption,
+    RunOptions,
+    SizeOption,
+    StepsOption,
+    drawing,
+)
 from realign_cli.settings import GenerateMethod
 
 SEED_HELP = "Seed; with the id of a prompt it decides the noise of its image."
@@ -26,6 +35,9 @@ def generate(
     model: ModelOption = None,
     maps: MapsOption = False,
     map_words: MapWordsOption = None,
+    steps: StepsOption = None,
+    guidance: GuidanceOption = None,
+    size: SizeOption = None,
 ) -> None:
     """Generate coarse images of prompts, one of each or several.
 
@@ -50,7 +62,7 @@ def generate(
 
     realign generate --prompts prompts.txt --method attend --set attend.step_size=10.0 --out attend/
 
-    realign generate --prompts prompts.txt --model runs/coarse --out coarse/
+    realign generate --prompts prompts.txt --model runs/coarse --steps 30 --size 640x512 --out coarse/
 
     realign generate --prompts prompts.txt --out coarse/ | realign tag | realign score
     """
@@ -63,12 +75,15 @@ def generate(
 
     if options.out is None:
         raise UsageError("images need a folder: give --out DIR")
-    models = _map.load(options, model=model, changes={"generate": {"method": method}} if method else None)
+    drawn = drawing(steps, guidance, size)
+    changes: dict[str, dict[str, Any]] = {"generate": {"method": method} if method else {}, "generator": drawn}
+    models = _map.load(options, model=model, changes=changes)
     words = _map.map_words(maps, map_words)
     stage = Generate(models, models.phrase_control, words)
     records = Input.of(list(with_draws(list(read_prompts(prompts, seed)), images_per_prompt)))
-    same_model = f" --model {shlex.quote(str(model))}" if model else ""
-    next_command = "realign refine --in {out} --out final/" + same_model
+    same = {"model": model, **drawn} if model else drawn
+    next_command = "realign refine --in {out} --out final/"
+    next_command += "".join(f" --{name} {shlex.quote(str(value))}" for name, value in same.items())
     settings = {"seed": seed, **_map.map_settings(words)}
     if images_per_prompt > 1:  # folders of one image each, of any version, do not say so
         settings["images_per_prompt"] = images_per_prompt

@@ -159,6 +159,43 @@ ModelOption = Annotated[
 ]
 
 
+StepsOption = Annotated[
+    int | None,
+    typer.Option(help="Denoising steps of an image. By default the preset's.", rich_help_panel=_MODELS),
+]
+GuidanceOption = Annotated[
+    float | None,
+    typer.Option(help="Scale of classifier-free guidance. By default the preset's.", rich_help_panel=_MODELS),
+]
+SizeOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N|WIDTHxHEIGHT", help="Size of images in pixels. By default the preset's.", rich_help_panel=_MODELS
+    ),
+]
+
+
+def drawing(steps: int | None, guidance: float | None, size: str | None) -> dict[str, Any]:
+    """What options say of the generator, as settings of its section.
+
+    Raises:
+        UsageError: one of them is out of range.
+    """
+    from pydantic import ValidationError
+
+    from realign_cli.errors import UsageError
+    from realign_cli.presets.schema import Generator, describe_errors
+
+    sized = int(size) if size and size.isdecimal() else size
+    given = {"steps": steps, "guidance": guidance, "size": sized}
+    settings = {name: value for name, value in given.items() if value is not None}
+    try:
+        Generator.model_validate(settings)
+    except ValidationError as error:
+        raise UsageError(f"--{describe_errors(error)}") from None
+    return settings
+
+
 def with_options(function: Callable[..., None]) -> Callable[..., None]:
     """Let a command take a dataclass of options as its first argument, while Typer sees the single fields."""
     parameters = list(inspect.signature(function).parameters.values())

@@ -1,11 +1,20 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from realign_cli.commands import _map
-from realign_cli.commands.options import MapOptions, MapsOption, MapWordsOption, ModelOption
+from realign_cli.commands.options import (
+    GuidanceOption,
+    MapOptions,
+    MapsOption,
+    MapWordsOption,
+    ModelOption,
+    SizeOption,
+    StepsOption,
+    drawing,
+)
 from realign_cli.settings import RefineMethod
 
 if TYPE_CHECKING:
@@ -26,6 +35,9 @@ def refine(
     model: ModelOption = None,
     maps: MapsOption = False,
     map_words: MapWordsOption = None,
+    steps: StepsOption = None,
+    guidance: GuidanceOption = None,
+    size: SizeOption = None,
 ) -> None:
     """Generate each image again from the same noise, with attention that minds where objects are.
 
@@ -33,8 +45,9 @@ def refine(
     own phrase, and where a phrase speaks of one thing keeps one of several. 'dense' is DenseDiffusion, on which the
     paper's builds: no likelihoods, and what no mask holds is kept apart from what masks hold.
 
-    Stages that a record has not been through (tag, score, segment) are run first. The folder gets, besides the
-    images, a strip per prompt (coarse, masks, final, phrases) in pictures/ and contact_sheet.png of them all.
+    The model, its steps, guidance and size are to be those of the images. Stages that a record has not been through
+    (tag, score, segment) are run first. The folder gets, besides the images, a strip per prompt (coarse, masks, final,
+    phrases) in pictures/ and contact_sheet.png of them all.
 
     With --maps it also gets attention maps of what is drawn again, and beside them those that generate --maps kept of
     the coarse images: pictures/ID-maps.png, maps/ID.safetensors, and in 'maps' of each record how much of a phrase's
@@ -51,7 +64,9 @@ def refine(
 
     if options.out is None:
         raise UsageError("images need a folder: give --out DIR")
-    models = _map.load(options, model=model, changes={"refine": {"method": method}} if method else None)
+    chosen: dict[str, Any] = {"method": method} if method else {}
+    changes = {"refine": chosen, "generator": drawing(steps, guidance, size)}
+    models = _map.load(options, model=model, changes=changes)
     words = _map.map_words(maps, map_words)
     records = read(options)
     from realign_cli.stages.refine import Refine  # takes seconds, and without records none are lost

@@ -10,7 +10,17 @@ import typer
 from realign_cli.commands import _map
 from realign_cli.commands._pipeline import coarse_to_final, judge
 from realign_cli.commands.generate import SEED_HELP
-from realign_cli.commands.options import COARSE, FINAL, ModelOption, RunOptions, arguments
+from realign_cli.commands.options import (
+    COARSE,
+    FINAL,
+    GuidanceOption,
+    ModelOption,
+    RunOptions,
+    SizeOption,
+    StepsOption,
+    arguments,
+    drawing,
+)
 from realign_cli.commands.refine import KEEP_HELP, Keep
 
 if TYPE_CHECKING:
@@ -27,6 +37,9 @@ def run(
     prompts: Annotated[Path, typer.Option(metavar="FILE", help="A .txt, .jsonl or COCO .json file of prompts.")],
     seed: Annotated[int, typer.Option(help=SEED_HELP)] = 42,
     model: ModelOption = None,
+    steps: StepsOption = None,
+    guidance: GuidanceOption = None,
+    size: SizeOption = None,
     keep: Annotated[
         Keep | None,
         typer.Option(help=f"With --tries 0: {KEEP_HELP[0].lower()}{KEEP_HELP[1:]} By default 'final'."),
@@ -104,7 +117,7 @@ def run(
         raise UsageError("--address names a Ray cluster: give --engine ray too")
     given = {"tries": tries, "good_enough": good_enough}
     loop = {key: value for key, value in given.items() if value is not None}
-    models = _map.load(options, model=model, changes={"loop": loop} if loop else None)
+    models = _map.load(options, model=model, changes={"loop": loop, "generator": drawing(steps, guidance, size)})
     if keep and models.loop.tries:
         raise UsageError(f"--keep chooses between two images; of --tries {models.loop.tries} the best is kept anyway")
     silent = replace(options, quiet=True, as_json=False)
@@ -122,7 +135,8 @@ def run(
             makes = [partial(make, own) for own in each]
             team = ray.workers(makes, models.preset, options.device, address, models_on_gpu())
         else:
-            rest = {"prompts": prompts, "seed": seed, "model": model, "keep": keep, **given}
+            drawn = {"steps": steps, "guidance": guidance, "size": size}
+            rest = {"prompts": prompts, "seed": seed, "model": model, "keep": keep, **drawn, **given}
             team = local.workers([["run", *arguments(run, own, **rest)] for own in each], folders)
         with team as works:
             quiet = options.quiet or options.as_json

@@ -114,15 +114,15 @@ def regional_map(query: Tensor, key: Tensor, keys: Tensor, readings: Tensor, wei
     return rest + (weights[:, None, :, None] * read).sum(0)
 
 
-def region_weights(masks: Tensor, side: int, dilation: int, height: int, width: int) -> Tensor:
-    """The share of each cell of a layer that each region has, float (n, height * width), at most 1 in sum.
+def region_weights(masks: Tensor, latents: tuple[int, int], dilation: int, layer: tuple[int, int]) -> Tensor:
+    """The share of each cell of a layer that each region has, float (n, N), at most 1 in sum.
 
-    Masks, bool (n, H, W), are brought to side x side cells and grow by `dilation` of them, so that an object need not
-    fit its old outline; cells of several regions are shared equally.
+    Masks, bool (n, H, W), are brought to the cells of the latents and grow by `dilation` of them, so that an object
+    need not fit its old outline; cells of several regions are shared equally. Sizes are heights and widths.
     """
-    cells = shrink(masks, side, side)[:, None].float()
+    cells = shrink(masks, *latents)[:, None].float()
     grown = F.max_pool2d(cells, 2 * dilation + 1, stride=1, padding=dilation)
-    return F.interpolate(grown / grown.sum(0).clamp(min=1), (height, width), mode="area").flatten(1)
+    return F.interpolate(grown / grown.sum(0).clamp(min=1), layer, mode="area").flatten(1)
 
 
 # Where the objects are

@@ -1,7 +1,7 @@
 """Losses of cross-attention maps: is each phrase of a prompt in the image, and does it keep its modifiers?
 
-`maps` are the attention of N = h * h pixels to the T tokens of one prompt, float32 (T, N), a mean over heads and
-layers: at each pixel they sum to 1. The first token is BOS; EOS and padding follow the prompt. All losses are scalars,
+`maps` are the attention of h * w pixels to the T tokens of one prompt, float32 (T, h, w), a mean over heads and layers:
+at each pixel they sum to 1. The first token is BOS; EOS and padding follow the prompt. All losses are scalars,
 differentiable in `maps`.
 """
 
@@ -36,9 +36,8 @@ def attend_loss(maps: Tensor, phrases: Sequence[Binding]) -> Tensor:
     """
     sharp = _sharpened(maps)
     heads = torch.stack([sharp[[token - 1 for token in phrase.head]].mean(0) for phrase in phrases])
-    side = math.isqrt(maps.shape[1])
-    mirrored = [1, *range(side), side - 2]
-    padded = heads.view(-1, 1, side, side)[..., mirrored, :][..., mirrored]
+    rows, columns = ([1, *range(side), side - 2] for side in maps.shape[1:])
+    padded = heads[:, None, rows][..., columns]
     line = torch.tensor([1.0, math.e, 1.0], device=maps.device) / (math.e + 2)  # exp(-x^2), scaled
     smooth = F.conv2d(padded, line.outer(line)[None, None])
     return 1 - smooth.flatten(1).amax(1).amin()
@@ -51,7 +50,8 @@ def syngen_loss(maps: Tensor, phrases: Sequence[Binding], tokens: Iterable[int])
     symmetric Kullback-Leibler divergence of maps that sum to 1 over the pixels, and u all `tokens` of the prompt but
     the phrase's words. Of a word with several tokens, the most distant one counts.
     """
-    shares = maps / maps.sum(1, keepdim=True).clamp(min=_LEAST)
+    shares = maps.flatten(1)
+    shares = shares / shares.sum(1, keepdim=True).clamp(min=_LEAST)
     logs = _log(shares)
     distances = ((shares[:, None] - shares) * (logs[:, None] - logs)).sum(-1) / 2  # of all tokens, (T, T)
     terms = []
@@ -75,6 +75,7 @@ def predicated_loss(maps: Tensor, phrases: Sequence[Binding], existence_weight: 
     product, each of the three is a mean over its formulas, existence reads maps as sharp as those of `attend_loss`, and
     the others read maps brought to [0, 1].
     """
+    maps = maps.flatten(1)
     sharp = _sharpened(maps)
     low, high = maps.aminmax(dim=1, keepdim=True)
     truth = (maps - low) / (high - low).clamp(min=_LEAST)
@@ -102,7 +103,7 @@ def step_size(first: float, decay: float, step: int, steps: int) -> float:
 
 
 def _sharpened(maps: Tensor) -> Tensor:
-    """A softmax over the tokens but the first and the last, (T - 2, N)."""
+    """A softmax over the tokens but the first and the last, T - 2 maps."""
     return (_SHARPNESS * maps[1:-1]).softmax(0)
 
 

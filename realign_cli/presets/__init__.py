@@ -2,7 +2,8 @@
 
 A preset is a TOML file with one section per role or method part. The keys that a section has are the keys that can be
 set; a value keeps the type it has in the file. A section NAME-CHOICE, such as train-nft, says what is other in section
-NAME where that is chosen. What has to be fetched for it is listed under `[[checkpoints]]`.
+NAME where that is chosen. What has to be fetched for it is listed under `[[checkpoints]]`. With `base = "NAME"` it is
+that preset with what the file says otherwise.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ __all__ = [
 ]
 
 _PIPELINE, _LORA, _MANIFEST = "model_index.json", "pytorch_lora_weights.safetensors", "manifest.json"
+_SIZE = "generator.size"  # a number, or WIDTHxHEIGHT as it is
 _MOVED = {"runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5"}
 
 log = logging.getLogger(__name__)
@@ -134,6 +136,10 @@ def with_model(preset: Preset, model: Path | None) -> Preset:
             f"--model {model}: neither {_LORA} nor {_PIPELINE} in it; give the folder of a finished 'realign train', "
             "or one of its checkpoints/"
         )
+    if "lora" in trained and generator.get("lora"):
+        raise UsageError(
+            f"--model {model}: a LoRA, and generator.lora {generator['lora']} is another; give one of them"
+        )
     if "lora" in trained and (manifest := model / _MANIFEST).is_file():
         base = _base(manifest)
         if base != generator["checkpoint"]:
@@ -182,9 +188,27 @@ def _read(name: str) -> dict[str, Any]:
     except ValueError:
         raise UsageError(f"--preset {name}: not UTF-8") from None
     try:
-        return tomllib.loads(text)
+        data = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise UsageError(f"--preset {name}: not TOML ({error})") from None
+    if (base := data.pop("base", None)) is None:
+        return data
+    if base not in names():
+        raise UsageError(f"--preset {name}: its base is {base!r}; there are {', '.join(names())}")
+    return _laid_over(_read(base), data)
+
+
+def _laid_over(base: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+    """A preset with what another says otherwise: keys of sections one by one, and further checkpoints."""
+    merged = dict(base)
+    for name, value in data.items():
+        if isinstance(value, dict) and isinstance(base.get(name), dict):
+            merged[name] = base[name] | value
+        elif name == "checkpoints" and isinstance(value, list):
+            merged[name] = value + base.get(name, [])
+        else:
+            merged[name] = value
+    return merged
 
 
 def _apply(data: dict[str, Any], override: str, name: str) -> None:
@@ -199,10 +223,10 @@ def _apply(data: dict[str, Any], override: str, name: str) -> None:
     try:
         new = text if isinstance(old, str) else tomllib.loads(f"value = {text}")["value"]
     except (ValueError, RecursionError):
-        new = None
+        new = text if path == _SIZE else None
     if isinstance(old, float) and type(new) is int:
         new = float(new)
-    if type(new) is not type(old):
+    if type(new) is not type(old) and not (path == _SIZE and new == text):
         raise UsageError(f"--set {override}: {path} takes a {type(old).__name__}, such as {old!r}")
     data[section][key] = new
     _forget_in_variants(data, section, [key])

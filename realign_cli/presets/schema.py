@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
-from realign_cli.settings import Guidance, SamplerSteps
+from realign_cli.settings import Guidance, ImageSize, SamplerSteps
 
 FETCHED = "fetched:"
 _HUB = "https://huggingface.co"
@@ -110,7 +110,7 @@ class Generator(Section):
 
     steps: SamplerSteps | None = None
     guidance: Guidance | None = None
-    size: Annotated[int, Field(ge=8, le=8192, multiple_of=8)] | None = None
+    size: ImageSize | None = None
     lora: str | None = None
 
 

@@ -50,8 +50,10 @@ def denoising_term(
 
     def term() -> Loss:
         chosen = draw.choice(len(examples.prompts), size=count, p=shares)
-        embeddings = generator.embed([examples.prompts[i] for i in chosen])
-        latents = examples.latents[torch.from_numpy(chosen)].to(embeddings)
+        rows = torch.from_numpy(chosen)
+        framings = None if examples.framings is None else examples.framings[rows]
+        embeddings = generator.embed([examples.prompts[i] for i in chosen], framings)
+        latents = examples.latents[rows].to(embeddings.tokens)
         value = generator.denoising_loss(latents, embeddings, int(draw.integers(2**62))).mean()
         return Loss(value, {f"loss/{name}": value.item()})
 

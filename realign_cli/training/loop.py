@@ -145,19 +145,23 @@ def _clear(out: Path) -> None:
         sheet.unlink()
 
 
-def cached_tensor(
-    accelerator: Accelerator, path: Path, what: str, batches: Iterable[Tensor], count: int, *, quiet: bool
-) -> Tensor:
-    """The `count` rows that `batches` yields, computed once and kept in `path`; the screen calls them `what`."""
+def cached_tensors(
+    accelerator: Accelerator, path: Path, what: str, batches: Iterable[dict[str, Tensor]], count: int, *, quiet: bool
+) -> dict[str, Tensor]:
+    """The `count` rows of tensors that `batches` yields, computed once and kept in `path`.
+
+    The screen calls them `what`.
+    """
     if accelerator.is_main_process and not path.exists():
-        parts = []
+        parts: dict[str, list[Tensor]] = {}
         with progress(what, count, quiet=quiet) as advance:
             for batch in batches:
-                parts.append(batch.cpu())
-                advance(len(batch))
-        atomic.write_bytes(path, save({"rows": torch.cat(parts)}))
+                for name, rows in batch.items():
+                    parts.setdefault(name, []).append(rows.cpu())
+                advance(len(rows))
+        atomic.write_bytes(path, save({name: torch.cat(rows) for name, rows in parts.items()}))
     accelerator.wait_for_everyone()
-    return load_file(path)["rows"]
+    return load_file(path)
 
 
 def fit(

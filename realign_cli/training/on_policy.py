@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from realign_cli.roles import Conditioning
     from realign_cli.training.method import Averaged
 
 
@@ -141,7 +142,7 @@ class PolicyGradient(_OnPolicy):
 
             yield term
 
-    def _step(self, latents: Tensor, embeddings: Tensor, at: int) -> tuple[Tensor, Tensor]:
+    def _step(self, latents: Tensor, embeddings: Conditioning, at: int) -> tuple[Tensor, Tensor]:
         """Mean and deviation of what follows on `latents` at a sampler step."""
         generator = self._generator
         now, after = (torch.full((len(latents),), generator.time(i), device=latents.device) for i in (at, at + 1))

@@ -13,12 +13,12 @@ import numpy as np
 
 from realign_cli.errors import RecordError, UsageError
 from realign_cli.runs.lock import folder_lock
-from realign_cli.settings import ON_POLICY
+from realign_cli.settings import ON_POLICY, image_size
 from realign_cli.training.checkpoint import KEPT, require_space
 from realign_cli.training.denoising import WeightedDenoising
 from realign_cli.training.examples import Examples, own_latents, penalties, real_latents
 from realign_cli.training.feedback import DirectReward, RewardFeedback
-from realign_cli.training.loop import LATENTS, PENALTIES, cached_tensor, fit, prepare_run
+from realign_cli.training.loop import LATENTS, PENALTIES, cached_tensors, fit, prepare_run
 from realign_cli.training.model_card import write_card
 from realign_cli.training.on_policy import NegativeAware, PolicyGradient
 
@@ -105,13 +105,13 @@ def train_generator(
     require_space(out, _checkpoint_bytes(generator, averaged=training.ema > 0))
     with folder_lock(out) if accelerator.is_main_process else nullcontext():
         last = prepare_run(accelerator, out, config, resume, overwrite=overwrite)
-        size = models.preset.section("generator")["size"]
+        size = image_size(models.preset.section("generator")["size"])
         examples, left_out = _examples(accelerator, generator, captions, training, size, out, seed=seed, quiet=quiet)
         if examples and training.estimator == "weighted":
             judged = penalties(generator, rewards, training.rewards, examples, training.micro_batch_size, seed)
             count = len(examples.prompts)
-            found = cached_tensor(accelerator, out / PENALTIES, "rewards", judged, count, quiet=quiet)
-            examples = replace(examples, penalties=found)
+            found = cached_tensors(accelerator, out / PENALTIES, "rewards", judged, count, quiet=quiet)
+            examples = replace(examples, penalties=found["penalties"])
         method = METHODS[training.estimator](
             models, generator, rewards, training, captions.prompts, examples, micro_batches=micro_batches, seed=seed
         )
@@ -176,7 +176,7 @@ def _examples(
     generator: TrainableGenerator,
     captions: Captions,
     training: Training,
-    size: int,
+    size: tuple[int, int],
     out: Path,
     *,
     seed: int,
@@ -201,11 +201,12 @@ def _examples(
         latents = real_latents(generator, (_image(real[i]) for i in chosen), size)
     else:
         latents = own_latents(generator, [captions.prompts[i] for i in chosen], training.micro_batch_size, seed)
-    rows = cached_tensor(accelerator, out / LATENTS, "examples", latents, count, quiet=quiet)
+    rows = cached_tensors(accelerator, out / LATENTS, "examples", latents, count, quiet=quiet)
     if real:
-        usable = rows.flatten(1).isfinite().all(1)
+        usable = rows["latents"].flatten(1).isfinite().all(1)
         left_out = [real[i].place for i, good in zip(chosen, usable.tolist(), strict=True) if not good]
-        rows, chosen = rows[usable], [i for i, good in zip(chosen, usable.tolist(), strict=True) if good]
+        rows = {name: each[usable] for name, each in rows.items()}
+        chosen = [i for i, good in zip(chosen, usable.tolist(), strict=True) if good]
     if left_out:
         named = f"{len(left_out)} of {count} training images cannot be used and are left out: {', '.join(left_out[:3])}"
         line = named + ", ..." * (len(left_out) > 3)
@@ -213,7 +214,7 @@ def _examples(
             raise UsageError(line)
         if accelerator.is_main_process:
             log.warning("%s", line)
-    return Examples(rows, [real[i].prompt if real else captions.prompts[i] for i in chosen]), left_out
+    return Examples(prompts=[real[i].prompt if real else captions.prompts[i] for i in chosen], **rows), left_out
 
 
 def _image(example: Example) -> Image.Image | None:

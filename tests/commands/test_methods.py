@@ -103,7 +103,6 @@ def test_run_draws_by_the_method_of_the_preset(realign: Run, here: Path) -> None
     ("more", "complaint"),
     [
         (("--method", "paint"), "'paint' is not one of 'plain', 'structure', 'attend', 'syngen', 'predicated'"),
-        (("--method", "attend", "--preset", "sdxl", "--device", "cpu"), "preset 'sdxl' has no [attend], which"),
         (
             ("--method", "attend", "--set", "attend.map_level=3"),
             "attend.map_level is 3: the generator reads the prompt at levels 0, 1, 2",

@@ -11,7 +11,10 @@ import typer
 from realign_cli.commands import run as command
 from realign_cli.commands.options import RunOptions, arguments, with_options
 
-OF_ITS_OWN = {"prompts": Path("-my prompts.txt"), "seed": 0, "model": None, "keep": "best"}
+OF_ITS_OWN = {
+    **{"prompts": Path("-my prompts.txt"), "seed": 0, "model": None, "keep": "best"},
+    **{"steps": 3, "guidance": 2.5, "size": "96x64"},
+}
 
 
 def parsed(words: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:

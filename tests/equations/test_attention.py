@@ -285,10 +285,10 @@ def test_regions_outgrow_their_masks_and_share_what_is_both_theirs() -> None:
     masks = torch.zeros(2, 8, 8, dtype=torch.bool)
     masks[0, :, :2] = True  # the first column of 4 x 4 cells
     masks[1, :, 6:] = True  # the last one
-    weights = eq.region_weights(masks, 4, 0, 4, 4).unflatten(1, (4, 4))
+    weights = eq.region_weights(masks, (4, 4), 0, (4, 4)).unflatten(1, (4, 4))
     assert weights[0, 0].tolist() == [1, 0, 0, 0] and weights[1, 0].tolist() == [0, 0, 0, 1]
-    grown = eq.region_weights(masks, 4, 2, 4, 4).unflatten(1, (4, 4))
+    grown = eq.region_weights(masks, (4, 4), 2, (4, 4)).unflatten(1, (4, 4))
     assert grown[0, 0].tolist() == [1, 0.5, 0.5, 0] and grown[1, 0].tolist() == [0, 0.5, 0.5, 1]
-    coarse = eq.region_weights(masks, 4, 0, 2, 2).unflatten(1, (2, 2))  # a layer of fewer cells
+    coarse = eq.region_weights(masks, (4, 4), 0, (2, 2)).unflatten(1, (2, 2))  # a layer of fewer cells
     assert coarse[0].tolist() == [[0.5, 0]] * 2
-    assert eq.region_weights(masks, 4, 0, 8, 8).unflatten(1, (8, 8))[0, 0].tolist() == [1, 1, *[0] * 6]
+    assert eq.region_weights(masks, (4, 4), 0, (8, 8)).unflatten(1, (8, 8))[0, 0].tolist() == [1, 1, *[0] * 6]

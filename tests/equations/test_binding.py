@@ -24,9 +24,13 @@ def random_maps(seed: int) -> Tensor:
     return (1.5 * logits).softmax(0)
 
 
+def square(maps: Tensor) -> Tensor:
+    return maps.unflatten(1, (SIDE, SIDE))
+
+
 def losses(maps: Tensor, phrases: list[Binding]) -> dict[str, Tensor]:
     return {
-        "attend": eq.attend_loss(maps.float(), phrases),
+        "attend": eq.attend_loss(square(maps.float()), phrases),
         "syngen": eq.syngen_loss(maps.float(), phrases, WORDS),
         "predicated": eq.predicated_loss(maps.float(), phrases, 0.1, 0.3),
     }
@@ -66,7 +70,7 @@ def slow_attend(maps: Tensor, phrases: list[Binding]) -> float:
 @pytest.mark.parametrize("seed", range(3))
 def test_attend_is_the_sum_over_pixels_written_out(seed: int) -> None:
     maps = random_maps(seed)
-    assert eq.attend_loss(maps.float(), PHRASES).item() == pytest.approx(slow_attend(maps, PHRASES), abs=1e-5)
+    assert eq.attend_loss(square(maps.float()), PHRASES).item() == pytest.approx(slow_attend(maps, PHRASES), abs=1e-5)
 
 
 def test_attend_by_hand() -> None:
@@ -77,9 +81,11 @@ def test_attend_by_hand() -> None:
     maps[2, 5] = 1.0
     middle = (math.e / (math.e + 2)) ** 2
     assert middle == pytest.approx(0.576**2, abs=1e-3)
-    assert eq.attend_loss(maps, [Binding((2,), ())]).item() == pytest.approx(1 - middle, abs=1e-6)
-    assert eq.attend_loss(maps, [Binding((4,), ())]).item() == pytest.approx(0, abs=1e-6)
-    assert eq.attend_loss(maps, [Binding((4,), ()), Binding((2,), ())]).item() == pytest.approx(1 - middle, abs=1e-6)
+    assert eq.attend_loss(square(maps), [Binding((2,), ())]).item() == pytest.approx(1 - middle, abs=1e-6)
+    assert eq.attend_loss(square(maps), [Binding((4,), ())]).item() == pytest.approx(0, abs=1e-6)
+    assert eq.attend_loss(square(maps), [Binding((4,), ()), Binding((2,), ())]).item() == pytest.approx(
+        1 - middle, abs=1e-6
+    )
 
 
 # SynGen

@@ -49,7 +49,7 @@ def models() -> Models:
 @pytest.fixture(scope="module")
 def examples(models: Models) -> Examples:
     generator = models.trainable_generator(steps=4, guidance=1.0, rank=4, checkpointing=False, seed=0)
-    return Examples(torch.cat(list(own_latents(generator, PROMPTS, 2, seed=1))), PROMPTS)
+    return Examples(torch.cat([rows["latents"] for rows in own_latents(generator, PROMPTS, 2, seed=1)]), PROMPTS)
 
 
 class Brightness:
@@ -162,12 +162,13 @@ def test_penalties_tell_a_true_caption_from_a_wrong_one(models: Models):
     generator = models.trainable_generator(steps=4, guidance=1.0, rank=4, checkpointing=False, seed=0)
     drawn = [next(scenes.scenes(seed, count=2)) for seed in (1, 2)]
     pictures = [Image.fromarray(scenes.render(scene)) for scene in drawn]
-    latents = torch.cat(list(real_latents(generator, pictures, 64)))
+    latents = torch.cat([rows["latents"] for rows in real_latents(generator, pictures, (64, 64))])
     captions = [scene.caption for scene in drawn]
     reward = {"caption": models.reward("caption", estimator="reinforce")}
 
     def judged(prompts: list[str]) -> torch.Tensor:
-        return torch.cat(list(penalties(generator, reward, {"caption": 1.0}, Examples(latents, prompts), 2, 0)))
+        found = penalties(generator, reward, {"caption": 1.0}, Examples(latents, prompts), 2, 0)
+        return torch.cat([rows["penalties"] for rows in found])
 
     assert judged(captions).max() < 0.2 < 0.4 < judged(captions[::-1]).min()
 
@@ -180,11 +181,13 @@ def test_an_unknown_reward_names_the_known(models: Models):
 def test_real_images_become_latents(models: Models):
     generator = models.trainable_generator(steps=4, guidance=1.0, rank=4, checkpointing=False, seed=0)
     wide = Image.new("RGB", (200, 90), (128, 128, 128))
-    (latents,) = list(real_latents(generator, [wide], 64))
+    (rows,) = list(real_latents(generator, [wide], (64, 64)))
+    latents = rows["latents"]
+    assert rows["framings"].tolist() == [[90, 200, 0, 39]]  # scaled by 64 / 90, of 142 columns the middle 64
     assert latents.shape == (1, 4, 16, 16)
     assert (generator.decode(latents) - 128 / 255).abs().mean() < 0.03
     thin = Image.new("RGB", (300, 1), (128, 128, 128))
-    first, none, last = real_latents(generator, [thin, None, wide], 64)
+    first, none, last = (rows["latents"] for rows in real_latents(generator, [thin, None, wide], (64, 64)))
     assert first.shape == none.shape == (1, 4, 16, 16) and first.isfinite().all()
     assert none.isnan().all() and torch.equal(last, latents)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,17 +10,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
 from realign_cli.equations import attention as eq
 
 if TYPE_CHECKING:
-    from diffusers.models.attention_processor import Attention
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
     from realign_cli.settings import Modulation
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+Cells = tuple[int, int]  # height and width
 Observe = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]
 CrossMap = Callable[[Any, int, Tensor, Tensor], Tensor]  # see `plain_map`
 
@@ -48,7 +48,7 @@ class Layout:
 def modulated(
     unet: UNet2DConditionModel, layouts: Sequence[Layout | None], modulation: Modulation, timesteps: Tensor
 ) -> Iterator[CrossMap]:
-    """Modulate the attention of `unet` (square latents) until the block is left, however it is left.
+    """Modulate the attention of `unet` until the block is left, however it is left.
 
     Gives what says of cross-attention how it is modulated, as `plain_map` does where it is not.
 
@@ -83,9 +83,28 @@ def timestep_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
     return float(kwargs["timestep"] if "timestep" in kwargs else args[1])
 
 
+def cells_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Cells:
+    """Those of the latents with which a UNet is called."""
+    height, width = (args[0] if args else kwargs["sample"]).shape[-2:]
+    return height, width
+
+
+def cells_at(latents: Cells, queries: int) -> Cells:
+    """Those of a layer with that many pixels, in a UNet that halves its latents from level to level, rounding up."""
+    height, width = latents
+    while height * width > queries:
+        height, width = -(-height // 2), -(-width // 2)
+    return height, width
+
+
 def first_steps(timesteps: Tensor, fraction: float) -> set[float]:
     """The first share of the timesteps of a run."""
     return set(timesteps[: round(fraction * len(timesteps))].tolist())
+
+
+def reads_text(module: nn.Module) -> bool:
+    """Whether it is a layer of cross-attention."""
+    return isinstance(module, Attention) and module.is_cross_attention
 
 
 def by_heads(states: Tensor, heads: int) -> Tensor:
@@ -147,11 +166,13 @@ class _Control:
         self.modulation = modulation
         self._steps = first_steps(timesteps, modulation.step_fraction)
         self._timestep: float | None = None
+        self._latents: Cells = 0, 0
         self._maps: dict[tuple[int, int], _Maps] = {}
         self._weights: dict[tuple[int, int, bool], Tensor] = {}  # of the step under way
 
     def observe(self, _unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Before each call of the UNet, take note of its timestep."""
+        """Before each call of the UNet, take note of its timestep and of the size of its latents."""
+        self._latents = cells_of(args, kwargs)
         timestep = timestep_of(args, kwargs)
         self._timestep = timestep if timestep in self._steps else None
         self._weights.clear()
@@ -182,11 +203,11 @@ class _Control:
     def maps(self, image: int, queries: int, device: torch.device) -> _Maps:
         """The maps of one image for a layer with `queries` pixels, computed once."""
         if (image, queries) not in self._maps:
-            self._maps[image, queries] = self._compute(self.layouts[image], math.isqrt(queries), device)
+            self._maps[image, queries] = self._compute(self.layouts[image], queries, device)
         return self._maps[image, queries]
 
-    def _compute(self, layout: Layout, side: int, device: torch.device) -> _Maps:
-        masks = eq.shrink(layout.masks.to(device), side, side).flatten(1)
+    def _compute(self, layout: Layout, queries: int, device: torch.device) -> _Maps:
+        masks = eq.shrink(layout.masks.to(device), *cells_at(self._latents, queries)).flatten(1)
         tokens = layout.tokens.to(device)
         likelihoods = (
             layout.likelihoods.to(device) if self.modulation.use_likelihood else torch.ones(len(tokens), device=device)

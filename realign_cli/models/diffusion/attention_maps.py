@@ -5,16 +5,21 @@ A look before a layer computes, not a processor in its place: what the layer giv
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from realign_cli.equations.attention_maps import token_maps
-from realign_cli.models.diffusion.attention_control import query_and_key
+from realign_cli.models.diffusion.attention_control import (
+    Cells,
+    cells_at,
+    cells_of,
+    query_and_key,
+    reads_text,
+)
 
 if TYPE_CHECKING:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -26,6 +31,7 @@ class RunningSums:
     """Of each image one for each resolution, over layers and steps: 1.7 MB at the size of Stable Diffusion 1.x."""
 
     def __init__(self) -> None:
+        self.latents: Cells = 0, 0
         self.sums: dict[int, dict[int, Tensor]] = {}  # image -> pixels N -> float32 (N, T)
 
     def add(self, image: int, attention: Tensor) -> None:
@@ -38,8 +44,8 @@ class RunningSums:
 
     def maps(self, image: int) -> Tensor:
         """`token_maps` (T, h, w) of an image that was recorded, in the largest resolution."""
-        sums = [own.T.unflatten(1, (math.isqrt(pixels), -1)) for pixels, own in self.sums[image].items()]
-        return token_maps(sums)
+        found = self.sums[image].items()
+        return token_maps([own.T.unflatten(1, cells_at(self.latents, pixels)) for pixels, own in found])
 
 
 @contextmanager
@@ -48,10 +54,13 @@ def recorded(
 ) -> Iterator[RunningSums]:
     """Record the cross-attention of some images of a batch, by their numbers, until the block is left.
 
-    All layers count but those of the middle block, as in DAAM, and all steps. The UNet (square latents) may be called
-    with the batch alone or with the unconditional half before it, which does not count.
+    All layers count but those of the middle block, as in DAAM, and all steps. The UNet may be called with the batch
+    alone or with the unconditional half before it, which does not count.
     """
     sums = RunningSums()
+
+    def look(_unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        sums.latents = cells_of(args, kwargs)
 
     def read(attn: Any, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> None:
         if torch.is_grad_enabled():  # a look by which latents are moved, and no step
@@ -63,7 +72,9 @@ def recorded(
             sums.add(image, cross_map(attn, image, query[image], key[image]))
 
     with ExitStack() as stack:
+        if images:
+            stack.callback(unet.register_forward_pre_hook(look, with_kwargs=True).remove)
         for name, module in unet.named_modules() if images else ():
-            if name.endswith(".attn2") and not name.startswith("mid_block."):
+            if reads_text(module) and not name.startswith("mid_block."):
                 stack.callback(module.register_forward_pre_hook(read, with_kwargs=True).remove)
         yield sums

@@ -16,15 +16,16 @@ from torch import Tensor, nn
 from realign_cli.equations import binding as eq
 from realign_cli.equations.attention import plain_map
 from realign_cli.errors import UsageError
-from realign_cli.models.diffusion.attention_control import query_and_key
+from realign_cli.models.diffusion.attention_control import cells_at, query_and_key, reads_text
 from realign_cli.settings import Attend, Predicated, SynGen
 
 if TYPE_CHECKING:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
+    from realign_cli.roles import Conditioning
     from realign_cli.settings import LatentGuidance
 
-Loss = Callable[[Tensor], Tensor]  # of maps (T, N)
+Loss = Callable[[Tensor], Tensor]  # of maps (T, h, w)
 
 _HALF_SCALE = 256  # of the loss in float16, whose smallest numbers the gradient would else fall below
 
@@ -45,8 +46,8 @@ class Guide:
     """Moves the latents of a batch, step by step. An image without a loss stays as it is, to the bit.
 
     Args:
-        unet: of square latents.
-        embeddings: of the prompts, (B, T, D).
+        unet: the denoiser.
+        prompts: what it is told of them.
         losses: of each image.
         control: the method's numbers.
         timesteps: those of the whole run, first to last.
@@ -58,12 +59,12 @@ class Guide:
     def __init__(
         self,
         unet: UNet2DConditionModel,
-        embeddings: Tensor,
+        prompts: Conditioning,
         losses: Sequence[Loss | None],
         control: LatentGuidance,
         timesteps: Tensor,
     ) -> None:
-        self._unet, self._embeddings, self._losses, self._control = unet, embeddings, losses, control
+        self._unet, self._prompts, self._losses, self._control = unet, prompts, losses, control
         self._timesteps = timesteps
         self._layers = _layers(unet, control)
         self._guided = torch.tensor([loss is not None for loss in losses])
@@ -99,11 +100,13 @@ class Guide:
         return losses.detach(), gradient.float() / scale
 
     def maps(self, latents: Tensor, step: int) -> Tensor:
-        """The cross-attention at the level, float32 (B, T, N), a mean over layers and heads; the pass ends with it."""
+        """The cross-attention at the level, float32 (B, T, h, w), a mean over layers and heads; it ends the pass."""
         found: list[Tensor] = []
         with suppress(_ReadAll), _read(self._layers, found):
-            self._unet(latents, self._timesteps[step], encoder_hidden_states=self._embeddings)
-        return torch.stack(found).mean(0).transpose(1, 2)
+            self._unet(latents, self._timesteps[step], **self._prompts.arguments)
+        maps = torch.stack(found).mean(0).transpose(1, 2)
+        height, width = latents.shape[-2:]
+        return maps.unflatten(2, cells_at((height, width), maps.shape[2]))
 
     def _move(self, latents: Tensor, gradient: Tensor, step: int, moved: Tensor) -> Tensor:
         size = eq.step_size(self._control.step_size, self._control.step_decay, step, len(self._timesteps))
@@ -136,7 +139,7 @@ def _layers(unet: UNet2DConditionModel, control: LatentGuidance) -> list[nn.Modu
     layers = {
         level: found
         for level, own in enumerate(blocks)
-        if (found := [module for block in own for name, module in block.named_modules() if name.endswith(".attn2")])
+        if (found := [module for block in own for module in block.modules() if reads_text(module)])
     }
     if control.map_level not in layers:
         raise UsageError(

@@ -11,16 +11,18 @@ from typing import TYPE_CHECKING, Any
 import diffusers
 import torch
 import transformers
-from diffusers import DDIMScheduler
 from torch import Tensor
 
 from realign_cli.errors import RecordError, UsageError, first_line
 from realign_cli.models.batches import in_full_batches
+from realign_cli.models.diffusion import schedulers
 from realign_cli.models.diffusion.attention_control import plain_map
 from realign_cli.models.diffusion.attention_maps import recorded
 from realign_cli.models.diffusion.lora import load_lora
 from realign_cli.models.diffusion.phrase_tokens import span_tokens
+from realign_cli.models.diffusion.single_file import is_single_file, load_single_file
 from realign_cli.roles import ATTENTION_MAPS, EXTRA_STEPS, Request
+from realign_cli.settings import image_size
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,28 +35,30 @@ if TYPE_CHECKING:
     from realign_cli.settings import PhraseControl, RegionControl
 
 log = logging.getLogger(__name__)
-_PREDICTIONS = ("epsilon", "v_prediction", "sample")  # what DDIM can step by
 
 
 class PipelineGenerator(ABC):
-    """Text to image by DDIM (eta 0) with classifier-free guidance.
+    """Text to image by a deterministic sampler with classifier-free guidance.
 
     Args:
-        checkpoint: a folder of a diffusers pipeline, or a hub id.
+        checkpoint: a folder of a diffusers pipeline, a hub id, or one `.safetensors` file with all of its weights.
         device: torch device; float32 on "cpu", else float16.
         steps: denoising steps.
         guidance: scale of classifier-free guidance; none at or below 1.
-        size: height and width of the images in pixels, a multiple of 8.
+        size: of the images in pixels, "WIDTHxHEIGHT" or one number for both, in multiples of 8.
         model_batch_size: images computed together, always as many, so that fewer requests cost as much; see
             `models.batches`.
         revision: commit of the hub id.
-        lora: a folder with `pytorch_lora_weights.safetensors`, such as `realign train` makes.
+        config: of a checkpoint in one file: the name of an architecture, or a folder or hub id that has its
+            configuration; "" is what the file shows. See `models.diffusion.single_file`.
+        scheduler: the sampler, see `models.diffusion.schedulers`.
+        lora: a `.safetensors` file, or a folder with `pytorch_lora_weights.safetensors`, as `realign train` makes it.
         full_precision: float32 on any device, as training wants it.
         attention_slicing: compute attention head by head, for less memory.
         cpu_offload: keep on the GPU only the part that is computing; not for training.
 
     Raises:
-        UsageError: the checkpoint or the LoRA cannot be loaded, or the network predicts what DDIM cannot step by.
+        UsageError: the checkpoint or the LoRA cannot be loaded, or the sampler does not go with it.
     """
 
     _kind: Any  # the class of the pipeline
@@ -67,16 +71,20 @@ class PipelineGenerator(ABC):
         device: str,
         steps: int,
         guidance: float,
-        size: int,
+        size: int | str,
         model_batch_size: int = 4,
         revision: str | None = None,
+        config: str = "",
+        scheduler: str = "ddim",
         lora: str | None = None,
         full_precision: bool = False,
         attention_slicing: bool = False,
         cpu_offload: bool = False,
     ) -> None:
         # Any: diffusers loads its classes lazily, untyped.
-        self.pipeline: Any = self._load(checkpoint, device, revision, full_precision)
+        dtype = torch.float32 if full_precision or torch.device(device).type == "cpu" else torch.float16
+        self.pipeline: Any = self._load(checkpoint, revision, config, dtype)
+        self.pipeline.scheduler = schedulers.scheduler(scheduler, self.pipeline.scheduler)
         if lora:
             load_lora(self.pipeline, lora)
         if attention_slicing:
@@ -88,7 +96,7 @@ class PipelineGenerator(ABC):
         self.pipeline.unet.requires_grad_(False)  # else a gradient to the latents keeps what one to the weights needs
         self._steps = steps
         self._guidance = guidance
-        self._size = size
+        self._size = image_size(size)
         self._model_batch_size = model_batch_size
         self._cut: set[tuple[str, str]] = set()  # records and prompts that were said to be too long
 
@@ -111,13 +119,14 @@ class PipelineGenerator(ABC):
     def _draw(
         self,
         batch: Sequence[Request],
-        guide: Guide | None = None,
-        cross_map: CrossMap | None = None,
-        **conditioning: Tensor,
+        guide: Guide | None,
+        cross_map: CrossMap | None,
+        conditioning: Mapping[str, Tensor],
     ) -> list[Image | RecordError]:
         """An image of each request, or an error where latents or pixels are no finite numbers.
 
-        `cross_map` says how cross-attention is controlled, if it is, for the maps of requests that ask for some.
+        `cross_map` says how cross-attention is controlled, if it is, for the maps of requests that ask for some;
+        `conditioning` are the embeddings, as arguments of the pipeline.
         """
         last: dict[str, Tensor] = {}
 
@@ -127,6 +136,7 @@ class PipelineGenerator(ABC):
             last.update(tensors)
             return tensors
 
+        width, height = self._size
         noise = torch.stack([self.initial_noise(request.noise_seed) for request in batch])
         mapped = [i for i, request in enumerate(batch) if request.mapped]
         with recorded(self.pipeline.unet, mapped, len(batch), cross_map or plain_map) as sums:
@@ -135,8 +145,8 @@ class PipelineGenerator(ABC):
                 latents=guide(noise, 0) if guide else noise,
                 num_inference_steps=self._steps,
                 guidance_scale=self._guidance,
-                height=self._size,
-                width=self._size,
+                height=height,
+                width=width,
                 output_type="pt",
                 callback_on_step_end=after,
             ).images
@@ -176,20 +186,21 @@ class PipelineGenerator(ABC):
             return "float16 overflowed: lower generator.guidance, or choose a checkpoint made for float16"
         return "lower generator.guidance, or check its checkpoint and LoRA"
 
-    def _load(self, checkpoint: str, device: str, revision: str | None, full_precision: bool) -> Any:
+    def _load(self, checkpoint: str, revision: str | None, config: str, dtype: torch.dtype) -> Any:
         diffusers.utils.logging.disable_progress_bar()
         transformers.utils.logging.disable_progress_bar()
         try:
-            pipeline = self._kind.from_pretrained(
-                checkpoint,
-                revision=revision,
-                dtype=torch.float32 if full_precision or torch.device(device).type == "cpu" else torch.float16,
-                use_safetensors=True,
-                **self._without,
-            )
+            if is_single_file(checkpoint):
+                pipeline = load_single_file(self._kind, checkpoint, config, dtype, self._without)
+            else:
+                pipeline = self._kind.from_pretrained(
+                    checkpoint, revision=revision, dtype=dtype, use_safetensors=True, **self._without
+                )
             length, most = pipeline.tokenizer.model_max_length, pipeline.text_encoder.config.max_position_embeddings
             if length > most:  # as where its files are missing, which the libraries do not mind
                 raise ValueError(f"its tokenizer goes up to {length} tokens and its text encoder to {most}")
+        except UsageError:
+            raise
         except Exception as error:  # of a damaged folder, libraries raise what they come upon first
             if Path(checkpoint).is_dir():
                 raise UsageError(f"{checkpoint}: not a {self._kind.__name__} ({first_line(error)})") from None
@@ -199,27 +210,18 @@ class PipelineGenerator(ABC):
                 f"generator {checkpoint}: no such folder, and it could not be fetched from the hub; "
                 "check the name and the network, or use --preset tiny, which needs neither"
             ) from None
-        predicted = getattr(pipeline.scheduler.config, "prediction_type", None)
-        if predicted not in _PREDICTIONS:
+        if (read := pipeline.unet.config.in_channels) != (drawn := pipeline.vae.config.latent_channels):
             raise UsageError(
-                f"generator {checkpoint}: its scheduler's prediction_type is {predicted}; "
-                f"this program knows {', '.join(_PREDICTIONS)}"
+                f"generator {checkpoint}: its U-Net reads {read} channels and draws {drawn}, as for inpainting; give a "
+                "text-to-image model"
             )
-        # The sampler's habit of clipping x_0 to [-1, 1] is for pixels; latents go beyond.
-        pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
-        assert not pipeline.scheduler.config.clip_sample
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
-    @property
-    def _side(self) -> int:
-        """Height and width of the latents."""
-        side: int = self._size // self.pipeline.vae_scale_factor
-        return side
-
     def initial_noise(self, seed: int) -> Tensor:
         """x_T of one image, drawn on the CPU so that it is the same on every device."""
-        shape = (self.pipeline.unet.config.in_channels, self._side, self._side)
+        width, height = (side // self.pipeline.vae_scale_factor for side in self._size)
+        shape = (self.pipeline.unet.config.in_channels, height, width)
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
         return noise.to(self.pipeline.device, self.pipeline.dtype)
 

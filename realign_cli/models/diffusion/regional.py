@@ -1,8 +1,7 @@
-"""Let regions of an image read texts of their own: `with regional(unet, texts, control, timesteps, side): ...`."""
+"""Let regions of an image read texts of their own: `with regional(unet, texts, control, timesteps): ...`."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,8 +12,11 @@ import torch
 
 from realign_cli.equations import attention as eq
 from realign_cli.models.diffusion.attention_control import (
+    Cells,
     attend_one_by_one,
     by_heads,
+    cells_at,
+    cells_of,
     first_steps,
     installed,
     plain_map,
@@ -58,9 +60,9 @@ def readings_of(count: int, places: Sequence[slice], end: int, length: int) -> T
 
 @contextmanager
 def regional(
-    unet: UNet2DConditionModel, texts: Sequence[RegionTexts | None], control: Regional, timesteps: Tensor, side: int
+    unet: UNet2DConditionModel, texts: Sequence[RegionTexts | None], control: Regional, timesteps: Tensor
 ) -> Iterator[CrossMap]:
-    """Give regions their own texts in the cross-attention of `unet` (square latents) until the block is left.
+    """Give regions their own texts in the cross-attention of `unet` until the block is left.
 
     Gives what says of cross-attention how the tokens of the prompt are attended to, as `plain_map` does.
 
@@ -70,9 +72,8 @@ def regional(
         control: in which steps, and how much larger than its mask a region is.
         timesteps: those of the whole run, first to last; beyond the first `control.step_fraction` of them the UNet
             computes exactly what it computes without this.
-        side: height and width of the latents.
     """
-    regions = _Regions(texts, control, timesteps, side)
+    regions = _Regions(texts, control, timesteps)
     with installed(unet, lambda stock: _RegionalProcessor(regions, stock), regions.observe):
         yield regions.cross_map
 
@@ -80,17 +81,18 @@ def regional(
 class _Regions:
     """What the processors of all layers share: the texts, and whether the step under way is one of the first."""
 
-    def __init__(self, texts: Sequence[RegionTexts | None], control: Regional, timesteps: Tensor, side: int) -> None:
+    def __init__(self, texts: Sequence[RegionTexts | None], control: Regional, timesteps: Tensor) -> None:
         self.batch = len(texts)
         self.texts = {image: own for image, own in enumerate(texts) if own is not None}
         self.under_way = False
-        self._side = side
-        self._dilation = round(control.dilation * side)
+        self._dilation = control.dilation
+        self._latents: Cells = 0, 0
         self._steps = first_steps(timesteps, control.step_fraction)
         self._weights: dict[tuple[int, int], Tensor] = {}
 
     def observe(self, _unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Before each call of the UNet, see whether its timestep is one of the first."""
+        """Before each call of the UNet, see whether its timestep is one of the first, and how large its latents are."""
+        self._latents = cells_of(args, kwargs)
         self.under_way = bool(self.texts) and timestep_of(args, kwargs) in self._steps
 
     def cross_map(self, attn: Attention, image: int, query: Tensor, key: Tensor) -> Tensor:
@@ -105,9 +107,9 @@ class _Regions:
     def weights(self, image: int, queries: int, device: torch.device) -> Tensor:
         """`region_weights` (n, N) of one image for a layer with N pixels, computed once."""
         if (image, queries) not in self._weights:
-            cells = math.isqrt(queries)
-            masks = self.texts[image].masks.to(device)
-            self._weights[image, queries] = eq.region_weights(masks, self._side, self._dilation, cells, cells)
+            masks, cells = self.texts[image].masks.to(device), cells_at(self._latents, queries)
+            dilation = round(self._dilation * min(self._latents))
+            self._weights[image, queries] = eq.region_weights(masks, self._latents, dilation, cells)
         return self._weights[image, queries]
 
 

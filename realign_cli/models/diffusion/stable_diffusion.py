@@ -1,18 +1,19 @@
-"""Stable Diffusion 1.x as a `roles.Generator`, with the control of attention by regions and by phrases."""
+"""Stable Diffusion 1.x and 2.x as a `roles.Generator`, with the control of attention by regions and by phrases."""
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DDIMScheduler, StableDiffusionPipeline
 from torch import Tensor
 
+from realign_cli.errors import UsageError
 from realign_cli.models.batches import in_full_batches
 from realign_cli.models.diffusion.attention_control import Layout, modulated
 from realign_cli.models.diffusion.latent_guidance import Guide, loss_of
@@ -21,6 +22,7 @@ from realign_cli.models.diffusion.pipeline import PipelineGenerator
 from realign_cli.models.diffusion.regional import RegionTexts, readings_of, regional
 from realign_cli.models.diffusion.structure import Phrases, structured
 from realign_cli.models.loading import silent
+from realign_cli.roles import Conditioning
 from realign_cli.settings import Dense, LatentGuidance, PhraseControl, Regional, RegionControl, Structure
 
 if TYPE_CHECKING:
@@ -33,14 +35,14 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 _SMALL_VOCABULARY = 1000
 _TEXTS_AT_ONCE = 8
-_TEXTS_REMEMBERED = 256  # 60 MB for Stable Diffusion 1.x in float32
+_TEXTS_REMEMBERED = 256  # 60 MB for Stable Diffusion 1.x in float32, 160 for XL
 
 
 class StableDiffusion(PipelineGenerator):
     """Stable Diffusion 1.x and 2.x: one text encoder, and control of attention by regions and by phrases."""
 
-    _kind = StableDiffusionPipeline
-    _without = {
+    _kind: Any = StableDiffusionPipeline
+    _without: Mapping[str, Any] = {
         "safety_checker": None,
         "feature_extractor": None,
         "requires_safety_checker": False,
@@ -55,25 +57,19 @@ class StableDiffusion(PipelineGenerator):
         return set()  # words that were said to be unknown
 
     @cached_property
-    def _embeddings(self) -> dict[str, Tensor]:
-        return {}  # of texts, while they are remembered
+    def _embeddings(self) -> dict[str, tuple[Tensor, ...]]:
+        return {}  # of texts, while they are remembered: of tokens (T, D), and pooled ones (P,) where there are any
 
     def _generate(
         self, batch: Sequence[Request], control: RegionControl | PhraseControl | None
     ) -> list[Image | RecordError]:
         for request in batch:
             self._warn_of_unknown_words(request.prompt)
-        embeddings = self.embed([request.prompt for request in batch])
+        prompts = self.embed([request.prompt for request in batch])
         self.pipeline.scheduler.set_timesteps(self._steps)
-        guide = self._guide(batch, embeddings, control) if isinstance(control, LatentGuidance) else None
-        with self._controlled(batch, embeddings, control) as cross_map:
-            return self._draw(
-                batch,
-                guide,
-                cross_map,
-                prompt_embeds=embeddings,
-                negative_prompt_embeds=self.embed([""]).expand(len(batch), -1, -1),
-            )
+        guide = self._guide(batch, prompts, control) if isinstance(control, LatentGuidance) else None
+        with self._controlled(batch, prompts.tokens, control) as cross_map:
+            return self._draw(batch, guide, cross_map, self._arguments(prompts, self.unprompted(prompts)))
 
     def _controlled(
         self, batch: Sequence[Request], embeddings: Tensor, control: RegionControl | PhraseControl | None
@@ -88,7 +84,7 @@ class StableDiffusion(PipelineGenerator):
         if isinstance(control, Structure):
             return structured(unet, embeddings, [self._alone(request) for request in batch], control.form)
         if isinstance(control, Regional):
-            return regional(unet, [self._texts(request) for request in batch], control, timesteps, self._side)
+            return regional(unet, [self._texts(request) for request in batch], control, timesteps)
         modulation = control.modulation if isinstance(control, Dense) else control
         found = [self._find(request) for request in batch]
         if modulation.splice_phrases:
@@ -98,8 +94,13 @@ class StableDiffusion(PipelineGenerator):
             layouts = [layout and layout.with_background() for layout in layouts]
         return modulated(unet, layouts, modulation, timesteps)
 
-    def _guide(self, batch: Sequence[Request], embeddings: Tensor, control: LatentGuidance) -> Guide:
+    def _guide(self, batch: Sequence[Request], prompts: Conditioning, control: LatentGuidance) -> Guide:
         """What moves the latents by the phrases of the requests."""
+        if not isinstance(self.pipeline.scheduler, DDIMScheduler):
+            raise UsageError(
+                f"the method {control.section} moves latents between steps of ddim, and no other scheduler would take "
+                "note: --set generator.scheduler=ddim"
+            )
         losses = [
             loss_of(
                 control,
@@ -108,26 +109,41 @@ class StableDiffusion(PipelineGenerator):
             )
             for request in batch
         ]
-        return Guide(self.pipeline.unet, embeddings, losses, control, self.pipeline.scheduler.timesteps)
+        return Guide(self.pipeline.unet, prompts, losses, control, self.pipeline.scheduler.timesteps)
 
-    def embed(self, texts: Sequence[str]) -> Tensor:
-        """Token embeddings (B, T, D) of B >= 1 texts.
+    def embed(self, texts: Sequence[str], framings: Tensor | None = None) -> Conditioning:
+        """What the U-Net is told of B >= 1 texts; `framings` are as of `roles.TrainableGenerator`.
 
         Each text is encoded once while it is remembered.
         """
         known = self._embeddings
         new = [text for text in dict.fromkeys(texts) if text not in known]
         known.update(zip(new, in_full_batches(new, _TEXTS_AT_ONCE, self._encode, ""), strict=True))
-        embeddings = torch.stack([known[text] for text in texts])
+        tokens, *pooled = map(torch.stack, zip(*(known[text] for text in texts), strict=True))
         for text in list(known)[:-_TEXTS_REMEMBERED]:
             del known[text]
-        return embeddings
+        return Conditioning(tokens, self._added(pooled, framings))
 
-    def _encode(self, texts: list[str]) -> Tensor:
+    def unprompted(self, prompts: Conditioning) -> Conditioning:
+        """What the U-Net is told in the half of classifier-free guidance that has no prompts."""
+        return Conditioning(self.embed([""]).tokens.expand_as(prompts.tokens))
+
+    def _added(self, pooled: Sequence[Tensor], framings: Tensor | None) -> Mapping[str, Tensor]:
+        """What it is told beside the embeddings of tokens."""
+        return {}
+
+    def _arguments(self, prompts: Conditioning, blank: Conditioning) -> dict[str, Tensor]:
+        """Both as arguments of the pipeline."""
+        return {"prompt_embeds": prompts.tokens, "negative_prompt_embeds": blank.tokens}
+
+    def _encode(self, texts: list[str]) -> list[tuple[Tensor, ...]]:
         device = self.pipeline.device
         # What is remembered is of full precision.
         with silent(), torch.no_grad(), torch.autocast(device.type, enabled=False):
-            return self.pipeline.encode_prompt(texts, device, 1, False)[0]
+            tokens, _, *pooled = self.pipeline.encode_prompt(
+                texts, device=device, num_images_per_prompt=1, do_classifier_free_guidance=False
+            )
+        return list(zip(tokens, *pooled[:1], strict=True))
 
     def _ids(self, text: str) -> list[int]:
         return self.pipeline.tokenizer(text, truncation=True).input_ids
@@ -152,7 +168,7 @@ class StableDiffusion(PipelineGenerator):
         if not regions:
             return None
         masks = torch.stack([torch.from_numpy(region.mask) for region in regions])
-        embeddings = self.embed([region.phrase for region in regions])
+        embeddings = self.embed([region.phrase for region in regions]).tokens
         end = prompt_length(self.pipeline.tokenizer, request.prompt) + 1
         readings = [
             readings_of(
@@ -177,7 +193,7 @@ class StableDiffusion(PipelineGenerator):
         ids = self._ids(request.prompt)
         longer = [own for own in self._phrases(request) if len(own.text.split()) > 1]
         found = [own for own in longer if self._ids(own.text)[1:-1] == ids[own.place]]
-        alone = self.embed([own.text for own in found]) if found else ()
+        alone = self.embed([own.text for own in found]).tokens if found else ()
         return [(embedding, own.place) for embedding, own in zip(alone, found, strict=True)]
 
     def _places(self, prompt: str, phrase: str) -> list[slice]:
@@ -190,7 +206,7 @@ class StableDiffusion(PipelineGenerator):
     def _splice(self, embeddings: Tensor, found: Sequence[list[tuple[Region, list[slice]]]]) -> None:
         """Put the embedding of each phrase encoded alone over its places in its prompt's (T, D), in place."""
         phrases = [region.phrase for own in found for region, _ in own]
-        alone = dict(zip(phrases, self.embed(phrases), strict=True)) if phrases else {}
+        alone = dict(zip(phrases, self.embed(phrases).tokens, strict=True)) if phrases else {}
         for embedding, own in zip(embeddings, found, strict=True):
             for region, places in own:
                 for place in places:

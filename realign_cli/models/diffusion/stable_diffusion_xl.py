@@ -1,53 +1,51 @@
-"""Stable Diffusion XL (Podell et al., 2023, arXiv:2307.01952) as a `roles.Generator`, for `generate` alone."""
+"""Stable Diffusion XL (Podell et al., 2023, arXiv:2307.01952) as a `roles.Generator`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from diffusers import StableDiffusionXLPipeline
 
-from realign_cli.errors import RecordError, UsageError
-from realign_cli.models.diffusion.pipeline import PipelineGenerator
-from realign_cli.models.loading import silent
+from realign_cli.models.diffusion.stable_diffusion import StableDiffusion
+from realign_cli.roles import Conditioning
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
-    from realign_cli.roles import Request
-    from realign_cli.settings import PhraseControl, RegionControl
+    from torch import Tensor
 
 
-class StableDiffusionXL(PipelineGenerator):
-    """Stable Diffusion XL: two text encoders, and neither trained nor controlled by regions or phrases.
+class StableDiffusionXL(StableDiffusion):
+    """Stable Diffusion XL: the same with two text encoders, which read the same tokens.
 
-    Modulation is not built for it: its authors and users report that it does not carry over, and each image also hangs
-    on one pooled embedding of the whole prompt, which no mask reaches.
+    Their embeddings lie side by side, so that a phrase that is spliced in is spliced in both. Beside them the U-Net is
+    told of one pooled embedding of the whole prompt, which has no place in the image and is left as it is, and of
+    sizes: those that an image had before it was cut, where the cut begins, and those that it has.
     """
 
     _kind = StableDiffusionXLPipeline
     _without = {"add_watermarker": False}
 
-    def _generate(
-        self, batch: Sequence[Request], control: RegionControl | PhraseControl | None
-    ) -> list[Image | RecordError]:
-        if control is not None:
-            raise UsageError(
-                "Stable Diffusion XL is here for plain 'realign generate' alone; take a preset of Stable Diffusion 1.x "
-                "to refine or to generate by other methods"
-            )
-        read = [self._read(request.prompt) for request in batch]
-        prompt, negative, pooled, negative_pooled = (torch.cat(each) for each in zip(*read, strict=True))
-        return self._draw(
-            batch,
-            prompt_embeds=prompt,
-            negative_prompt_embeds=negative,
-            pooled_prompt_embeds=pooled,
-            negative_pooled_prompt_embeds=negative_pooled,
-        )
+    def unprompted(self, prompts: Conditioning) -> Conditioning:
+        if self.pipeline.config.force_zeros_for_empty_prompt:
+            tokens, pooled = (torch.zeros_like(each) for each in (prompts.tokens, prompts.added["text_embeds"]))
+        else:
+            blank = self.embed([""])
+            tokens = blank.tokens.expand_as(prompts.tokens)
+            pooled = blank.added["text_embeds"].expand_as(prompts.added["text_embeds"])
+        return Conditioning(tokens, {**prompts.added, "text_embeds": pooled})
 
-    def _read(self, text: str) -> tuple[torch.Tensor, ...]:
-        """Token embeddings of a prompt and of none, (1, T, D), and their pooled ones, (1, P); each encoded alone."""
-        with silent(), torch.no_grad():
-            return self.pipeline.encode_prompt(text, device=self.pipeline.device)
+    def _added(self, pooled: Sequence[Tensor], framings: Tensor | None) -> Mapping[str, Tensor]:
+        (each,) = pooled
+        width, height = self._size
+        if framings is None:
+            framings = torch.tensor([[height, width, 0, 0]]).expand(len(each), -1)
+        target = torch.tensor([[height, width]]).expand(len(each), -1)
+        return {"text_embeds": each, "time_ids": torch.cat([framings, target], 1).to(each)}
+
+    def _arguments(self, prompts: Conditioning, blank: Conditioning) -> dict[str, Tensor]:
+        return {
+            **super()._arguments(prompts, blank),
+            "pooled_prompt_embeds": prompts.added["text_embeds"],
+            "negative_pooled_prompt_embeds": blank.added["text_embeds"],
+        }

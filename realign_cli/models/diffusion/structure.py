@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from realign_cli.equations import structure as eq
-from realign_cli.models.diffusion.attention_control import attend_one_by_one, by_heads, installed
+from realign_cli.models.diffusion.attention_control import attend_one_by_one, by_heads, installed, reads_text
 
 if TYPE_CHECKING:
     from diffusers.models.attention_processor import Attention
@@ -52,9 +52,9 @@ def _values(unet: UNet2DConditionModel, embeddings: Tensor) -> Iterator[None]:
         return torch.cat([context[: -len(embeddings)], embeddings.to(context)]), *rest
 
     with ExitStack() as stack:
-        for name, module in unet.named_modules():
-            if name.endswith(".attn2.to_v"):
-                stack.callback(module.register_forward_pre_hook(swap).remove)
+        for layer in unet.modules():
+            if reads_text(layer):
+                stack.callback(layer.to_v.register_forward_pre_hook(swap).remove)
         yield
 
 

@@ -1,29 +1,30 @@
-"""Stable Diffusion made trainable by reward feedback learning: the steps from noise to pixels, one method each."""
+"""Stable Diffusion and XL made trainable by reward feedback learning: the steps from noise to pixels, a method each."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import DDIMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
 from diffusers.utils import convert_state_dict_to_diffusers
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
-from torch import Tensor
+from torch import Tensor, nn
 
 from realign_cli.errors import RealignError, RecordError, UsageError
 from realign_cli.models.diffusion.lora import load_lora
+from realign_cli.models.diffusion.stable_diffusion import StableDiffusion
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch.nn import Module, Parameter
 
-    from realign_cli.models.diffusion.stable_diffusion import StableDiffusion
-    from realign_cli.roles import Request
+    from realign_cli.roles import Conditioning, Request
 
 _ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
 _TRAINED, _CHECKED = "default", "check"  # names of LoRA adapters
@@ -42,25 +43,26 @@ class TrainableStableDiffusion:
         seed: of the LoRA's first weights.
 
     Raises:
-        UsageError: it is no Stable Diffusion 1.x or 2.x.
+        UsageError: it is no Stable Diffusion, or has a LoRA already.
     """
 
     def __init__(
         self, generator: StableDiffusion, *, steps: int, guidance: float, rank: int, checkpointing: bool, seed: int
     ) -> None:
-        if not isinstance(generator.pipeline, StableDiffusionPipeline):
-            raise UsageError(
-                f"a {type(generator.pipeline).__name__} is not trained here; train a preset of Stable Diffusion 1.x"
-            )
+        if not isinstance(generator, StableDiffusion):
+            raise UsageError(f"a {type(generator).__name__} is not trained here; train a preset of Stable Diffusion")
+        if getattr(generator.pipeline.unet, "peft_config", None):
+            raise UsageError("generator.lora is a LoRA already, and would not be trained with it; train without")
         self._generator = generator
         self._pipeline: Any = generator.pipeline
         self._guidance = guidance
-        self._scheduler = type(self._pipeline.scheduler).from_config(self._pipeline.scheduler.config)
+        self._scheduler = DDIMScheduler.from_config(self._pipeline.scheduler.config, clip_sample=False)
         assert not self._scheduler.config.clip_sample, "clipping x_0 of latents would cut the gradient"
         self._scheduler.set_timesteps(steps)
         self.steps = steps
         self.unet: Module = self._pipeline.unet
-        for part in (self._pipeline.unet, self._pipeline.vae, self._pipeline.text_encoder):
+        self._parts = [part for part in self._pipeline.components.values() if isinstance(part, nn.Module)]
+        for part in self._parts:
             part.requires_grad_(False)
         self._rank = rank
         if rank:
@@ -77,8 +79,8 @@ class TrainableStableDiffusion:
     def trainable_parameters(self) -> dict[str, Parameter]:
         return {name: weight for name, weight in self.unet.named_parameters() if weight.requires_grad}
 
-    def embed(self, prompts: Sequence[str]) -> Tensor:
-        return self._generator.embed(prompts)
+    def embed(self, prompts: Sequence[str], framings: Tensor | None = None) -> Conditioning:
+        return self._generator.embed(prompts, framings)
 
     def initial_noise(self, seeds: Sequence[int]) -> Tensor:
         return torch.stack([self._generator.initial_noise(seed) for seed in seeds])
@@ -86,7 +88,7 @@ class TrainableStableDiffusion:
     def denoise(
         self,
         latents: Tensor,
-        embeddings: Tensor,
+        prompts: Conditioning,
         start: int,
         stop: int,
         *,
@@ -96,7 +98,7 @@ class TrainableStableDiffusion:
         predict = self._guided if guided else self._conditional
         with torch.set_grad_enabled(with_gradient):
             for t in self._scheduler.timesteps[start:stop]:
-                predicted = predict(latents, embeddings, t)
+                predicted = predict(latents, prompts, t)
                 latents = self._scheduler.step(predicted, t, latents).prev_sample
         return latents
 
@@ -111,8 +113,8 @@ class TrainableStableDiffusion:
         noisy: Tensor = self._scheduler.add_noise(latents, noise, times)
         return noisy
 
-    def predict_x0(self, latents: Tensor, embeddings: Tensor, times: Tensor, *, guided: bool = True) -> Tensor:
-        predicted = (self._guided if guided else self._conditional)(latents, embeddings, times)
+    def predict_x0(self, latents: Tensor, prompts: Conditioning, times: Tensor, *, guided: bool = True) -> Tensor:
+        predicted = (self._guided if guided else self._conditional)(latents, prompts, times)
         alphas = self.alphas(times).to(latents)
         kind = self._scheduler.config.prediction_type
         if kind == "sample":
@@ -123,20 +125,27 @@ class TrainableStableDiffusion:
 
     def decode(self, latents: Tensor) -> Tensor:
         vae = self._pipeline.vae
-        return (vae.decode(latents / vae.config.scaling_factor).sample / 2 + 0.5).clamp(0, 1)
+        with self._vae_precision():
+            return (vae.decode(latents.float() / vae.config.scaling_factor).sample / 2 + 0.5).clamp(0, 1)
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
         vae = self._pipeline.vae
         inputs = pixels.to(vae.device, vae.dtype) * 2 - 1
-        return vae.encode(inputs).latent_dist.mean * vae.config.scaling_factor
+        with self._vae_precision():
+            return vae.encode(inputs).latent_dist.mean * vae.config.scaling_factor
 
-    def denoising_loss(self, latents: Tensor, embeddings: Tensor, seed: int) -> Tensor:
+    def _vae_precision(self) -> AbstractContextManager[None]:
+        """Float32 where the autoencoder overflows in float16, as that of XL does; no other kind says it of its own."""
+        overflows = isinstance(self._pipeline, StableDiffusionXLPipeline) and self._pipeline.vae.config.force_upcast
+        return torch.autocast(self._pipeline.device.type, enabled=False) if overflows else nullcontext()
+
+    def denoising_loss(self, latents: Tensor, prompts: Conditioning, seed: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
         length = self._scheduler.config.num_train_timesteps
         t = torch.randint(0, length, (len(latents),), generator=generator).to(latents.device)
         noise = torch.randn(latents.shape, generator=generator).to(latents)
-        predicted = self._conditional(self._scheduler.add_noise(latents, noise, t), embeddings, t)
+        predicted = self._conditional(self._scheduler.add_noise(latents, noise, t), prompts, t)
         target = self._target(latents, noise, t)
         return F.mse_loss(predicted.float(), target.float(), reduction="none").mean((1, 2, 3))
 
@@ -156,10 +165,8 @@ class TrainableStableDiffusion:
         return self._generator.generate(requests)
 
     def saved_bytes(self) -> int:
-        parts = (self._pipeline.unet, self._pipeline.vae, self._pipeline.text_encoder)
-        weights = (
-            self.trainable_parameters().values() if self._rank else [w for part in parts for w in part.parameters()]
-        )
+        trained = self.trainable_parameters().values()
+        weights = trained if self._rank else [weight for part in self._parts for weight in part.parameters()]
         return sum(weight.numel() * weight.element_size() for weight in weights)
 
     def save(self, folder: Path) -> None:
@@ -182,17 +189,16 @@ class TrainableStableDiffusion:
                 self._pipeline.delete_adapters(_CHECKED)
                 self._pipeline.unet.set_adapter(_TRAINED)
 
-    def _conditional(self, latents: Tensor, embeddings: Tensor, t: Tensor) -> Tensor:
-        predicted: Tensor = self.unet(latents, t, embeddings).sample
+    def _conditional(self, latents: Tensor, prompts: Conditioning, t: Tensor) -> Tensor:
+        predicted: Tensor = self.unet(latents, t, **prompts.arguments).sample
         return predicted
 
-    def _guided(self, latents: Tensor, embeddings: Tensor, t: Tensor) -> Tensor:
-        conditional = self._conditional(latents, embeddings, t)
+    def _guided(self, latents: Tensor, prompts: Conditioning, t: Tensor) -> Tensor:
+        conditional = self._conditional(latents, prompts, t)
         if self._guidance <= 1:
             return conditional
         with torch.no_grad():
-            blank = self._generator.embed([""]).expand_as(embeddings)
-            unconditional = self._conditional(latents, blank, t)
+            unconditional = self._conditional(latents, self._generator.unprompted(prompts), t)
         return unconditional + self._guidance * (conditional - unconditional)
 
 

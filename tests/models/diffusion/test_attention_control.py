@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import Transformer2DModel, UNet2DConditionModel
 from torch import Tensor
 
-from realign_cli.models.diffusion.attention_control import Layout, modulated
-from realign_cli.settings import Dense, Modulation
+from realign_cli.models.diffusion.attention_control import Layout, cells_at, modulated
+from realign_cli.models.diffusion.regional import RegionTexts, regional
+from realign_cli.settings import Dense, Modulation, Regional
 
 WIDTH, TOKENS, SIDE = 32, 12, 16
 TIMESTEPS = torch.arange(951, 0, -50)  # 20 steps, of which the first 6 (down to 701) are modulated
@@ -89,9 +90,9 @@ class Explicit:
         return attn.to_out[0](out)
 
     def modulate(self, s: Tensor, where: Layout, *, cross: bool) -> Tensor:
-        side = round(s.shape[1] ** 0.5)
-        cell = 64 // side
-        masks = where.masks.float().unflatten(1, (side, cell)).unflatten(3, (side, cell)).mean((2, 4)) >= 0.5
+        cell = round((where.masks[0].numel() / s.shape[1]) ** 0.5)
+        height, width = (side // cell for side in where.masks.shape[1:])
+        masks = where.masks.float().unflatten(1, (height, cell)).unflatten(3, (width, cell)).mean((2, 4)) >= 0.5
         masks = masks.flatten(1)
         strength = self.lambda_ * (self.modulation.cross_weight if cross else self.modulation.self_weight)
         score = torch.ones(s.shape[2])
@@ -135,6 +136,84 @@ def test_equals_the_equations_written_out(unet: UNet2DConditionModel, modulation
     expected = predict(unet, batch)
     unet.set_attn_processor(stock)
     torch.testing.assert_close(actual, expected, atol=2e-5, rtol=0)
+
+
+@pytest.fixture(scope="module")
+def xl() -> UNet2DConditionModel:
+    """Of the shape of Stable Diffusion XL: none of the layers at the latents' own size, several in a block."""
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(
+        block_out_channels=(16, 32, 32),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        transformer_layers_per_block=(1, 2, 3),
+        attention_head_dim=(1, 2, 4),
+        cross_attention_dim=WIDTH,
+        use_linear_projection=True,
+        norm_num_groups=8,
+    ).eval()
+    with torch.no_grad():
+        for name, weight in unet.named_parameters():
+            if name.endswith(("to_q.weight", "to_k.weight")):
+                weight *= 4
+    return unet
+
+
+TALL = Layout(torch.cat([TWO.masks, TWO.masks.flip(1, 2)[:, :32]], 1), TWO.tokens, TWO.likelihoods)  # 96 x 64 pixels
+
+
+def tall_inputs() -> tuple[Tensor, Tensor]:
+    latents, embeddings = inputs(2)
+    return torch.cat([latents, latents[:, :, :8].flip(3)], 2), embeddings  # 24 x 16
+
+
+def test_equals_the_equations_on_the_layers_of_xl_and_where_the_image_is_no_square(xl: UNet2DConditionModel):
+    batch = tall_inputs()
+    with modulated(xl, [TALL], DEFAULT, TIMESTEPS):
+        actual = predict(xl, batch)
+    assert len(xl.attn_processors) == 2 * (2 + 3 + 3 + 2 * 3 + 2 * 2)
+    stock = xl.attn_processors
+    xl.set_attn_processor(Explicit([None, TALL], DEFAULT, int(FIRST)))
+    expected = predict(xl, batch)
+    xl.set_attn_processor(stock)
+    assert (actual - predict(xl, batch)).abs().amax((1, 2, 3))[1] > 1e-3
+    torch.testing.assert_close(actual, expected, atol=2e-5, rtol=0)
+
+
+def around(unet: UNet2DConditionModel, control: str, masks: Tensor):
+    if control == "modulation":
+        return modulated(unet, [Layout(masks, TWO.tokens, TWO.likelihoods)], DEFAULT, TIMESTEPS)
+    texts = RegionTexts(masks, inputs(2)[1])
+    return regional(unet, [texts], Regional(step_fraction=0.3, dilation=0.1), TIMESTEPS)
+
+
+@pytest.mark.parametrize("control", ["modulation", "regional"])
+def test_tall_is_wide_laid_on_its_side(xl: UNet2DConditionModel, control: str):
+    """A network whose filters are laid on their side does with a wide image what it did with a tall one."""
+    latents, embeddings = tall_inputs()
+    with around(xl, control, TALL.masks):
+        tall = predict(xl, (latents, embeddings))
+    turned = UNet2DConditionModel.from_config(xl.config).eval()
+    turned.load_state_dict({name: w.mT if w.dim() == 4 else w for name, w in xl.state_dict().items()})
+    with around(turned, control, TALL.masks.mT):
+        wide = predict(turned, (latents.mT, embeddings))
+    assert (tall - predict(xl, (latents, embeddings))).abs().max() > 1e-3
+    torch.testing.assert_close(wide.mT, tall, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (24, 16), (10, 14), (7, 12)])
+def test_the_size_of_each_layer_is_known(xl: UNet2DConditionModel, size: tuple[int, int]):
+    found: dict[int, tuple[int, int]] = {}
+    hooks = [
+        module.register_forward_pre_hook(lambda _, args: found.update({args[0][0, 0].numel(): args[0].shape[-2:]}))
+        for module in xl.modules()
+        if isinstance(module, Transformer2DModel)
+    ]
+    predict(xl, (torch.zeros(1, 4, *size), inputs(1)[1]))
+    for hook in hooks:
+        hook.remove()
+    assert len(found) == 2 and all(cells_at(size, count) == tuple(cells) for count, cells in found.items())
 
 
 def test_densediffusion_is_the_same_with_a_segment_of_the_background(unet: UNet2DConditionModel):

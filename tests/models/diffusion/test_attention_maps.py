@@ -138,7 +138,7 @@ def test_a_region_that_reads_the_prompt_itself_has_the_maps_of_the_prompt(unet: 
     for readings in (torch.eye(TOKENS)[None], torch.eye(TOKENS).roll(1, 1)[None]):
         texts = RegionTexts(masks, given[1][1:], readings)
         with (
-            regional(unet, [texts], REGIONAL, TIMESTEPS, SIDE) as control,
+            regional(unet, [texts], REGIONAL, TIMESTEPS) as control,
             recorded(unet, [0], 1, control) as sums,
         ):
             run(unet, given)

@@ -12,6 +12,7 @@ from torch import Tensor
 from realign_cli.equations.binding import Binding
 from realign_cli.errors import UsageError
 from realign_cli.models.diffusion.latent_guidance import Guide, Loss, loss_of
+from realign_cli.roles import Conditioning
 from realign_cli.settings import Attend, LatentGuidance, Predicated, SynGen
 
 WIDTH, TOKENS, SIDE, LENGTH = 16, 12, 16, 7
@@ -35,7 +36,7 @@ def guide(
     unet: UNet2DConditionModel, embeddings: Tensor, control: LatentGuidance, phrases: list[list[Binding]]
 ) -> Guide:
     losses = [loss_of(control, own, LENGTH) for own in phrases]
-    return Guide(unet, embeddings, losses, control, TIMESTEPS)
+    return Guide(unet, Conditioning(embeddings), losses, control, TIMESTEPS)
 
 
 class Recording:
@@ -55,7 +56,7 @@ class Recording:
 
 
 def whole_pass(unet: UNet2DConditionModel, latents: Tensor, embeddings: Tensor, step: int) -> Tensor:
-    """The maps (B, T, N) of 4 x 4 pixels, of all layers that have so many, in a pass that is not cut short."""
+    """The maps (B, T, 4, 4), of all layers that have so many pixels, in a pass that is not cut short."""
     found: list[Tensor] = []
     stock = unet.attn_processors
     unet.set_attn_processor(Recording(found))
@@ -65,7 +66,7 @@ def whole_pass(unet: UNet2DConditionModel, latents: Tensor, embeddings: Tensor, 
         unet.set_attn_processor(stock)
     own = [one for one in found if one.shape[2] == 16]
     assert len(found) == 16 and len(own) == 5  # 64^2 x 5, 32^2 x 5, 16^2 x 5 and 8^2 x 1 of a model of 512 pixels
-    return torch.cat(own, 1).mean(1).mT
+    return torch.cat(own, 1).mean(1).mT.unflatten(2, (4, 4))
 
 
 @pytest.mark.parametrize("control", CONTROLS, ids=NAMES)
@@ -83,8 +84,8 @@ def test_a_pass_cut_short_gives_the_gradient_of_a_whole(unet: UNet2DConditionMod
 def test_tokens_share_the_attention_of_each_pixel(unet: UNet2DConditionModel) -> None:
     latents, embeddings = inputs(3)
     maps = guide(unet, embeddings, ATTEND, [PHRASES] * 3).maps(latents, 0)
-    assert maps.shape == (3, TOKENS, 16) and maps.dtype == torch.float32
-    torch.testing.assert_close(maps.sum(1), torch.ones(3, 16))
+    assert maps.shape == (3, TOKENS, 4, 4) and maps.dtype == torch.float32
+    torch.testing.assert_close(maps.sum(1), torch.ones(3, 4, 4))
 
 
 @pytest.mark.parametrize("control", CONTROLS, ids=NAMES)
@@ -210,15 +211,15 @@ def test_leaves_the_unet_as_it_was(unet: UNet2DConditionModel, error: type[BaseE
 def test_half_precision_finds_the_gradient_of_the_single_one(unet: UNet2DConditionModel) -> None:
     """Scaled, for without it the gradient of so mean a map would vanish in float16."""
     latents, embeddings = inputs(2)
-    faint: list[Loss | None] = [lambda maps: 1e-4 * maps[3, :8].sum()] * 2
-    _, expected = Guide(unet, embeddings, faint, ATTEND, TIMESTEPS).look(latents, 0)
+    faint: list[Loss | None] = [lambda maps: 1e-4 * maps[3, :2].sum()] * 2
+    _, expected = Guide(unet, Conditioning(embeddings), faint, ATTEND, TIMESTEPS).look(latents, 0)
     half = UNet2DConditionModel.from_config(unet.config).half().eval().requires_grad_(False)
     half.load_state_dict({name: weight.half() for name, weight in unet.state_dict().items()})
-    values, gradient = Guide(half, embeddings.half(), faint, ATTEND, TIMESTEPS).look(latents.half(), 0)
+    values, gradient = Guide(half, Conditioning(embeddings.half()), faint, ATTEND, TIMESTEPS).look(latents.half(), 0)
     assert values.dtype == gradient.dtype == torch.float32
     cosine = torch.nn.functional.cosine_similarity(gradient.flatten(1), expected.flatten(1))
     assert (cosine > 0.99).all() and gradient.norm() / expected.norm() == pytest.approx(1, abs=0.05)
-    moved = Guide(half, embeddings.half(), faint, ATTEND, TIMESTEPS)(latents.half(), 0)
+    moved = Guide(half, Conditioning(embeddings.half()), faint, ATTEND, TIMESTEPS)(latents.half(), 0)
     assert moved.dtype == torch.float16
 
 
@@ -232,7 +233,7 @@ def test_a_run_is_the_paper_s_loop_written_out(unet: UNet2DConditionModel) -> No
     scheduler = DDIMScheduler(clip_sample=False)
     scheduler.set_timesteps(4)
     control = replace(ATTEND, step_size=2.0)
-    one = Guide(unet, embeddings, [loss_of(control, PHRASES, LENGTH)], control, scheduler.timesteps)
+    one = Guide(unet, Conditioning(embeddings), [loss_of(control, PHRASES, LENGTH)], control, scheduler.timesteps)
     ours = latents
     theirs = latents.clone()
     alphas = scheduler.alphas_cumprod

@@ -9,21 +9,16 @@ import huggingface_hub.constants
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor
-from transformers import CLIPTextConfig, CLIPTextModel
 
 from realign_cli.errors import RecordError, UsageError
 from realign_cli.models.diffusion.stable_diffusion import StableDiffusion
 from realign_cli.roles import Region, Request
 from realign_cli.settings import Modulation, Regional, RegionControl
-from realign_cli.tinyworld import scenes
-from realign_cli.tinyworld.train.tokenizers import clip_tokenizer
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-LENGTH = 16
 MODULATION = Modulation(
     cross_weight=2.0,
     self_weight=0.6,
@@ -57,61 +52,9 @@ REQUESTS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A pipeline of random weights that reads the words of the tiny world and draws 64x64 pixels."""
-    torch.manual_seed(0)
-    tokenizer = clip_tokenizer(scenes.words(), LENGTH)
-    text_encoder = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            max_position_embeddings=LENGTH,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
-    unet = UNet2DConditionModel(
-        sample_size=16,
-        block_out_channels=(32, 64),
-        layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D",) * 2,
-        up_block_types=("CrossAttnUpBlock2D",) * 2,
-        cross_attention_dim=32,
-        attention_head_dim=4,
-        norm_num_groups=8,
-    )
-    vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(16, 32, 64),
-        layers_per_block=1,
-        norm_num_groups=8,
-        sample_size=64,
-        mid_block_add_attention=False,
-        scaling_factor=1.0,
-    )
-    folder = tmp_path_factory.mktemp("checkpoint")
-    StableDiffusionPipeline(
-        vae=vae,
-        text_encoder=text_encoder,
-        tokenizer=tokenizer,
-        unet=unet,
-        scheduler=PNDMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    ).save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture
-def generator(checkpoint: Path) -> StableDiffusion:
-    return StableDiffusion(str(checkpoint), device="cpu", steps=4, guidance=3.0, size=64, model_batch_size=3)
+def generator(sd_folder: Path) -> StableDiffusion:
+    return StableDiffusion(str(sd_folder), device="cpu", steps=4, guidance=3.0, size=64, model_batch_size=3)
 
 
 def same(a: Image, b: Image) -> bool:
@@ -202,11 +145,13 @@ def test_a_region_that_cannot_be_used_is_skipped_with_its_reason(
     assert reason in message
 
 
-def test_embeddings_do_not_depend_on_the_texts_beside_them(generator: StableDiffusion, checkpoint: Path):
+def test_embeddings_do_not_depend_on_the_texts_beside_them(generator: StableDiffusion, sd_folder: Path):
     texts = [PROMPT, "a red circle", "", *(f"a {word} ring" for word in ("red", "blue", "green", "pink", "orange"))]
-    together = generator.embed([*texts, "a white ring", PROMPT])  # more than are encoded at once, one of them twice
-    fresh = StableDiffusion(str(checkpoint), device="cpu", steps=4, guidance=3.0, size=64)
-    assert torch.equal(together[:8], torch.cat([fresh.embed([text]) for text in texts]))
+    together = generator.embed(
+        [*texts, "a white ring", PROMPT]
+    ).tokens  # more than are encoded at once, one of them twice
+    fresh = StableDiffusion(str(sd_folder), device="cpu", steps=4, guidance=3.0, size=64)
+    assert torch.equal(together[:8], torch.cat([fresh.embed([text]).tokens for text in texts]))
     assert torch.equal(together[9], together[0])
     torch.testing.assert_close(together[3], encode(generator, texts[3]))
 
@@ -221,14 +166,14 @@ def test_a_text_is_encoded_once_and_as_it_was_after_splicing(generator: StableDi
     # two batches of images: their prompts, the phrases of each, and the empty prompt
     assert 0 < first <= 5
     assert len(calls) == first
-    torch.testing.assert_close(generator.embed([PROMPT])[0], encode(generator, PROMPT))
+    torch.testing.assert_close(generator.embed([PROMPT]).tokens[0], encode(generator, PROMPT))
 
 
 def test_no_more_texts_are_remembered_than_fit(generator: StableDiffusion, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("realign_cli.models.diffusion.stable_diffusion._TEXTS_REMEMBERED", 2)
-    before = generator.embed([PROMPT, "a red circle", "a blue ring"])
+    before = generator.embed([PROMPT, "a red circle", "a blue ring"]).tokens
     assert len(generator._embeddings) == 2
-    assert torch.equal(generator.embed([PROMPT, "a red circle", "a blue ring"]), before)
+    assert torch.equal(generator.embed([PROMPT, "a red circle", "a blue ring"]).tokens, before)
 
 
 def test_phrases_are_spliced_where_they_stand(generator: StableDiffusion):

@@ -2,84 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from realign_cli import presets
 from realign_cli.errors import UsageError
 from realign_cli.models.diffusion.stable_diffusion_xl import StableDiffusionXL
-from realign_cli.models.diffusion.trainable import TrainableStableDiffusion
+from realign_cli.models.language.rule_parser import RuleParser
 from realign_cli.registry import Models
-from realign_cli.roles import Request
-from realign_cli.settings import Structure
-from realign_cli.tinyworld import scenes
-from realign_cli.tinyworld.train.tokenizers import clip_tokenizer
+from realign_cli.roles import Region, Request
+from realign_cli.settings import PhraseControl, Structure, SynGen
 
-LENGTH = 16
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 REQUESTS = [Request("a red circle", 1), Request("a blue ring and a green cross", 2), Request("a red circle", 3)]
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    tokenizer = clip_tokenizer(scenes.words(), LENGTH)
-    text = CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=LENGTH,
-        projection_dim=32,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    unet = UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(32, 64),
-        layers_per_block=1,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=64,  # of both text encoders
-        attention_head_dim=(2, 4),
-        transformer_layers_per_block=(1, 2),
-        use_linear_projection=True,
-        addition_embed_type="text_time",
-        addition_time_embed_dim=8,
-        projection_class_embeddings_input_dim=6 * 8 + 32,  # sizes and the pooled embedding
-        norm_num_groups=8,
-    )
-    vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(8, 8, 16, 16),
-        norm_num_groups=8,
-        sample_size=64,
-        force_upcast=True,
-    )
-    folder = tmp_path_factory.mktemp("xl")
-    StableDiffusionXLPipeline(
-        vae=vae,
-        text_encoder=CLIPTextModel(text),
-        text_encoder_2=CLIPTextModelWithProjection(text),
-        tokenizer=tokenizer,
-        tokenizer_2=tokenizer,
-        unet=unet,
-        scheduler=EulerDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"),
-        add_watermarker=False,
-    ).save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture
-def generator(checkpoint: Path) -> StableDiffusionXL:
-    return StableDiffusionXL(str(checkpoint), device="cpu", steps=3, guidance=4.0, size=64, model_batch_size=2)
+def generator(xl_folder: Path) -> StableDiffusionXL:
+    return StableDiffusionXL(str(xl_folder), device="cpu", steps=3, guidance=4.0, size=64, model_batch_size=2)
 
 
 def test_it_is_the_stock_pipeline_and_minds_no_batch(generator: StableDiffusionXL) -> None:
@@ -102,13 +49,72 @@ def test_it_is_the_stock_pipeline_and_minds_no_batch(generator: StableDiffusionX
     assert generator.pipeline.scheduler.config.clip_sample is False
 
 
-def test_it_says_that_it_only_generates(generator: StableDiffusionXL) -> None:
-    controls = [Models(presets.load("tiny")).region_control, Structure(form="default")]
-    for control in controls:
-        with pytest.raises(UsageError, match="for plain 'realign generate' alone; take a preset of Stable Diffusion 1"):
-            generator.generate(REQUESTS, control)
-    with pytest.raises(UsageError, match="a StableDiffusionXLPipeline is not trained here; train a preset"):
-        TrainableStableDiffusion(generator, steps=3, guidance=1.0, rank=2, checkpointing=False, seed=0)
+def mask(columns: slice) -> np.ndarray:
+    mask = np.zeros((64, 64), bool)
+    mask[8:48, columns] = True
+    return mask
+
+
+REGIONS = (Region("a blue ring", 2.0, mask(slice(0, 28))), Region("a green cross", 0.5, mask(slice(36, 64))))
+TO_REFINE = [REQUESTS[0], replace(REQUESTS[1], regions=REGIONS)]
+CONTROLS = {
+    "modulation": Models(presets.load("sdxl", ["modulation.power=1"])).region_control,
+    "regional": Models(presets.load("sdxl", ["refine.method=regional"])).region_control,
+    "dense": Models(presets.load("sdxl", ["refine.method=dense", "dense.power=1"])).region_control,
+}
+
+
+def same(a: list[Image], b: list[Image]) -> list[bool]:
+    return [np.array_equal(np.asarray(one), np.asarray(other)) for one, other in zip(a, b, strict=True)]
+
+
+@pytest.mark.parametrize("method", CONTROLS)
+def test_regions_are_minded_and_in_any_batch_alike(generator: StableDiffusionXL, method: str) -> None:
+    refined = generator.generate(TO_REFINE, CONTROLS[method])
+    assert same(refined, generator.generate(TO_REFINE)) == [True, False]
+    assert same(refined, [generator.generate([request], CONTROLS[method])[0] for request in TO_REFINE]) == [True, True]
+
+
+@pytest.mark.parametrize("method", CONTROLS)
+def test_of_no_strength_it_is_plain_to_the_bit(generator: StableDiffusionXL, method: str) -> None:
+    off = {"step_fraction": 0.0} if method == "regional" else {"cross_weight": 0.0, "self_weight": 0.0}
+    spliced = {} if method == "regional" else {"splice_phrases": False}
+    none = replace(CONTROLS[method], **off, **spliced)
+    assert same(generator.generate(TO_REFINE, none), generator.generate(TO_REFINE)) == [True, True]
+
+
+def test_a_phrase_is_spliced_in_the_embeddings_of_both_encoders(generator: StableDiffusionXL) -> None:
+    seen: list[dict[str, Any]] = []
+    hook = generator.pipeline.unet.register_forward_pre_hook(lambda *given: seen.append(given[2]), with_kwargs=True)
+    generator.generate(TO_REFINE[1:], CONTROLS["modulation"])
+    hook.remove()
+    told, added = seen[0]["encoder_hidden_states"][-2], seen[0]["added_cond_kwargs"]
+    prompt, alone = generator.embed([REQUESTS[1].prompt]), generator.embed([one.phrase for one in REGIONS]).tokens
+    expected = prompt.tokens[0].clone()
+    expected[1:4], expected[5:8] = alone[0, 1:4], alone[1, 1:4]  # <bos> a blue ring and a green cross <eos>
+    assert torch.equal(told, expected)
+    changed = (told != prompt.tokens[0]).any(0)
+    assert changed[:32].any() and changed[32:].any()  # where the first encoder is, and the second
+    assert torch.equal(added["text_embeds"][-2], prompt.added["text_embeds"][0])
+    assert added["time_ids"].tolist() == [[64, 64, 0, 0, 64, 64]] * 4
+
+
+@pytest.mark.parametrize("control", [Structure(form="default"), SynGen(10.0, 0.0, 0.5, 1)])
+def test_phrases_are_minded(generator: StableDiffusionXL, control: PhraseControl) -> None:
+    (phrases,) = RuleParser().parse([REQUESTS[1].prompt])
+    asked = [REQUESTS[0], replace(REQUESTS[1], phrases=phrases)]
+    assert same(generator.generate(asked, control), generator.generate(asked)) == [True, False]
+
+
+def test_images_need_not_be_squares(xl_folder: Path) -> None:
+    """Each refined in the size in which it is drawn, from noise of that shape."""
+    wide = StableDiffusionXL(str(xl_folder), device="cpu", steps=3, guidance=4.0, size="96x64", model_batch_size=2)
+    plain = wide.generate(TO_REFINE)
+    assert [image.size for image in plain] == [(96, 64)] * 2
+    stretched = tuple(replace(one, mask=np.repeat(one.mask, 3, 1)[:, ::2]) for one in REGIONS)
+    asked = [REQUESTS[0], replace(REQUESTS[1], regions=stretched)]
+    for control in CONTROLS.values():
+        assert same(wide.generate(asked, control), plain) == [True, False]
 
 
 def test_another_pipeline_is_refused(tmp_path: Path) -> None:

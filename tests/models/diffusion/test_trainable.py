@@ -97,7 +97,7 @@ def test_gradients_reach_what_is_trained_and_nothing_else(rank: int, checkpointi
     trainable = opened(rank, checkpointing=checkpointing)
     embeddings = trainable.embed(PROMPTS)
     latents = trainable.denoise(trainable.initial_noise([0, 1]), embeddings, 0, 2)
-    assert not latents.requires_grad and not embeddings.requires_grad
+    assert not latents.requires_grad and not embeddings.tokens.requires_grad
     trainable.decode(trainable.predict_x0(latents, embeddings, at(trainable, 2))).mean().backward()
     with_gradient = {name for name, w in trainable.unet.named_parameters() if w.grad is not None and w.grad.any()}
     trained = set(trainable.trainable_parameters())
@@ -144,7 +144,7 @@ def test_the_target_is_the_scheduler_s_own(kind: str, tmp_path: Path):
         "sample": x,
     }
     with torch.no_grad():
-        predicted = trainable.unet(a.sqrt() * x + (1 - a).sqrt() * noise, t, embeddings).sample
+        predicted = trainable.unet(a.sqrt() * x + (1 - a).sqrt() * noise, t, **embeddings.arguments).sample
         losses = {name: (predicted - target).square().mean((1, 2, 3)) for name, target in targets.items()}
         torch.testing.assert_close(trainable.denoising_loss(x, embeddings, 5), losses[kind])
     assert all((losses[kind] - other).abs().min() > 1e-3 for name, other in losses.items() if name != kind)
@@ -158,7 +158,7 @@ def test_the_clean_image_follows_from_what_is_predicted(kind: str, tmp_path: Pat
     t = 751  # the first of 4 steps from 1000, with the offset of Stable Diffusion
     a = alphas(trainable)[t]
     with torch.no_grad():
-        p = trainable.unet(y, t, embeddings).sample
+        p = trainable.unet(y, t, **embeddings.arguments).sample
         expected = {
             "epsilon": (y - (1 - a).sqrt() * p) / a.sqrt(),
             "v_prediction": a.sqrt() * y - (1 - a).sqrt() * p,
