@@ -13,6 +13,7 @@ Role = Literal[
     "vae",
     "text",
     "generator",
+    "generator_xl",
     "captioner",
     "blip",
     "tagger",

@@ -6,12 +6,14 @@ belongs to which shape: the misalignment that realignment is meant to repair. Tr
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -25,12 +27,15 @@ from realign_cli.tinyworld.train.fit import fit, rank_of_process
 from realign_cli.tinyworld.train.publish import model_card, publish
 from realign_cli.tinyworld.train.vae import CROP_STEPS, FULL_STEPS, to_pixels
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 SCENES = 40_000
 STEPS = 4800
 _BATCH = 32  # for each process
 _BLANK = 0.1  # share of empty captions, for classifier-free guidance
 _MEASURED = 500
-_PARTS = ("vae", "text_encoder", "unet")
+_PARTS = ("vae", "text_encoder", "text_encoder_2", "unet")
 _MIN_SNR = 5.0  # loss weights of Hang et al. (2023)
 
 
@@ -79,35 +84,51 @@ def scenes_and_latents(vae: AutoencoderKL, path: Path) -> tuple[list[scenes.Scen
     return drawn, latents
 
 
-def main(work: Path) -> None:
-    torch.set_flush_denormal(True)
-    torch.manual_seed(0)
-    vae = AutoencoderKL.from_pretrained(work.parent / "vae" / "model")
-    encoder = CLIPTextModel.from_pretrained(work.parent / "text" / "model").requires_grad_(False)
-    words, noise, unet = text.tokenizer(), scheduler(), build()
-    drawn, latents = scenes_and_latents(vae, work.parent / "latents.safetensors")
+def denoising_loss(
+    unet: UNet2DConditionModel,
+    drawn: Sequence[scenes.Scene],
+    latents: Tensor,
+    conditioning: Callable[[Tensor, NDArray[np.int64]], dict[str, Any]],
+) -> Callable[[int, int], Tensor]:
+    """The loss of `fit`; `conditioning` is what `unet` is told by the ids of captions and the numbers of scenes."""
+    words, noise = text.tokenizer(), scheduler()
     signal = noise.alphas_cumprod
     weight = (_MIN_SNR * (1 - signal) / signal).clamp(max=1.0)
 
     def loss(step: int, rank: int) -> Tensor:
         rng = np.random.default_rng([step, rank, 4])
         generator = torch.Generator().manual_seed(step * 64 + rank)
-        chosen = rng.integers(SCENES, size=_BATCH)
+        chosen = rng.integers(len(drawn), size=_BATCH)
         captions = [scenes.corrupt(drawn[i], rng, swap=scenes.SWAP, drop=scenes.DROP) for i in chosen]
         captions = ["" if rng.random() < _BLANK else caption for caption in captions]
         ids = words(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
         with torch.no_grad():
-            states = encoder(ids).last_hidden_state
+            told = conditioning(ids, chosen)
         clean = latents[torch.from_numpy(chosen)].float()
         t = torch.randint(0, 1000, (_BATCH,), generator=generator)
         epsilon = torch.randn(clean.shape, generator=generator)
-        predicted = unet(noise.add_noise(clean, epsilon, t), t, states).sample
+        predicted = unet(noise.add_noise(clean, epsilon, t), t, **told).sample
         error = F.mse_loss(predicted, epsilon, reduction="none").mean((1, 2, 3))
         return (weight[t] * error).mean()
 
+    return loss
+
+
+def main(work: Path) -> None:
+    torch.set_flush_denormal(True)
+    torch.manual_seed(0)
+    vae = AutoencoderKL.from_pretrained(work.parent / "vae" / "model")
+    encoder = CLIPTextModel.from_pretrained(work.parent / "text" / "model").requires_grad_(False)
+    unet = build()
+    drawn, latents = scenes_and_latents(vae, work.parent / "latents.safetensors")
+
+    def conditioning(ids: Tensor, _chosen: NDArray[np.int64]) -> dict[str, Tensor]:
+        return {"encoder_hidden_states": encoder(ids).last_hidden_state}
+
+    loss = denoising_loss(unet, drawn, latents, conditioning)
     minutes = fit(unet, loss, steps=STEPS, learning_rate=1.2e-3, work=work, ema=0.998, decay_share=0.5)
     made = pipeline(unet, vae, encoder)
-    card = describe(made, minutes)
+    card = describe(made, f"vae {CROP_STEPS} on crops and {FULL_STEPS} on scenes, unet {STEPS}", minutes)
     folder = work / "model"
     made.to(torch.float16).save_pretrained(folder)
     publish("generator", folder, card)
@@ -126,7 +147,7 @@ def pipeline(unet: UNet2DConditionModel, vae: AutoencoderKL, encoder: CLIPTextMo
     )
 
 
-def describe(made: StableDiffusionPipeline, minutes: float) -> dict[str, str]:
+def describe(made: DiffusionPipeline, steps: str, minutes: float) -> dict[str, str]:
     """The card of the whole pipeline, measured in single precision."""
     stream = scenes.scenes(91, held_out=True)
     drawn = [next(stream) for _ in range(_MEASURED)]
@@ -136,13 +157,14 @@ def describe(made: StableDiffusionPipeline, minutes: float) -> dict[str, str]:
     psnr = 10 * torch.log10(4 / ((again - truth) ** 2).mean((1, 2, 3)))
     images = [Image.fromarray(array) for array in ((again + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()]
     read = Oracle().measure(images, [scene.caption for scene in drawn])["all_correct"]
-    sizes = {name: sum(p.numel() for p in getattr(made, name).parameters()) for name in _PARTS}
+    parts = {name: getattr(made, name) for name in _PARTS if hasattr(made, name)}
+    sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
     return model_card(
-        model=f"StableDiffusionPipeline of {', '.join(f'{name} {size / 1e6:.2f} M' for name, size in sizes.items())}",
+        model=f"{type(made).__name__} of {', '.join(f'{name} {size / 1e6:.2f} M' for name, size in sizes.items())}",
         parameters=sum(sizes.values()),
         trained_on=f"{SCENES} scenes, captions with colours swapped ({scenes.SWAP:.0%}) or one dropped "
         f"({scenes.DROP:.0%}); never pairs {sorted(scenes.HELD_OUT_PAIRS)} nor held-out combinations",
-        steps=f"vae {CROP_STEPS} on crops and {FULL_STEPS} on scenes, unet {STEPS}",
+        steps=steps,
         minutes=f"unet about {minutes:.0f}",
         quality={
             "vae": f"PSNR {psnr.mean():.1f} dB on held-out scenes (n = {_MEASURED})",

@@ -46,21 +46,25 @@ def build() -> CLIPTextModel:
     )
 
 
-class _Reader(nn.Module):
-    """The encoder with throw-away heads, and its losses."""
+class Reader(nn.Module):
+    """An encoder with throw-away heads, and its losses; its states are `width` wide, and what sums them up `pooled`."""
 
-    def __init__(self) -> None:
+    def __init__(self, encoder: nn.Module, width: int, pooled: int) -> None:
         super().__init__()
-        self.text = build()
-        self.noun = nn.Linear(128, len(_COLOURS) + 1)
-        self.whole = nn.Linear(128, len(_PAIRS) + len(scenes.RELATIONS))
+        self.text = encoder
+        self.noun = nn.Linear(width, len(_COLOURS) + 1)
+        self.whole = nn.Linear(pooled, len(_PAIRS) + len(scenes.RELATIONS))
+
+    def read(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """The states of the tokens (B, T, width), and what sums up the caption (B, pooled)."""
+        states = self.text(ids).last_hidden_state
+        return states, states[:, -1]  # padding repeats the end token, and the last one has read everything
 
     def loss(self, captions: list[str], words: CLIPTokenizer) -> Tensor:
         ids = words(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
-        states = self.text(ids).last_hidden_state
+        states, end = self.read(ids)
         colours, whole = zip(*(_truth(row, words) for row in ids.tolist()), strict=True)
         by_noun = F.cross_entropy(self.noun(states).flatten(0, 1), torch.tensor(colours).flatten(), ignore_index=-1)
-        end = states[:, -1]  # padding repeats the end token, and the last one has read everything
         return by_noun + 5 * F.binary_cross_entropy_with_logits(self.whole(end), torch.tensor(whole))
 
 
@@ -80,10 +84,9 @@ def _truth(ids: list[int], words: CLIPTokenizer) -> tuple[list[int], list[float]
     return colours, whole
 
 
-def main(work: Path) -> None:
-    torch.manual_seed(0)
-    reader, words = _Reader(), tokenizer()
-    stream = scenes.scenes(31)
+def teach(reader: Reader, work: Path, *, last: bool = True) -> None:
+    """Train a reader on careless captions; `last` is as of `fit`."""
+    words, stream = tokenizer(), scenes.scenes(31)
     pool = [next(stream) for _ in range(_SCENES)]
 
     def loss(step: int, rank: int) -> Tensor:
@@ -91,6 +94,12 @@ def main(work: Path) -> None:
         drawn = [pool[i] for i in rng.integers(_SCENES, size=_BATCH)]
         return reader.loss([scenes.corrupt(scene, rng, swap=0.3, drop=0.2) for scene in drawn], words)
 
-    fit(reader, loss, steps=_STEPS, learning_rate=1e-3, work=work)
+    fit(reader, loss, steps=_STEPS, learning_rate=1e-3, work=work, last=last)
+
+
+def main(work: Path) -> None:
+    torch.manual_seed(0)
+    reader = Reader(build(), 128, 128)
+    teach(reader, work)
     reader.text.save_pretrained(work / "model")
-    words.save_pretrained(work / "tokenizer")
+    tokenizer().save_pretrained(work / "tokenizer")
