@@ -41,6 +41,7 @@ from realign_cli.models.diffusion.trainable import TrainableStableDiffusion
 from realign_cli.registry import Models
 from realign_cli.roles import Region, Request
 from realign_cli.tinyworld.scenes import render, scenes
+from realign_cli.tinyworld.train import text
 
 PROMPT, PHRASES = "a red circle and a blue ring", ("a red circle", "a blue ring")
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -55,7 +56,14 @@ BUILD = {
     "vae": diffusers.AutoencoderKL.from_config,
 }
 NAMES = {"sd1": "Stable Diffusion 1.5", "sdxl": "Stable Diffusion XL"}
-_TEXT = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+_TEXT = {
+    "vocab_size": len(text.tokenizer()),
+    "max_position_embeddings": text.LENGTH,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
 _UNET = {"layers_per_block": 1, "norm_num_groups": 8}
 _SMALL = {
     "sd1": {
@@ -146,7 +154,9 @@ def checkpoint(kind: str, bench: Bench) -> Path:
         models = {name: build(parts[name]) for name, build in BUILD.items() if name in parts}
     scheduler = diffusers.DDIMScheduler.from_config(parts["scheduler"])
     _, pipeline, without = KINDS[kind]
-    made = pipeline(scheduler=scheduler, **models, **tokenizers(kind), **without)
+    names = [name.replace("text_encoder", "tokenizer") for name in models if name.startswith("text_encoder")]
+    read = dict.fromkeys(names, text.tokenizer()) if bench.small else tokenizers(kind)
+    made = pipeline(scheduler=scheduler, **models, **read, **without)
     _MADE[kind] = TemporaryDirectory()
     made.to(torch.float16).save_pretrained(_MADE[kind].name)
     return Path(_MADE[kind].name)

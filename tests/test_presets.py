@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import re
@@ -253,3 +254,17 @@ def test_a_lora_whose_manifest_says_nothing(tmp_path: Path, text: str) -> None:
     (tmp_path / "manifest.json").write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(UsageError, match=r"manifest\.json: not as 'realign train' writes it"):
         presets.with_model(presets.load("tiny"), tmp_path)
+
+
+def test_two_loras_are_one_too_many(tmp_path: Path) -> None:
+    (tmp_path / "pytorch_lora_weights.safetensors").write_bytes(b"")
+    with pytest.raises(UsageError, match=r"a LoRA, and generator\.lora style\.safetensors is another; give one of"):
+        presets.with_model(presets.load("sd15", ["generator.lora=style.safetensors"]), tmp_path)
+
+
+def test_files_of_the_user_s_own_are_told_by_their_sums(tmp_path: Path) -> None:
+    file = tmp_path / "mine.safetensors"
+    file.write_bytes(b"weights")
+    told = Models(presets.load("sd15", [f"generator.checkpoint={file}"])).describe(["generator"])["settings"]
+    assert told["generator"]["checkpoint_sha256"] == hashlib.sha256(b"weights").hexdigest()
+    assert "lora_sha256" not in told["generator"]

@@ -184,7 +184,7 @@ def test_equals_the_equations_on_the_layers_of_xl_and_where_the_image_is_no_squa
 def around(unet: UNet2DConditionModel, control: str, masks: Tensor):
     if control == "modulation":
         return modulated(unet, [Layout(masks, TWO.tokens, TWO.likelihoods)], DEFAULT, TIMESTEPS)
-    texts = RegionTexts(masks, inputs(2)[1])
+    texts = RegionTexts(masks, inputs(2)[1], torch.eye(TOKENS).expand(2, -1, -1))
     return regional(unet, [texts], Regional(step_fraction=0.3, dilation=0.1), TIMESTEPS)
 
 

@@ -68,6 +68,13 @@ class Written:
         return attn.to_out[0]((probabilities @ v).transpose(1, 2).flatten(2))
 
 
+def test_maps_have_the_shape_of_the_image(unet: UNet2DConditionModel) -> None:
+    latents, embeddings = inputs(1)
+    with recorded(unet, [0], 1, plain_map) as sums:
+        run(unet, (latents[:, :, :8], embeddings))
+    assert sums.maps(0).shape == (TOKENS, 8, SIDE)
+
+
 @pytest.mark.parametrize("guided", [True, False])
 def test_maps_are_those_of_attention_written_out(unet: UNet2DConditionModel, guided: bool) -> None:
     """Each layer, head and step of the conditional half enlarged by itself, without those of the middle block."""

@@ -28,7 +28,7 @@ def by_ddim(sd_folder: Path) -> np.ndarray:
 
 def opened(folder: Path, name: str) -> StableDiffusion:
     return StableDiffusion(
-        str(folder), device="cpu", steps=5, guidance=3.0, size=64, model_batch_size=2, scheduler=name
+        str(folder), device="cpu", steps=3, guidance=3.0, size=64, model_batch_size=2, scheduler=name
     )
 
 
@@ -49,7 +49,7 @@ def test_euler_is_the_stock_pipeline_s(sd_folder: Path) -> None:
     pipeline.scheduler = EulerDiscreteScheduler.from_config(pipeline.scheduler.config)
     noise = torch.stack([torch.randn(4, 16, 16, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2)])
     prompts = [request.prompt for request in REQUESTS]
-    stock = pipeline(prompts, latents=noise, num_inference_steps=5, guidance_scale=3.0, height=64, width=64).images
+    stock = pipeline(prompts, latents=noise, num_inference_steps=3, guidance_scale=3.0, height=64, width=64).images
     for ours, theirs in zip(drawn, stock, strict=True):
         assert np.abs(np.asarray(ours, int) - np.asarray(theirs, int)).max() <= 1
 
