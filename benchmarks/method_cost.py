@@ -25,6 +25,7 @@ from realign_cli.equations.binding import Binding
 from realign_cli.models.diffusion.latent_guidance import Guide, loss_of
 from realign_cli.models.diffusion.structure import structured
 from realign_cli.registry import Models
+from realign_cli.roles import Conditioning
 from realign_cli.settings import Attend, LatentGuidance
 
 GUIDED = ("attend", "syngen", "predicated")
@@ -63,7 +64,7 @@ def steps(name: str) -> dict[str, Callable[[], Tensor]]:
 
     def update(method: str, bindings: list[Binding]) -> Tensor:
         numbers = control(PRESETS[name], method)
-        guide = Guide(unet, prompts, [loss_of(numbers, bindings, LENGTH)], numbers, TIMESTEPS)
+        guide = Guide(unet, Conditioning(prompts), [loss_of(numbers, bindings, LENGTH)], numbers, TIMESTEPS)
         for i in range(count):
             moved = guide(latents, i)
         return moved

@@ -121,7 +121,6 @@ def test_bench(realign: Run, tmp_path: Path) -> None:
         (("--model", "refl=nowhere"), "--model nowhere: neither"),
         (("--data", "nowhere.txt"), "--data nowhere.txt: no such file, and the sets are coco, abc6k, cc500, shapes"),
         (("--metrics", "fid"), "--metrics fid is of a whole set and has no pairs"),
-        (("--preset", "sdxl"), "preset 'sdxl' has no [bench]"),
     ],
 )
 def test_what_makes_no_sense_is_refused(realign: Run, tmp_path: Path, words: tuple[str, ...], told: str) -> None:
