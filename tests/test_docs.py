@@ -39,7 +39,7 @@ def test_help_lists_commands_by_job_in_the_order_of_use() -> None:
 def test_paragraphs_flow_to_the_width_of_the_screen() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "realign_cli", "generate", "--help"],
-        env={**os.environ, "COLUMNS": "250", "TERMINAL_WIDTH": "250"},
+        env={**os.environ, "COLUMNS": "300", "TERMINAL_WIDTH": "300"},
         capture_output=True,
         text=True,
     )
