@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from support.attention import WrittenOut
 from torch import Tensor
 
 from realign_cli import presets
@@ -52,22 +54,6 @@ def run(unet: UNet2DConditionModel, given: tuple[Tensor, Tensor]) -> Tensor:
     return torch.stack([unet(given[0], t, encoder_hidden_states=given[1]).sample for t in TIMESTEPS])
 
 
-class Written:
-    """A processor that keeps the attention of its layer, written out."""
-
-    def __init__(self, name: str, found: list[tuple[str, Tensor]]) -> None:
-        self.name, self.found = name, found
-
-    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None):
-        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        q, k, v = attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context)
-        q, k, v = (x.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for x in (q, k, v))
-        probabilities = (q @ k.mT * attn.scale).softmax(-1)
-        if encoder_hidden_states is not None:
-            self.found.append((self.name, probabilities))
-        return attn.to_out[0]((probabilities @ v).transpose(1, 2).flatten(2))
-
-
 def test_maps_have_the_shape_of_the_image(unet: UNet2DConditionModel) -> None:
     latents, embeddings = inputs(1)
     with recorded(unet, [0], 1, plain_map) as sums:
@@ -81,12 +67,12 @@ def test_maps_are_those_of_attention_written_out(unet: UNet2DConditionModel, gui
     given = inputs(6 if guided else 3)
     with recorded(unet, [0, 2], 3, plain_map) as sums:
         run(unet, given)
-    stock, found = unet.attn_processors, list[tuple[str, Tensor]]()
-    unet.set_attn_processor({name: Written(name, found) for name in stock})
+    stock, found = unet.attn_processors, defaultdict[str, list[Tensor]](list)
+    unet.set_attn_processor({name: WrittenOut(found[name].append) for name in stock})
     run(unet, given)
     unet.set_attn_processor(stock)
-    layers = [one[-3:] for name, one in found if not name.startswith("mid_block")]
-    assert len(layers) == 2 * 15 and len(found) == 2 * 16
+    layers = [one[-3:] for name, kept in found.items() if not name.startswith("mid_block") for one in kept]
+    assert len(layers) == 2 * 15 and sum(map(len, found.values())) == 2 * 16
     for image in (0, 2):
         enlarged = []
         for layer in layers:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
+from support.attention import WrittenOut
 from torch import Tensor
 
 from realign_cli.equations.binding import Binding
@@ -39,27 +40,11 @@ def guide(
     return Guide(unet, Conditioning(embeddings), losses, control, TIMESTEPS)
 
 
-class Recording:
-    """A processor that writes out the attention of its layer and goes on."""
-
-    def __init__(self, found: list[Tensor]) -> None:
-        self.found = found
-
-    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None):
-        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        q, k, v = attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context)
-        q, k, v = (x.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for x in (q, k, v))
-        probabilities = (q @ k.mT * attn.scale).softmax(-1)
-        if encoder_hidden_states is not None:
-            self.found.append(probabilities)
-        return attn.to_out[0]((probabilities @ v).transpose(1, 2).flatten(2))
-
-
 def whole_pass(unet: UNet2DConditionModel, latents: Tensor, embeddings: Tensor, step: int) -> Tensor:
     """The maps (B, T, 4, 4), of all layers that have so many pixels, in a pass that is not cut short."""
     found: list[Tensor] = []
     stock = unet.attn_processors
-    unet.set_attn_processor(Recording(found))
+    unet.set_attn_processor(WrittenOut(found.append))
     try:
         unet(latents, TIMESTEPS[step], encoder_hidden_states=embeddings)
     finally:
@@ -246,7 +231,7 @@ def test_a_run_is_the_paper_s_loop_written_out(unet: UNet2DConditionModel) -> No
             z = theirs.requires_grad_()
             found: list[Tensor] = []
             stock = unet.attn_processors
-            unet.set_attn_processor(Recording(found))
+            unet.set_attn_processor(WrittenOut(found.append))
             unet(z, t, encoder_hidden_states=embeddings)
             unet.set_attn_processor(stock)
             maps = torch.cat([map_ for map_ in found if map_.shape[2] == 16], 1)[0].mean(0).T.reshape(TOKENS, 4, 4)
