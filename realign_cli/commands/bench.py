@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
-from realign_cli.commands._bench import EVALS, Run, judge
+from realign_cli.commands._bench import EVALS, Run, judge, make
 from realign_cli.commands._methods import GIVEN, METHODS, chosen, with_models
 from realign_cli.commands.compare import show
 from realign_cli.commands.eval import Cache
-from realign_cli.commands.options import ModelOptions
+from realign_cli.commands.options import WORKERS, AddressOption, EngineOption, ModelOptions, check_address
 from realign_cli.commands.prompts import PromptSet, prompt_set
 from realign_cli.commands.report import NAME as PAGE
 from realign_cli.commands.report import write_report
@@ -59,9 +59,22 @@ def bench(
     ] = None,
     metrics: Annotated[
         str | None,
-        typer.Option(metavar="LIST", help="Metrics to judge by, as of eval. By default all of the preset's but fid."),
+        typer.Option(metavar="LIST", help="Metrics to judge by, as of eval. By default all of the preset's."),
     ] = None,
     cache: Cache = None,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Number of methods worked on at once.", rich_help_panel=WORKERS)
+    ] = 1,
+    engine: EngineOption = "local",
+    address: AddressOption = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N",
+            help="Make the images of the I-th of N parts of the methods, and judge none; workers share --out.",
+            rich_help_panel=WORKERS,
+        ),
+    ] = None,
 ) -> None:
     """Make images of the same prompts by several methods, judge them, and rank the methods in one table.
 
@@ -75,6 +88,10 @@ def bench(
     table.tex, table.json and a figure of each set stand beside them. A method that fails is named and left out, and
     the exit code is then 1. The same command goes on where it was interrupted.
 
+    Methods go to --workers, to a Ray cluster whose nodes all see --out and --model, or to jobs with a --shard each,
+    after which the same command without --shard judges what they made. Methods that share steps stay together. Workers
+    that share a computer or a GPU slow each other down, and their seconds say so.
+
     Examples:
 
     realign bench --preset tiny --out bench/
@@ -82,16 +99,28 @@ def bench(
     realign bench --methods plain,syngen,best-of-4 --data cc500 --seeds 42,43 --out bench/
 
     realign bench --methods plain,refl --model refl=runs/refl --data prompts.txt --out bench/
+
+    realign bench --out bench/ --shard 3/16
     """
     import sys
+    from contextlib import nullcontext
 
     from realign_cli import presets
     from realign_cli.console import Verbosity, console, plain, write_json
+    from realign_cli.data.shards import WHOLE, Shard
     from realign_cli.errors import UsageError
+    from realign_cli.evaluation.evaluate import FID
     from realign_cli.evaluation.ranking_tables import as_dict
+    from realign_cli.evaluation.reference import named_reference
+    from realign_cli.fleet import ray
+    from realign_cli.fleet.steps import execute_here
     from realign_cli.registry import Models
     from realign_cli.runs.lock import folder_lock
 
+    if shard and (workers > 1 or engine == "ray"):
+        raise UsageError("--shard makes this one worker of many: --workers and --engine do not go with it")
+    check_address(address, engine)
+    part = Shard.parse(shard) if shard else WHOLE
     Verbosity(options.quiet, options.verbose).apply()
     preset = presets.load(options.preset, options.overrides)
     models = Models(preset, options.device)
@@ -99,12 +128,13 @@ def bench(
     known = with_models(_trained(model or [], preset), default.notes)
     wanted, left_out = chosen(_words(methods) or default.methods, known)
     judges = _judges(metrics, preset)
+    against = named_reference(preset, options.preset_argument) if FID in judges else None
     numbers = _numbers(seeds) or default.seeds
     quiet = options.quiet or options.as_json
     for name in left_out if not quiet else ():
         line = f"{name}: left out; give --model {name}=DIR, the folder of a finished 'realign train'"
         console.print(plain(line), soft_wrap=True)
-    with folder_lock(out):
+    with folder_lock(out, part):
         sets = {}
         for name in _words(data) or default.data:
             label, prompts = _prompts(name, count or default.count, out)
@@ -112,9 +142,10 @@ def bench(
                 raise UsageError(f"--data {name}: two sets are called {label}; rename the file")
             sets[label] = [Run(seed, out / f"{label}-{seed}", prompts) for seed in numbers]
         runs = [run for group in sets.values() for run in group]
-        for run in runs:  # before any model is loaded here, for a new process counts the memory of this one as its own
-            run.make(wanted, _shared_words(options), quiet=quiet)
-        tables = judge(sets, wanted, models, judges, cache, quiet=quiet)
+        cluster = ray.commands(workers, address) if engine == "ray" else nullcontext(execute_here)
+        with cluster as execute:  # before any model is loaded here, for a new process counts the memory of this one
+            make(runs, wanted, _shared_words(options), execute, workers=workers, shard=part, quiet=quiet)
+        tables = judge(sets, wanted, models, judges, against, cache, quiet=quiet) if part == WHOLE else {}
         if tables:
             _write(out, tables)
         for run in runs if tables else ():
@@ -132,6 +163,8 @@ def bench(
             show(rankings)
         if tables and not quiet:
             console.print(plain("\n".join(f"open {run.root / PAGE}" for run in runs)), soft_wrap=True)
+        if shard and not quiet:
+            console.print(f"shard {shard} is made; when all are, the same command without --shard judges them")
     for place, why in failed.items():
         console.print(plain(f"{place} failed: {why}"), style="red", soft_wrap=True)
     if failed:
@@ -177,9 +210,9 @@ def _judges(metrics: str | None, preset: Preset) -> list[str]:
     from realign_cli.evaluation import session
     from realign_cli.evaluation.evaluate import FID
 
-    names = session.chosen(metrics, preset, reference=None)
-    if FID in names:
-        raise UsageError("--metrics fid is of a whole set and has no pairs: 'realign eval' measures it of each folder")
+    names = session.chosen(metrics, preset, reference=True)
+    if names == [FID]:
+        raise UsageError("--metrics fid is of a whole set and ranks no prompts: name another metric too")
     return names
 
 

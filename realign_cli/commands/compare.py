@@ -87,7 +87,7 @@ def _systems(
     systems, failed = {}, 0
     for name, folder in zip(names, folders, strict=True):
         if is_eval(folder):
-            systems[name] = System(name, by_prompt(*read_scores(folder / SCORES)), read_passes(folder))
+            systems[name] = System(name, by_prompt(*read_scores(folder / SCORES)), passes=read_passes(folder))
     left = {name: folder for name, folder in zip(names, folders, strict=True) if name not in systems}
     if left:
         preset = presets.load(options.preset, options.overrides)
@@ -102,7 +102,7 @@ def _systems(
                     console.print(plain(line), soft_wrap=True)
                 failed += len(side.failures)
                 cost = cost_of(side)
-                systems[name] = System(name, scores_by_prompt(side), cost["passes"] if cost else None)
+                systems[name] = System(name, scores_by_prompt(side), passes=cost["passes"] if cost else None)
     return [systems[name] for name in names], failed
 
 

@@ -13,7 +13,9 @@ import typer
 
 COARSE, FINAL = "coarse", "final"  # the folders of coarse and of final images, by convention
 _MODELS, _RUN, _OUTPUT = "Models", "Run", "Output"
+WORKERS = "Workers"
 Device = Literal["auto", "cpu", "cuda"]
+Engine = Literal["local", "ray"]
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,18 @@ MapsOption = Annotated[
 MapWordsOption = Annotated[
     str | None, typer.Option(metavar="WORD,...", help="With --maps: words or phrases that have maps as well.")
 ]
+EngineOption = Annotated[
+    Engine,
+    typer.Option(help="Where workers run: processes of this computer, or a Ray cluster.", rich_help_panel=WORKERS),
+]
+AddressOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT|auto",
+        help="Address of a running Ray cluster; by default one is started.",
+        rich_help_panel=WORKERS,
+    ),
+]
 ModelOption = Annotated[
     Path | None,
     typer.Option(
@@ -194,6 +208,18 @@ def drawing(steps: int | None, guidance: float | None, size: str | None) -> dict
     except ValidationError as error:
         raise UsageError(f"--{describe_errors(error)}") from None
     return settings
+
+
+def check_address(address: str | None, engine: Engine) -> None:
+    """Refuse the address of a cluster that nothing would go to.
+
+    Raises:
+        UsageError: with the option that is missing.
+    """
+    from realign_cli.errors import UsageError
+
+    if address and engine != "ray":
+        raise UsageError("--address names a Ray cluster: give --engine ray too")
 
 
 def with_options(function: Callable[..., None]) -> Callable[..., None]:

@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,23 +13,22 @@ from realign_cli.commands.generate import SEED_HELP
 from realign_cli.commands.options import (
     COARSE,
     FINAL,
+    WORKERS,
+    AddressOption,
+    EngineOption,
     GuidanceOption,
     ModelOption,
     RunOptions,
     SizeOption,
     StepsOption,
     arguments,
+    check_address,
     drawing,
 )
 from realign_cli.commands.refine import KEEP_HELP, Keep
 
 if TYPE_CHECKING:
     from realign_cli.registry import Models
-
-_WORKERS = "Workers"
-
-
-Engine = Literal["local", "ray"]
 
 
 def run(
@@ -60,22 +59,10 @@ def run(
         bool, typer.Option("--eval", help="Compare coarse and final images at the end, in report.html.")
     ] = False,
     workers: Annotated[
-        int, typer.Option(min=1, help="Number of shards worked on at once.", rich_help_panel=_WORKERS)
+        int, typer.Option(min=1, help="Number of shards worked on at once.", rich_help_panel=WORKERS)
     ] = 1,
-    engine: Annotated[
-        Engine,
-        typer.Option(
-            help="Where workers run: processes of this computer, or actors of a Ray cluster.", rich_help_panel=_WORKERS
-        ),
-    ] = "local",
-    address: Annotated[
-        str | None,
-        typer.Option(
-            metavar="HOST:PORT|auto",
-            help="Address of a running Ray cluster; by default one is started.",
-            rich_help_panel=_WORKERS,
-        ),
-    ] = None,
+    engine: EngineOption = "local",
+    address: AddressOption = None,
 ) -> None:
     """Make coarse and final images of prompts in one command, with as many workers as wanted.
 
@@ -113,8 +100,7 @@ def run(
         raise UsageError("images need a folder: give --out DIR")
     if options.shard and (workers > 1 or engine == "ray" or evaluate):
         raise UsageError("--shard makes this one worker of many: --workers, --engine and --eval do not go with it")
-    if address and engine != "ray":
-        raise UsageError("--address names a Ray cluster: give --engine ray too")
+    check_address(address, engine)
     given = {"tries": tries, "good_enough": good_enough}
     loop = {key: value for key, value in given.items() if value is not None}
     models = _map.load(options, model=model, changes={"loop": loop, "generator": drawing(steps, guidance, size)})

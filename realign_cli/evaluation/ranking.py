@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class System:
-    """What was measured of one system: values by prompt, and where they are known its costs per image.
+    """What was measured of one system: values by prompt, and where they are known its FID and its costs per image.
 
     These are passes of its generator and `seconds`; `memory` is the most main memory that a process of it took, in
     bytes. `note` is what must be known to read its values fairly.
@@ -28,6 +28,7 @@ class System:
 
     name: str
     scores: Scores
+    fid: float | None = None  # of all its images, so that prompts cannot be paired
     passes: float | None = None
     seconds: float | None = None
     memory: int | None = None
@@ -42,6 +43,7 @@ class Standing:
     system: str
     value: Mean
     difference: Mean | None
+    fid: float | None
     passes: float | None
     seconds: float | None = None
     memory: int | None = None
@@ -110,6 +112,7 @@ def rank(systems: Sequence[System], column: str) -> Ranking | None:
             system.name,
             bootstrap_mean(rows[system.name]),
             bootstrap_mean(rows[system.name] - rows[first]) if system.name != first else None,
+            system.fid,
             system.passes,
             system.seconds,
             system.memory,

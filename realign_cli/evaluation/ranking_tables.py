@@ -9,12 +9,16 @@ from realign_cli.evaluation.report import mean_cells
 from realign_cli.evaluation.typeset import latex_table, markdown_table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from realign_cli.evaluation.ranking import Ranking, Standing
 
 _COLUMNS = ("", "system", "mean", "95 %", "difference", "95 %", "win rate", "p", "passes")
-_TAKEN = ("seconds", "GB")  # columns where time and memory are known
+_MORE: Mapping[str, Callable[[Standing], str]] = {  # columns that are there where one of the systems has a value
+    "seconds": lambda one: "" if one.seconds is None else f"{one.seconds:.2f}",
+    "GB": lambda one: "" if one.memory is None else f"{one.memory / 1e9:.2f}",
+    "FID": lambda one: "" if one.fid is None else f"{one.fid:.3f}",
+}
 _SURE = 0.05  # p below which a duel is marked
 
 
@@ -26,7 +30,7 @@ def title(ranking: Ranking) -> str:
 
 def columns(ranking: Ranking) -> Sequence[str]:
     """The heads of `cells`."""
-    return (*_COLUMNS, *_TAKEN) if _is_timed(ranking) else _COLUMNS
+    return (*_COLUMNS, *_further(ranking))
 
 
 def cells(ranking: Ranking) -> list[list[str]]:
@@ -70,8 +74,8 @@ def as_dict(ranking: Ranking) -> dict[str, Any]:
     return asdict(ranking) | {"duels": [asdict(duel) | {"win_rate": duel.win_rate} for duel in ranking.duels]}
 
 
-def _is_timed(ranking: Ranking) -> bool:
-    return any(one.seconds is not None or one.memory is not None for one in ranking.standings)
+def _further(ranking: Ranking) -> list[str]:
+    return [head for head, cell in _MORE.items() if any(map(cell, ranking.standings))]
 
 
 def _line_of(ranking: Ranking, one: Standing, first: str) -> list[str]:
@@ -81,10 +85,7 @@ def _line_of(ranking: Ranking, one: Standing, first: str) -> list[str]:
     rate = duel and (duel.win_rate if duel.first == one.system else 1 - duel.win_rate)
     line += [f"{rate:.3f}", f"{duel.adjusted:.2g}"] if duel and rate is not None else ["", ""]
     line += ["" if one.passes is None else f"{one.passes:.2f}"]
-    if _is_timed(ranking):
-        line += ["" if one.seconds is None else f"{one.seconds:.2f}"]
-        line += ["" if one.memory is None else f"{one.memory / 1e9:.2f}"]
-    return line
+    return line + [_MORE[head](one) for head in _further(ranking)]
 
 
 def _markdown(ranking: Ranking) -> Iterator[str]:

@@ -59,7 +59,7 @@ class Report:
         }
         self._features = evaluate.extractor.name if evaluate.extractor else None
         sides = {"in": run, "baseline": before}
-        self._distances = {
+        self.distances = {
             name: distance(side.features, known.reference) for name, side in sides.items() if side and known
         }
         self._costs = {name: cost for name, side in sides.items() if side and (cost := cost_of(side))}
@@ -79,7 +79,7 @@ class Report:
         screen = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
         if self._rows:
             screen.print(console.table(COLUMNS, [cells(row) for row in self._rows]), soft_wrap=True)
-        lines = [distance_line(name, one) for name, one in self._distances.items()]
+        lines = [distance_line(name, one) for name, one in self.distances.items()]
         lines += [cost_line(name, one) for name, one in self._costs.items()]
         lines += [map_line(name, one) for name, one in self._maps.items()]
         if not quiet:
@@ -121,7 +121,7 @@ class Report:
             report["maps"] = self._maps
         if self._known:
             reference = {"name": self._known.name, "n": self._known.reference.moments.n, "sha256": self._known.sha256}
-            distances = {name: asdict(one) for name, one in self._distances.items()}
+            distances = {name: asdict(one) for name, one in self.distances.items()}
             report[FID] = {"features": self._features, "reference": reference, **distances}
         return {**report, "notes": self._notes(), "failed": self.failed, **self._settings}
 
@@ -129,7 +129,7 @@ class Report:
         notes = [f"{name}: {one['note']}; {one['prompts_cut']} prompts cut" for name, one in self._metrics.items()]
         if self._known:
             notes.append(f"fid: {self._features}; reference {self._known.name}")
-        notes += dict.fromkeys(one.caveat for one in self._distances.values() if one.caveat)
+        notes += dict.fromkeys(one.caveat for one in self.distances.values() if one.caveat)
         for side, prompts in ((self._run, self._prompts), (self._before, self._prompts_before)):
             if side and len(side.entries) > len(prompts):
                 notes.append(f"{side.source}: {len(side.entries)} images of {len(prompts)} prompts; n counts prompts")

@@ -1,4 +1,7 @@
-"""The models of a preset in Ray actors: one actor per role, which restarts and tries again where it dies."""
+"""Work on a Ray cluster: the models of a preset in actors, one per role, and whole commands as tasks.
+
+Both start and try again where they die.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from realign_cli.errors import RealignError, UsageError, first_line
+from realign_cli.fleet.steps import Ended, execute_here
 from realign_cli.registry import Models
 from realign_cli.roles import ROLES
 
@@ -35,6 +39,41 @@ def workers(
     with _cluster(address) as gpus:
         share = min(1.0, int(1000 * gpus / (len(makes) * models_on_gpu)) / 1000)
         yield [_work(make, preset, device, share) for make in makes]
+
+
+@contextmanager
+def commands(count: int, address: str | None) -> Iterator[Callable[[Sequence[str], Event], Ended]]:
+    """What runs `realign WORDS` somewhere on a Ray cluster, whose GPUs `count` commands at once share equally.
+
+    All nodes see the folder in which this process runs, and what it and the command name. Once the event is set, a
+    command is ended and waiting for it ends with KeyboardInterrupt.
+
+    Raises:
+        UsageError: as `_cluster`.
+        RealignError: as `_cluster`.
+    """
+    with _cluster(address) as gpus:
+        import ray
+
+        share = min(1.0, int(1000 * gpus / count) / 1000)
+        options = {"num_cpus": 0, "num_gpus": share, "max_retries": -1, "scheduling_strategy": "SPREAD"}
+        task = ray.remote(_execute).options(**options)
+
+        def execute(words: Sequence[str], stop: Event) -> Ended:
+            answer = task.remote(list(words), os.getcwd())
+            while not ray.wait([answer], timeout=_PULSE)[0]:
+                if stop.is_set():
+                    ray.cancel(answer)
+                    raise KeyboardInterrupt
+            ended: Ended = ray.get(answer)
+            return ended
+
+        yield execute
+
+
+def _execute(words: Sequence[str], folder: str) -> Ended:
+    os.chdir(folder)
+    return execute_here(words, Event())
 
 
 def _work(make: Callable[[Models], int], preset: Preset, device: str, share: float) -> Work:

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -68,7 +69,9 @@ def test_models_are_methods(tmp_path: Path) -> None:
 
 
 def test_bench(realign: Run, tmp_path: Path) -> None:
-    """Of two methods one fails; the other is made, judged and told, and made again where its folder is deleted."""
+    """By a job each, one of two methods is made and the other fails; what is made is judged, told, and not made again
+    until its folder is deleted.
+    """
     words = (
         "bench",
         "--methods",
@@ -78,22 +81,28 @@ def test_bench(realign: Run, tmp_path: Path) -> None:
         "--seeds",
         "5",
         "--metrics",
-        "oracle",
+        "fid,oracle",
         "--out",
         "out",
     )
     words += ("--set", "generator.steps=1", "--set", "structure.form=odd")
-    done = realign(*words, cwd=tmp_path)
     out, run = tmp_path / "out", tmp_path / "out" / "shapes-5"
+    done = realign(*words, "--shard", "1/2", cwd=tmp_path)
+    assert done.returncode == 0 and "shard 1/2 is made" in done.stderr, done.stderr
+    assert not done.stdout and not (out / "table.json").exists()
+    account = json.loads((run / "steps" / "plain.json").read_text())
+    assert realign(*words, "--shard", "2/2", cwd=tmp_path).returncode == 1
+    done = realign(*words, cwd=tmp_path)
     assert done.returncode == 1, done.stderr
     assert "refl: left out; give --model refl=DIR" in done.stderr
     assert re.search(r"shapes-5 structure failed: structure: .*structure\.form", " ".join(done.stderr.split()))
     (ranking, *_) = json.loads((out / "table.json").read_text())["shapes"]
     (plain,) = ranking["standings"]
     assert (ranking["n"], plain["system"], plain["passes"]) == (2, "plain", 1.0)
-    account = json.loads((run / "steps" / "plain.json").read_text())
-    assert plain["seconds"] == pytest.approx(account["seconds"] / 2) and plain["memory"] == account["memory"] > 1e8
-    assert "| seconds | GB |" in (out / "table.md").read_text() and r"\midrule" in (out / "table.tex").read_text()
+    assert json.loads((run / "steps" / "plain.json").read_text()) == account
+    assert plain["fid"] == json.loads((run / "evals" / "plain" / "metrics.json").read_text())["fid"]["in"]["fid"] > 0
+    assert plain["seconds"] == pytest.approx(account["seconds"] / 2) and plain["memory"] == account["memory"] > 1e7
+    assert "| seconds | GB | FID |" in (out / "table.md").read_text() and r"\midrule" in (out / "table.tex").read_text()
     assert (out / "shapes.png").stat().st_size > 1000 and "<html" in (run / "report.html").read_text()[:200]
     assert (run / "evals" / "plain" / "scores.jsonl").is_file()
 
@@ -104,7 +113,7 @@ def test_bench(realign: Run, tmp_path: Path) -> None:
     assert told["rankings"]["shapes"] == json.loads((out / "table.json").read_text())["shapes"]
     assert list(told["failed"]) == ["shapes-5 structure"]
     shutil.rmtree(run / "plain")
-    assert realign(*words, cwd=tmp_path).returncode == 1
+    assert realign(*words, "--workers", 2, cwd=tmp_path).returncode == 1
     assert next((run / "plain").glob("*.png")).read_bytes() == image
     assert json.loads((run / "steps" / "plain.json").read_text()) != account
 
@@ -120,9 +129,23 @@ def test_bench(realign: Run, tmp_path: Path) -> None:
         (("--model", "runs/refl"), "--model runs/refl: write NAME=DIR"),
         (("--model", "refl=nowhere"), "--model nowhere: neither"),
         (("--data", "nowhere.txt"), "--data nowhere.txt: no such file, and the sets are coco, abc6k, cc500, shapes"),
-        (("--metrics", "fid"), "--metrics fid is of a whole set and has no pairs"),
+        (("--metrics", "fid"), "--metrics fid is of a whole set and ranks no prompts: name another metric too"),
+        (("--shard", "1/2", "--workers", "2"), "--shard makes this one worker of many: --workers and --engine do not"),
+        (("--address", "auto"), "--address names a Ray cluster: give --engine ray too"),
     ],
 )
 def test_what_makes_no_sense_is_refused(realign: Run, tmp_path: Path, words: tuple[str, ...], told: str) -> None:
     done = realign("bench", "--out", "out", "-q", *words, cwd=tmp_path)
     assert done.returncode == 2 and told in done.stderr and done.stderr.count("\n") == 1, done.stderr
+
+
+@pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install 'realign[ray]'")
+def test_steps_on_a_ray_cluster(realign: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # a busy computer never gets to background jobs
+    words = ("bench", "--methods", "plain,promptist,structure", "-n", 1, "--metrics", "oracle", "-q")
+    settings = ("--set", "generator.steps=1", "--set", "structure.form=odd")
+    done = realign(*words, *settings, "--out", "out", "--engine", "ray", "--workers", 2, cwd=tmp_path)
+    assert done.returncode == 1 and "structure.form" in done.stderr, done.stderr
+    (ranking, *_) = json.loads((tmp_path / "out" / "table.json").read_text())["shapes"]
+    assert {one["system"] for one in ranking["standings"]} == {"plain", "promptist"}
+    assert all(one["seconds"] > 0 and one["memory"] > 1e7 for one in ranking["standings"])
