@@ -10,8 +10,8 @@ loops stop at a reward of 0.95, as `realign run` does. From these lines `table` 
 alone, the best of the first N by the caption reward, draw-and-verify and the loops with at most N tries. A loop of N
 tries is the beginning of one of more.
 
-Intervals are of the paired difference to plain, or to draw-and-verify at the same number of tries: 95 %, bootstrap over
-prompts.
+Intervals are of the paired difference to plain, to draw-and-verify at the same number of tries, or to the same of the
+base model where that was made with the same seeds: 95 %, bootstrap over prompts.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def make(name: str, out: Path, seed: int, tries: int, model: Path | None) -> Non
     from realign_cli.settings import Loop
     from realign_cli.stages.base import Item
     from realign_cli.stages.tries import KeepTrying
-    from realign_cli.tinyworld.oracle import Oracle
+    from realign_cli.tinyworld.oracle import Oracle, read
     from realign_cli.tinyworld.scenes import held_out_prompts
 
     torch.set_flush_denormal(True)
@@ -83,6 +83,7 @@ def make(name: str, out: Path, seed: int, tries: int, model: Path | None) -> Non
                         "caption": one.caption.text,
                         "reward": one.caption.reward,
                         **{column: judged[column][i] for column in ("presence", "binding", "all_correct")},
+                        "things": len(read(images[i])),
                         **composition(images[0], images[i]),
                     }
                     for i, one in enumerate(made)
@@ -126,7 +127,7 @@ def interval(differences: np.ndarray) -> str:
     return f"{100 * differences.mean():+.1f} ({low:+.1f} to {high:+.1f})"
 
 
-def read(folder: Path, suffixes: Sequence[str]) -> dict[str, list[dict[str, list[Line]]]]:
+def lines_of(folder: Path, suffixes: Sequence[str]) -> dict[str, list[dict[str, list[Line]]]]:
     """Of each file, the tries of the prompts that all files have, seed by seed."""
     runs = {}
     for name in ("draws", "modulation", "regional"):
@@ -156,11 +157,15 @@ def spent(way: Way, seeds: Sequence[dict[str, list[Line]]]) -> tuple[np.ndarray,
 def table(folder: Path) -> str:
     """What each way gets and what a mend keeps, for each model, in Markdown; intervals are over prompts."""
     parts = []
-    for model, names in suffixes(folder).items():
-        runs = read(folder, names)
+    base: dict[str, np.ndarray] = {}
+    for model, names in sorted(suffixes(folder).items()):
+        runs = lines_of(folder, names)
         seeds, count = len(names), len(runs["draws"][0])
         title = f"**{model or 'base model'}**, n = {count}, {', '.join(names)}"
-        parts += [title, "", "| | mean passes | all correct | to plain | to draw and verify |", "|---|---|---|---|---|"]
+        heads = ["", "mean passes", "all correct", "to plain", "to draw and verify"] + ["to the base model"] * bool(
+            model
+        )
+        parts += [title, "", f"| {' | '.join(heads)} |", f"{'|---' * len(heads)}|"]
         most = min(len(tries) for seed in runs["draws"] for tries in seed.values())
         right: dict[str, np.ndarray] = {}
         for way in ways(most):
@@ -168,14 +173,22 @@ def table(folder: Path) -> str:
                 continue
             passes, right[way.name] = spent(way, runs[way.file])
             each = f" ({', '.join(f'{100 * r:.1f}' for r in right[way.name].mean(1))})" if seeds > 1 else ""
-            rival = right.get(f"draw and verify, {way.tries} tries") if way.file != "draws" else None
+            rivals = [
+                right["plain"] if way.tries > 1 else None,
+                right.get(f"draw and verify, {way.tries} tries") if way.file != "draws" else None,
+                *([base.get(way.name)] if model else []),
+            ]
             differences = [
-                "" if other is None else interval((right[way.name] - other).mean(0))
-                for other in (right["plain"] if way.tries > 1 else None, rival)
+                interval((right[way.name] - other).mean(0))
+                if other is not None and other.shape == right[way.name].shape
+                else ""
+                for other in rivals
             ]
             cells = [way.name, f"{passes.mean():.2f}", f"{100 * right[way.name].mean():.1f} %{each}", *differences]
             parts.append(f"| {' | '.join(cells)} |")
-        parts += ["", *kept(runs), ""]
+        base = base if model else right
+        things = np.mean([tries[0]["things"] for seed in runs["draws"] for tries in seed.values()])
+        parts += ["", f"Things in an image, where two are asked for: {things:.2f}", "", *kept(runs), ""]
     return "\n".join(parts)
 
 
@@ -204,7 +217,7 @@ def plot(folder: Path, out: Path) -> None:
     """The figure of the base model: all correct over passes, a line for each way to spend them."""
     from matplotlib.figure import Figure
 
-    runs = read(folder, suffixes(folder)[""])
+    runs = lines_of(folder, suffixes(folder)[""])
     most = min(len(tries) for seed in runs["draws"] for tries in seed.values())
     lines = {
         "best of N draws": ("draws", False, "#999999"),

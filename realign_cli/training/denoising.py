@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 
 class WeightedDenoising(GeneratorTraining):
-    """Teaches images that were judged before: those of the data, else the generator's own. It needs their penalties."""
+    """Teaches images that were judged before: those of the data, else the generator's own. It needs their penalties.
+
+    With its own this is what Lee et al. (2023) do, whose judges are people.
+    """
 
     def terms(self, step: int, index: int, averaged: Averaged) -> Iterator[Callable[[], Loss]]:
         assert self._examples is not None
