@@ -8,7 +8,6 @@ dir=${1:-runs/coarse_stage} n=${2:-520} seeds=${3:-"1 2"}
 metrics=fid,clip,negclip,blip,oracle
 mkdir -p "$dir"
 realign prompts shapes -n "$n" --out "$dir/prompts.jsonl" -q
-python -c "from realign_cli.tinyworld.scenes import training_prompts; print(*training_prompts(), sep='\n')" > "$dir/training.txt"
 [ -e "$dir/real" ] || python -m realign_cli.tinyworld render -n "$n" --out "$dir/real"
 
 judge() { # NAME: against the base model's images
@@ -49,19 +48,13 @@ along caption 1 150
 along caption 1 300
 along caption 1 450
 along refl-caption 1 40 --estimator reinforce "${through_pixels[@]}"
-# From prompts alone: no image of the data is read.
-own=(--data "$dir/training.txt")
-along own 1 150 "${own[@]}"
-along own 1 300 "${own[@]}"
-along own 1 450 "${own[@]}"
-along nft 1 50 "${own[@]}" --estimator nft
-along nft 1 100 "${own[@]}" --estimator nft
+for steps in 50 100; do
+    along alone 1 $steps --estimator nft # from prompts alone: no image of the data is read
+done
 for seed in $seeds; do
     coarse caption "$seed"
     fine "caption-$seed" --model "$dir/models/caption-$seed"
-    coarse own "$seed" "${own[@]}"
-    coarse own-again "$seed" "${own[@]}" --model "$dir/models/own-$seed" # and once more from what came out
-    coarse nft "$seed" "${own[@]}" --estimator nft
+    coarse alone "$seed" --estimator nft
     coarse unweighted "$seed" --set train.temperature=1e9 # every example alike: what more training does by itself
     coarse clip "$seed" --reward clip
     coarse blip "$seed" --reward blip
@@ -69,7 +62,6 @@ for seed in $seeds; do
     coarse refl-likelihood "$seed" --estimator likelihood "${through_pixels[@]}"
 done
 caption caption-1
-caption own-1
-caption nft-1
+caption alone-1
 caption refl-caption-1
-python "$(dirname "$0")/coarse_curve.py" "$dir" caption-1 own-1 nft-1 refl-caption-1
+python "$(dirname "$0")/coarse_curve.py" "$dir" caption-1 alone-1 refl-caption-1

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from realign_cli.commands.options import ModelOption, ModelOptions
+from realign_cli.commands.options import ModelOptions
 from realign_cli.settings import Combine, Estimator, Precision
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ def train(
     out: Annotated[
         Path, typer.Option(metavar="DIR", help="Folder for the trained model, checkpoints, log and samples.")
     ] = Path("runs/coarse"),
-    model: ModelOption = None,
     reward: Annotated[
         str | None,
         typer.Option(
@@ -93,10 +92,9 @@ def train(
 
     Images are captioned; the closer the caption is to the prompt, the better. 'reinforce' and 'likelihood' send the
     reward's gradient through the captioner into images on their way from noise, 'draft' through the sampler as well.
-    'weighted' teaches images in proportion to their reward: those of the data or, if it has prompts alone, as many as
-    the preset says that the generator draws before. 'nft' and 'ddpo' let it draw several images of each prompt all the
-    time, and learn from the better and the worse. What is not given here is in sections 'train' and 'train-ESTIMATOR'
-    of the preset.
+    'weighted' teaches the images of the data in proportion to their reward. 'nft' and 'ddpo' need prompts alone: the
+    generator draws several images of each, and learns from the better and the worse. What is not given here is in
+    sections 'train' and 'train-ESTIMATOR' of the preset.
 
     The folder that comes out is what --model of generate and refine takes: a whole pipeline, or with --rank a LoRA that
     diffusers' load_lora_weights reads. The same command continues an interrupted run. Several processes: accelerate
@@ -109,8 +107,6 @@ def train(
     realign train --preset tiny --data shapes --out runs/coarse
 
     realign train --data captions_train2014.json --reward caption=1.0,clip=0.2 --out runs/coarse
-
-    realign train --preset tiny --data prompts.txt --model runs/coarse --out runs/coarse-again
 
     realign generate --prompts prompts.txt --model runs/coarse --out coarse/
     """
@@ -133,9 +129,9 @@ def train(
     }
     preset = presets.load(options.preset, options.overrides)
     preset = preset.with_section("train", {key: value for key, value in given.items() if value is not None})
-    embedded = preset.section("generator").get("checkpoint") == _EMBEDDED
-    models = Models(presets.with_model(preset, model), options.device)
+    models = Models(preset, options.device)
     training = models.training
+    embedded = preset.section("generator").get("checkpoint") == _EMBEDDED
     if embedded and data == COCO:  # refused before it is downloaded
         raise _foreign(data, "")
     captions = _captions(data)
@@ -147,10 +143,9 @@ def train(
 
     accelerator = make_accelerator(out, options.device == "cpu", training.mixed_precision, report_to)
     if accelerator.is_main_process and not options.quiet:
-        line = f"{len(captions.prompts)} prompts from {captions.note}; training into {out}"
-        if training.estimator == "weighted" and not captions.examples:
-            line += f"; no images are there, so the generator draws {training.pretraining_images:,} to learn from"
-        console.print(plain(line), soft_wrap=True)
+        console.print(
+            plain(f"{len(captions.prompts)} prompts from {captions.note}; training into {out}"), soft_wrap=True
+        )
     train_generator(
         models,
         captions,

@@ -22,10 +22,7 @@ if TYPE_CHECKING:
 
 
 class WeightedDenoising(GeneratorTraining):
-    """Teaches images that were judged before: those of the data, else the generator's own. It needs their penalties.
-
-    With its own this is what Lee et al. (2023) do, whose judges are people.
-    """
+    """Teaches images that were judged before: those of the data, else the generator's own. It needs their penalties."""
 
     def terms(self, step: int, index: int, averaged: Averaged) -> Iterator[Callable[[], Loss]]:
         assert self._examples is not None

@@ -87,6 +87,11 @@ def train_generator(
         RealignError: as `require_space` and `fit`.
     """
     training = models.training
+    if training.estimator == "weighted" and not captions.examples:
+        raise UsageError(
+            f"estimator 'weighted' learns from images, and {captions.note} brings none (those that the generator draws "
+            "itself make it worse); choose --estimator nft, which learns from prompts alone"
+        )
     micro_batches = _micro_batches(training, accelerator.num_processes)
     rewards = {name: reward_of(models, name, training) for name in training.rewards}
     generator = models.trainable_generator(

@@ -17,7 +17,6 @@ from subprocess import CompletedProcess
 import pytest
 from accelerate.state import AcceleratorState
 from PIL import Image
-from safetensors.torch import load_file
 from typer.testing import CliRunner, Result
 
 from realign_cli.app import app
@@ -165,25 +164,6 @@ def test_the_result_is_used(whole: Path, coarse: Path, tmp_path: Path, realign: 
     assert generator["lora"] == str(whole) and len(generator["trained_sha256"]) == 64
     refined = realign("refine", "--in", tmp_path / "new", "--model", whole, "--out", tmp_path / "final")
     assert refined.returncode == 0, refined.stderr
-
-
-def test_from_prompts_alone_a_model_learns_from_the_best_of_its_own_images(tmp_path: Path, realign: Run):
-    """And the next one from those of that model."""
-    (tmp_path / "prompts.txt").write_text("a red circle\na blue square\na green ring\n")
-    settings = (word for key, value in SMALL.items() for word in ("--set", f"train.{key}={value}"))
-    words = ("train", "--data", "prompts.txt", "--estimator", "weighted", "--max-train-steps", 1, *settings)
-    words += ("--set", "generator.steps=2")
-    first = realign(*words, "--out", "first", cwd=tmp_path)
-    assert first.returncode == 0, first.stderr
-    assert "no images are there, so the generator draws 4 to learn from" in " ".join(first.stderr.split())
-    second = realign(*words, "--model", "first", "--out", "second", "-q", cwd=tmp_path)
-    assert second.returncode == 0 and not second.stderr, second.stderr
-    latents = [load_file(tmp_path / name / "examples.safetensors")["latents"] for name in ("first", "second")]
-    judged = load_file(tmp_path / "first" / "penalties.safetensors")["penalties"]
-    assert latents[0].shape == latents[1].shape == (4, 4, 16, 16) and judged.shape == (4,)
-    assert not latents[0].equal(latents[1]), "the same noise, drawn by another model"
-    base = json.loads((tmp_path / "second" / "run.json").read_text())["config"]["settings"]["generator"]
-    assert base["checkpoint"] == "first"
 
 
 @pytest.fixture(scope="module")
