@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -41,20 +41,18 @@ class RegionTexts:
     readings: Tensor  # (n, T, T): the tokens of the prompt for which those of each text count, see `eq.regional_map`
 
 
-def readings_of(count: int, places: Sequence[slice], end: int, length: int) -> Tensor:
-    """P of `eq.regional_map`, (T, T), of a text of `count` tokens that stands at some `places` of the prompt.
+def readings_of(counted: Mapping[int, Sequence[int]], end: int, length: int) -> Tensor:
+    """P of `eq.regional_map`, (T, T), from the places of a text's tokens to those in the prompt that each counts for.
 
-    BOS counts for BOS, each token for those in its place, an equal share for each; EOS and padding, and the tokens of
-    a text that stands nowhere, for the prompt's EOS at `end`. `length` is T.
+    Several get an equal share. BOS counts for BOS; EOS, padding and tokens that count for none, for the prompt's EOS at
+    `end`. `length` is T.
     """
     readings = torch.zeros(length, length)
     readings[0, 0] = 1
     readings[1:, end] = 1
-    if places:
-        readings[1 : count + 1] = 0
-    for place in places:
-        for token in range(count):
-            readings[1 + token, place.start + token] = 1 / len(places)
+    for token, places in counted.items():
+        readings[token] = 0
+        readings[token, list(places)] = 1 / len(places)
     return readings
 
 

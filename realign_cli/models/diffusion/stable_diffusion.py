@@ -163,23 +163,47 @@ class StableDiffusion(PipelineGenerator):
         return found
 
     def _texts(self, request: Request) -> RegionTexts | None:
-        """What the regions of a request read: their phrases, alone."""
+        """What the regions of a request read: the prompt, in which all other phrases gave way to their own.
+
+        So each reads of its own thing, and of as many things as the prompt: reading of one alone, the model draws one.
+        """
         regions = [region for region in request.regions if region.mask.any()]
         if not regions:
             return None
         masks = torch.stack([torch.from_numpy(region.mask) for region in regions])
-        embeddings = self.embed([region.phrase for region in regions]).tokens
+        phrases = [region.phrase for region in regions]
+        texts = [_about_one(request.prompt, phrase, phrases) for phrase in phrases]
+        embeddings = self.embed(texts).tokens
         end = prompt_length(self.pipeline.tokenizer, request.prompt) + 1
         readings = [
-            readings_of(
-                prompt_length(self.pipeline.tokenizer, region.phrase),
-                self._places(request.prompt, region.phrase),
-                end,
-                embeddings.shape[1],
-            )
-            for region in regions
+            readings_of(self._counted(text, phrase, request.prompt, phrases), end, embeddings.shape[1])
+            for text, phrase in zip(texts, phrases, strict=True)
         ]
         return RegionTexts(masks, embeddings, torch.stack(readings))
+
+    def _counted(self, text: str, phrase: str, prompt: str, phrases: Sequence[str]) -> dict[int, list[int]]:
+        """For which tokens of the prompt those of a region's text count, by their places.
+
+        Those of its phrase count for the phrase, wherever it stands in the prompt, and words between phrases for
+        themselves.
+        """
+        here, there = self._places(text, phrase), self._places(prompt, phrase)
+        counted = {
+            place.start + token: [own.start + token for own in there]
+            for place in here
+            for token in range(place.stop - place.start)
+            if there
+        }
+        between = self._between(text, here)
+        others = self._between(prompt, [place for one in phrases for place in self._places(prompt, one)])
+        return counted | (
+            {one: [other] for one, other in zip(between, others, strict=True)} if len(between) == len(others) else {}
+        )
+
+    def _between(self, text: str, places: Sequence[slice]) -> list[int]:
+        """The places of the tokens of a text that are in none of `places`."""
+        held = {token for place in places for token in range(place.start, place.stop)}
+        return [token for token in range(1, prompt_length(self.pipeline.tokenizer, text) + 1) if token not in held]
 
     def _phrases(self, request: Request) -> list[PhraseTokens]:
         """The phrases of a request that are read in full."""
@@ -219,6 +243,13 @@ class StableDiffusion(PipelineGenerator):
             if word not in self._warned and self.pipeline.tokenizer.unk_token_id in self._ids(word):
                 self._warned.add(word)
                 log.warning("the generator does not know '%s'; it knows: %s", word, " ".join(self._known_words))
+
+
+def _about_one(prompt: str, phrase: str, phrases: Sequence[str]) -> str:
+    """The prompt with `phrase` in the place of all other phrases; where none of them is in it, the phrase alone."""
+    known = [re.escape(one) for one in sorted({*phrases} - {""}, key=len, reverse=True)]
+    text = re.sub(rf"\b(?:{'|'.join(known)})\b", lambda _: phrase, prompt) if phrase else phrase
+    return text if phrase in text and text != prompt else phrase
 
 
 def _layout(found: Sequence[tuple[Region, list[slice]]], length: int) -> Layout | None:

@@ -146,13 +146,13 @@ def test_a_region_that_reads_the_prompt_itself_has_the_maps_of_the_prompt(unet: 
     torch.testing.assert_close(found[1][:, 12:], plain[:, 12:], atol=1e-4, rtol=0)
 
 
-def test_tokens_of_a_phrase_count_for_all_its_places() -> None:
+def test_tokens_count_for_all_their_places() -> None:
     """Of six tokens <bos> red ring red ring <eos>, the text is <bos> red ring <eos> and two more of padding."""
-    readings = readings_of(2, [slice(1, 3), slice(3, 5)], 5, 6)
+    readings = readings_of({1: [1, 3], 2: [2, 4]}, 5, 6)
     half = [[0, 0.5, 0, 0.5, 0, 0], [0, 0, 0.5, 0, 0.5, 0]]
     end = [0, 0, 0, 0, 0, 1]
     assert readings.tolist() == [[1, 0, 0, 0, 0, 0], *half, end, end, end]
-    assert readings_of(2, [], 5, 6).tolist() == [[1, 0, 0, 0, 0, 0], *[end] * 5]
+    assert readings_of({}, 5, 6).tolist() == [[1, 0, 0, 0, 0, 0], *[end] * 5]
 
 
 def test_looks_with_a_gradient_do_not_count_and_nothing_stays_behind(unet: UNet2DConditionModel) -> None:

@@ -273,3 +273,35 @@ def test_a_region_that_is_the_whole_image_is_an_image_of_its_text(generator: Sta
 def test_in_no_step_there_are_no_regions(generator: StableDiffusion):
     control = Regional(step_fraction=0.0, dilation=0.1)
     assert all(map(same, generator.generate(REQUESTS, control), generator.generate(REQUESTS)))
+
+
+def test_a_region_reads_the_prompt_with_its_own_phrase_in_the_place_of_all_others(
+    generator: StableDiffusion, monkeypatch: pytest.MonkeyPatch
+):
+    read: list[str] = []
+    embed = generator.embed
+    monkeypatch.setattr(generator, "embed", lambda texts, *more: (read.extend(texts), embed(texts, *more))[1])
+    prompt = "a photo of a red circle and a blue ring and a blue ring in fog"
+    unread, elsewhere = Region("", 2.0, RIGHT), Region("a pink square", 2.0, LEFT)
+
+    def texts(*regions: Region) -> list[str]:
+        read.clear()
+        generator.generate([Request(prompt, 1, regions)], REGIONAL)
+        return [text for text in read if text not in (prompt, "")]
+
+    red = "a photo of a red circle and a red circle and a red circle in fog"
+    blue = "a photo of a blue ring and a blue ring and a blue ring in fog"
+    assert texts(RED, BLUE, unread) == [red, blue]
+    assert texts(RED) == ["a red circle"], "the prompt itself would change nothing"
+    assert texts(elsewhere, RED) == [
+        red.replace("a red circle", "a pink square", 1).replace("a red circle", "a blue ring"),
+        "a red circle",
+    ]
+
+
+def test_what_a_region_reads_counts_for_the_tokens_that_it_was_taken_from(generator: StableDiffusion):
+    texts = generator._texts(REQUESTS[0])  # 1 a, 2 red, 3 circle, 4 and, 5 a, 6 blue, 7 ring, 8 <eos>
+    assert texts is not None
+    counted = [one.argmax(-1)[:9].tolist() for one in texts.readings]
+    assert counted == [[0, 1, 2, 3, 4, 1, 2, 3, 8], [0, 5, 6, 7, 4, 5, 6, 7, 8]]
+    assert all(torch.equal(one.sum(-1), torch.ones(len(one))) for one in texts.readings)
