@@ -41,9 +41,10 @@ def refine(
 ) -> None:
     """Generate each image again from the same noise, with attention that minds where objects are.
 
-    The method 'modulation' re-weights attention inside the masks (Eq. 7-9). 'regional' lets each mask's region read its
-    own phrase, and where a phrase speaks of one thing keeps one of several. 'dense' is DenseDiffusion, on which the
-    paper's builds: no likelihoods, and what no mask holds is kept apart from what masks hold.
+    The method 'modulation' re-weights attention inside the masks (Eq. 7-9). 'regional' lets each mask's region read the
+    prompt with its own phrase in the place of all others, and where a phrase speaks of one thing keeps one of several.
+    'dense' is DenseDiffusion, on which the paper's builds: no likelihoods, and what no mask holds is kept apart from
+    what masks hold.
 
     The model, its steps, guidance and size are to be those of the images. Stages that a record has not been through
     (tag, score, segment) are run first. The folder gets, besides the images, a strip per prompt (coarse, masks, final,
