@@ -84,7 +84,7 @@ def make(
     left = iter(parts)  # of which each worker takes the next
     steps = sum(len({step for chain in group.values() for step in chain}) for _, group in parts)
     with progress("bench", steps, quiet=quiet) as advance:
-        run_concurrently([work] * min(workers, len(parts)), lambda: None)
+        run_concurrently([work] * workers, lambda: None)
 
 
 def judge(

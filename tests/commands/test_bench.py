@@ -139,6 +139,13 @@ def test_what_makes_no_sense_is_refused(realign: Run, tmp_path: Path, words: tup
     assert done.returncode == 2 and told in done.stderr and done.stderr.count("\n") == 1, done.stderr
 
 
+def test_a_shard_of_fewer_methods_than_shards_may_have_none(realign: Run, tmp_path: Path) -> None:
+    words = ("bench", "--methods", "plain", "-n", 1, "--metrics", "oracle", "--out", "out")
+    done = realign(*words, "--shard", "2/2", cwd=tmp_path)
+    assert done.returncode == 0 and "shard 2/2 is made" in done.stderr, done.stderr
+    assert not (tmp_path / "out" / "shapes-42").exists()
+
+
 @pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install 'realign[ray]'")
 def test_steps_on_a_ray_cluster(realign: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_worker_niceness", "0")  # a busy computer never gets to background jobs
