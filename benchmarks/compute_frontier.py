@@ -1,14 +1,14 @@
 """What images get for the passes of the generator that they cost: draws, best of N, draw-and-verify, and the loop.
 
-    python benchmarks/compute_frontier.py try draws --seed 42 --tries 8      (and: regional, modulation; --model DIR)
+    python benchmarks/compute_frontier.py try draws --seed 42 --tries 8      (and: regional, modulation)
     python benchmarks/compute_frontier.py table runs/frontier
     python benchmarks/compute_frontier.py plot docs/frontier.png runs/frontier
 
 `try` makes the tries of 520 held-out prompts of the embedded world, judges each by the oracle, which chooses none, and
 appends a line per prompt to runs/frontier/NAME.jsonl; killed, it goes on. `draws` always makes all of its images, the
-loops stop at a reward of 0.95, as `realign run` does. From these lines `table` computes every budget: the first try
-alone, the best of the first N by the caption reward, draw-and-verify and the loops with at most N tries. A loop of N
-tries is the beginning of one of more.
+loops stop at a reward of 0.95, as `realign run` does. `--preset` and `--model` choose another generator. From these
+lines `table` computes every budget: the first try alone, the best of the first N by the caption reward, draw-and-verify
+and the loops with at most N tries. A loop of N tries is the beginning of one of more.
 
 Intervals are of the paired difference to plain, to draw-and-verify at the same number of tries, or to the same of the
 base model where that was made with the same seeds: 95 %, bootstrap over prompts.
@@ -35,7 +35,7 @@ FOLDER = Path("runs/frontier")
 Line = dict[str, Any]
 
 
-def make(name: str, out: Path, seed: int, tries: int, model: Path | None) -> None:
+def make(name: str, out: Path, seed: int, tries: int, base: str, model: Path | None) -> None:
     """Append the tries of each prompt that `out` has not yet."""
     import torch
 
@@ -51,7 +51,7 @@ def make(name: str, out: Path, seed: int, tries: int, model: Path | None) -> Non
 
     torch.set_flush_denormal(True)
     method = name if name in ("regional", "modulation") else "regional"
-    preset = presets.with_model(presets.load("tiny", [f"refine.method={method}"]), model)
+    preset = presets.with_model(presets.load(base, [f"refine.method={method}"]), model)
     models = Models(preset, "cpu")
     generate, seen = models.generator.generate, {}
 
@@ -262,6 +262,7 @@ def main() -> None:
     trying.add_argument("name", choices=["draws", "regional", "modulation"])
     trying.add_argument("--seed", type=int, default=42)
     trying.add_argument("--tries", type=int, default=8)
+    trying.add_argument("--preset", default="tiny")
     trying.add_argument("--model", type=Path, help="what realign train made")
     trying.add_argument("--folder", type=Path, default=FOLDER)
     showing = sub.add_parser("table", help="the tables of what was made")
@@ -277,7 +278,7 @@ def main() -> None:
         plot(given.folder, given.out)
         return
     suffix = f"seed-{given.seed}" + (f"-{given.model.name}" if given.model else "")
-    make(given.name, given.folder / f"{given.name}-{suffix}.jsonl", given.seed, given.tries, given.model)
+    make(given.name, given.folder / f"{given.name}-{suffix}.jsonl", given.seed, given.tries, given.preset, given.model)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ _Preset = Annotated[
     typer.Option(
         envvar="REALIGN_PRESET",
         metavar="NAME|FILE.toml",
-        help="Models and settings: sd15 (the paper's), tiny (embedded, any computer), sdxl, inception, or your own.",
+        help="Models and settings: sd15 (the paper's), sdxl, tiny and tiny-xl (any computer), inception, or your own.",
         rich_help_panel=_MODELS,
     ),
 ]

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from realign_cli.errors import UsageError
 
 _METHOD, _OPTIMISER, _RUN = "Method", "Optimiser", "Run"
-_EMBEDDED = "package:generator"
 _SHAPES = 4096  # pictures of --data shapes
 
 Tracker = Literal["none", "tensorboard", "wandb"]
@@ -113,7 +112,7 @@ def train(
     from realign_cli import presets
     from realign_cli.console import Verbosity, console, plain
     from realign_cli.data.captions import COCO
-    from realign_cli.registry import Models
+    from realign_cli.registry import PACKAGE, Models
 
     Verbosity(options.quiet, options.verbose).apply()
     given = {
@@ -131,7 +130,7 @@ def train(
     preset = preset.with_section("train", {key: value for key, value in given.items() if value is not None})
     models = Models(preset, options.device)
     training = models.training
-    embedded = preset.section("generator").get("checkpoint") == _EMBEDDED
+    embedded = str(preset.section("generator").get("checkpoint")).startswith(PACKAGE)
     if embedded and data == COCO:  # refused before it is downloaded
         raise _foreign(data, "")
     captions = _captions(data)
