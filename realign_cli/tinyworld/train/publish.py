@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -49,12 +50,21 @@ def publish(role: str, folder: Path, card: Mapping[str, str]) -> None:
     staging = atomic.temporary(final)
     atomic.remove_leftovers(WEIGHTS)
     shutil.copytree(folder, staging)
+    for config in staging.rglob("config.json"):
+        _forget_origin(config)
     lines = [f"# {role}", "", "| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in card.items())]
     command = f"python -m realign_cli.tinyworld.train {role}"
     (staging / "README.md").write_text("\n".join([*lines, "", f"Made by `{command}`.", ""]))
     shutil.rmtree(final, ignore_errors=True)
     staging.rename(final)
     write_sums()
+
+
+def _forget_origin(config: Path) -> None:
+    """Take out of a model's configuration from which folder of this machine its weights were loaded."""
+    settings = json.loads(config.read_text())
+    if settings.pop("_name_or_path", None) is not None:
+        config.write_text(json.dumps(settings, indent=2) + "\n")
 
 
 def write_sums() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,9 +33,11 @@ def test_published_weights_take_the_place_of_earlier_ones(tmp_path: Path, monkey
     (weights / ".realign-masks.tmp" / "model").write_text("left by a training that was killed")
     (weights / "masks" / "other").write_text("another role")
     (made / "inside" / "model").write_text("weights")
+    (made / "inside" / "config.json").write_text('{"_name_or_path": "/home/me/runs/model", "width": 8}')
     publish.publish("tagger", made, CARD)
+    assert json.loads((weights / "tagger" / "inside" / "config.json").read_text()) == {"width": 8}
     sums = dict(reversed(line.split("  ")) for line in (weights / "SHA256SUMS").read_text().splitlines())
-    assert list(sums) == ["masks/other", "tagger/README.md", "tagger/inside/model"]
+    assert list(sums) == ["masks/other", "tagger/README.md", "tagger/inside/config.json", "tagger/inside/model"]
     for name, expected in sums.items():
         assert hashlib.sha256((weights / name).read_bytes()).hexdigest() == expected
     assert sorted(path.name for path in weights.iterdir()) == ["SHA256SUMS", "masks", "tagger"]
