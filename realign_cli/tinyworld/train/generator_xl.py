@@ -28,7 +28,7 @@ from realign_cli.tinyworld.train.vae import to_pixels
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-STEPS = 4800
+CYCLES = (4800, 12_000)  # steps when the learning rate is down; between, it restarts (Loshchilov and Hutter, 2017)
 _FIRST, _SECOND, _POOLED = 128, 96, 64  # widths
 _BLURRED = 10  # one in so many scenes
 _SIDE = 64
@@ -124,9 +124,19 @@ def main(work: Path) -> None:
     drawn, latents = scenes_and_latents(vae, work.parent / "latents.safetensors")
     latents, sizes = with_blurred(vae, drawn, latents)
     loss = denoising_loss(unet, drawn, latents, Told(first, second, sizes))
-    minutes = fit(unet, loss, steps=STEPS, learning_rate=1.2e-3, work=work, ema=0.998, decay_share=0.5)
+    for steps in CYCLES:
+        minutes = fit(
+            unet,
+            loss,
+            steps=steps,
+            learning_rate=1.2e-3,
+            work=work,
+            ema=0.998,
+            decay_share=0.5,
+            last=steps == CYCLES[-1],
+        )
     made = pipeline(unet, vae, first, second)
-    card = describe(made, f"unet {STEPS}; the vae and the first text encoder are those of generator", minutes)
+    card = describe(made, f"unet {CYCLES[-1]}; the vae and the first text encoder are those of generator", minutes)
     made.to(torch.float16).save_pretrained(work / "model")
     publish("generator_xl", work / "model", card)
 
