@@ -6,9 +6,10 @@
 
 `try` makes the tries of 520 held-out prompts of the embedded world, judges each by the oracle, which chooses none, and
 appends a line per prompt to runs/frontier/NAME.jsonl; killed, it goes on. `draws` always makes all of its images, the
-loops stop at a reward of 0.95, as `realign run` does. `--preset` and `--model` choose another generator. From these
-lines `table` computes every budget: the first try alone, the best of the first N by the caption reward, draw-and-verify
-and the loops with at most N tries. A loop of N tries is the beginning of one of more.
+loops stop at a reward of 0.95, as `realign run` does. `--preset`, `--model` and `--guidance` choose another generator.
+From these lines `table` computes every budget: the first try alone, which is the same in every file, the best of the
+first N by the caption reward, draw-and-verify and the loops with at most N tries. A loop of N tries is the beginning of
+one of more.
 
 Intervals are of the paired difference to plain, to draw-and-verify at the same number of tries, or to the same of the
 base model where that was made with the same seeds: 95 %, bootstrap over prompts.
@@ -35,7 +36,7 @@ FOLDER = Path("runs/frontier")
 Line = dict[str, Any]
 
 
-def make(name: str, out: Path, seed: int, tries: int, base: str, model: Path | None) -> None:
+def make(name: str, out: Path, seed: int, tries: int, base: str, model: Path | None, guidance: float | None) -> None:
     """Append the tries of each prompt that `out` has not yet."""
     import torch
 
@@ -51,7 +52,8 @@ def make(name: str, out: Path, seed: int, tries: int, base: str, model: Path | N
 
     torch.set_flush_denormal(True)
     method = name if name in ("regional", "modulation") else "regional"
-    preset = presets.with_model(presets.load(base, [f"refine.method={method}"]), model)
+    settings = [f"refine.method={method}"] + ([] if guidance is None else [f"generator.guidance={guidance}"])
+    preset = presets.with_model(presets.load(base, settings), model)
     models = Models(preset, "cpu")
     generate, seen = models.generator.generate, {}
 
@@ -110,15 +112,17 @@ class Way:
         return len(paid), max(paid, key=lambda one: one["reward"])["all_correct"]
 
 
-def ways(most: int) -> list[Way]:
+def ways(runs: dict[str, list[dict[str, list[Line]]]]) -> list[Way]:
+    most = max(len(tries) for run in runs.values() for seed in run for tries in seed.values())
     budgets = [n for n in (2, 3, 4, 8) if n <= most]
-    return [
-        Way("plain", "draws", 1, False),
+    every = [
+        Way("plain", next(iter(runs)), 1, False),
         *(Way(f"best of {n}", "draws", n, False) for n in budgets),
         *(Way(f"draw and verify, {n} tries", "draws", n, True) for n in budgets),
         *(Way(f"loop, modulation (the paper's), {n} tries", "modulation", n, True) for n in budgets),
         *(Way(f"loop, regional, {n} tries", "regional", n, True) for n in budgets),
     ]
+    return [way for way in every if way.file in runs]
 
 
 def interval(differences: np.ndarray) -> str:
@@ -142,8 +146,7 @@ def lines_of(folder: Path, suffixes: Sequence[str]) -> dict[str, list[dict[str, 
 def suffixes(folder: Path) -> dict[str, list[str]]:
     """Of each model ("" is the base model) the suffixes of its files, one of each seed."""
     found: dict[str, list[str]] = {}
-    for path in sorted(folder.glob("draws-seed-*.jsonl")):
-        suffix = path.stem.partition("-")[2]
+    for suffix in sorted({path.stem.partition("-")[2] for path in folder.glob("*-seed-*.jsonl")}):
         found.setdefault("-".join(suffix.split("-")[2:]), []).append(suffix)
     return found
 
@@ -160,17 +163,15 @@ def table(folder: Path) -> str:
     base: dict[str, np.ndarray] = {}
     for model, names in sorted(suffixes(folder).items()):
         runs = lines_of(folder, names)
-        seeds, count = len(names), len(runs["draws"][0])
+        first = next(iter(runs.values()))
+        seeds, count = len(names), len(first[0])
         title = f"**{model or 'base model'}**, n = {count}, {', '.join(names)}"
         heads = ["", "mean passes", "all correct", "to plain", "to draw and verify"] + ["to the base model"] * bool(
             model
         )
         parts += [title, "", f"| {' | '.join(heads)} |", f"{'|---' * len(heads)}|"]
-        most = min(len(tries) for seed in runs["draws"] for tries in seed.values())
         right: dict[str, np.ndarray] = {}
-        for way in ways(most):
-            if way.file not in runs:
-                continue
+        for way in ways(runs):
             passes, right[way.name] = spent(way, runs[way.file])
             each = f" ({', '.join(f'{100 * r:.1f}' for r in right[way.name].mean(1))})" if seeds > 1 else ""
             rivals = [
@@ -187,7 +188,7 @@ def table(folder: Path) -> str:
             cells = [way.name, f"{passes.mean():.2f}", f"{100 * right[way.name].mean():.1f} %{each}", *differences]
             parts.append(f"| {' | '.join(cells)} |")
         base = base if model else right
-        things = np.mean([tries[0]["things"] for seed in runs["draws"] for tries in seed.values()])
+        things = np.mean([tries[0]["things"] for seed in first for tries in seed.values()])
         parts += ["", f"Things in an image, where two are asked for: {things:.2f}", "", *kept(runs), ""]
     return "\n".join(parts)
 
@@ -264,6 +265,7 @@ def main() -> None:
     trying.add_argument("--tries", type=int, default=8)
     trying.add_argument("--preset", default="tiny")
     trying.add_argument("--model", type=Path, help="what realign train made")
+    trying.add_argument("--guidance", type=float)
     trying.add_argument("--folder", type=Path, default=FOLDER)
     showing = sub.add_parser("table", help="the tables of what was made")
     showing.add_argument("folder", type=Path, nargs="?", default=FOLDER)
@@ -277,8 +279,10 @@ def main() -> None:
     if given.command == "plot":
         plot(given.folder, given.out)
         return
-    suffix = f"seed-{given.seed}" + (f"-{given.model.name}" if given.model else "")
-    make(given.name, given.folder / f"{given.name}-{suffix}.jsonl", given.seed, given.tries, given.preset, given.model)
+    parts = [f"{given.name}-seed-{given.seed}", *([given.model.name] if given.model else [])]
+    parts += [] if given.guidance is None else [f"guidance-{given.guidance:g}"]
+    out = given.folder / f"{'-'.join(parts)}.jsonl"
+    make(given.name, out, given.seed, given.tries, given.preset, given.model, given.guidance)
 
 
 if __name__ == "__main__":
