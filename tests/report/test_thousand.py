@@ -1,4 +1,4 @@
-"""A page of a thousand prompts: how large it is, and how soon it is there."""
+"""A page of a thousand prompts: how large it is, and how much of it is drawn."""
 
 from __future__ import annotations
 
@@ -46,16 +46,14 @@ def test_it_is_below_60_mb(thousand: Path) -> None:
     assert 30_000_000 < thousand.stat().st_size < 60_000_000
 
 
-def test_it_loads_in_two_seconds(visit: Callable[..., Page], thousand: Path) -> None:
+def test_it_draws_only_what_is_looked_at(visit: Callable[..., Page], thousand: Path) -> None:
     page = visit(thousand)
-    assert page.evaluate("performance.getEntriesByType('navigation')[0].loadEventEnd") < 2000
     assert page.locator("#cards .card").count() == 48 and page.locator("#count").inner_text() == "1000 prompts"
+    assert page.evaluate("document.images.length") == 2 * 48
     page.get_by_label("Order").select_option("high")
-    milliseconds = page.evaluate(
-        """() => { const begun = performance.now(); document.getElementById('search').value = 'prompt 7';
-        document.getElementById('tools').dispatchEvent(new Event('input')); return performance.now() - begun; }"""
-    )
-    assert milliseconds < 1000 and page.locator("#count").inner_text() == "271 of 1000 prompts"
+    page.locator("#search").fill("prompt 7")
+    page.wait_for_function("document.getElementById('count').innerText === '271 of 1000 prompts'")
+    assert page.locator("#cards .card").count() == 48
     page.evaluate("window.scrollTo(0, document.body.scrollHeight)")
     page.wait_for_function("document.querySelectorAll('#cards .card').length > 48")
     while page.locator("#more").is_visible():
