@@ -138,7 +138,7 @@ def test_a_click_opens_the_images_in_full(visit: Open, world: Path) -> None:
     page.locator("#cards .card").first.click()
     dialog = page.get_by_role("dialog", name="a red square and a blue ring")
     shown = dialog.locator("img")
-    page.wait_for_function("[...document.querySelectorAll('#full img')].every((one) => one.complete)")
+    page.evaluate("Promise.all([...document.querySelectorAll('#full img')].map((one) => one.decode()))")
     addresses = [one.get_attribute("src") for one in shown.all()]
     assert addresses == [f"r-images/0-{number}.png" for number in range(5)]
     assert shown.evaluate_all("images => images.map((one) => one.naturalWidth)") == [64, 256, 64, 64, 64]

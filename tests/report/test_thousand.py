@@ -47,15 +47,17 @@ def test_it_is_below_60_mb(thousand: Path) -> None:
 
 
 def test_it_draws_only_what_is_looked_at(visit: Callable[..., Page], thousand: Path) -> None:
+    from playwright.sync_api import expect  # which is there where `visit` is
+
     page = visit(thousand)
     assert page.locator("#cards .card").count() == 48 and page.locator("#count").inner_text() == "1000 prompts"
     assert page.evaluate("document.images.length") == 2 * 48
     page.get_by_label("Order").select_option("high")
     page.locator("#search").fill("prompt 7")
-    page.wait_for_function("document.getElementById('count').innerText === '271 of 1000 prompts'")
-    assert page.locator("#cards .card").count() == 48
+    expect(page.locator("#count")).to_have_text("271 of 1000 prompts")
+    expect(page.locator("#cards .card")).to_have_count(48)
     page.evaluate("window.scrollTo(0, document.body.scrollHeight)")
-    page.wait_for_function("document.querySelectorAll('#cards .card').length > 48")
+    expect(page.locator("#cards .card")).not_to_have_count(48)
     while page.locator("#more").is_visible():
         page.evaluate("window.scrollTo(0, document.body.scrollHeight)")
         page.wait_for_timeout(50)
